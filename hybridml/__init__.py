@@ -1,0 +1,39 @@
+"""hybridml: eager by default, traced on request."""
+
+from hybridml.dtypes import (
+    bool_,
+    float16,
+    float32,
+    float64,
+    int8,
+    int16,
+    int32,
+    int64,
+    uint8,
+    uint16,
+    uint32,
+    uint64,
+)
+from hybridml.eager import methods as _methods
+from hybridml.eager.backend import devices
+from hybridml.eager.creation import (
+    arange,
+    asarray,
+    empty,
+    eye,
+    full,
+    full_like,
+    linspace,
+    ones,
+    ones_like,
+    zeros,
+    zeros_like,
+)
+from hybridml.eager.tape import GradientTape
+from hybridml.eager.tensor import Tensor
+from hybridml.eager.variable import Variable
+from hybridml.ops.registry import PUBLIC as _PUBLIC
+from hybridml.ops.spec import TensorSpec
+
+globals().update(_PUBLIC)
+__version__ = "0.1.0"

@@ -1,0 +1,1 @@
+"""Run it now: tensors, variables, tapes, and the interpreter behind the door."""

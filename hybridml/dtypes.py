@@ -1,0 +1,122 @@
+"""Data types and the one promotion rule.
+
+A dtype *is* a NumPy dtype, so `x.dtype` can be handed to NumPy as it is. Promotion follows the array libraries that people train
+with (PyTorch, JAX) rather than NumPy where integers meet floats: `int64 * float32` stays `float32`, because a step counter must
+not silently turn a model into double precision. Python scalars are *weak*: they take the dtype of the tensor they meet, and
+only raise its category (bool < integer < float), never its width.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+
+from hybridml.errors import DTypeError
+
+bool_ = np.dtype("bool")
+int8, int16, int32, int64 = (np.dtype(f"int{n}") for n in (8, 16, 32, 64))
+uint8, uint16, uint32, uint64 = (np.dtype(f"uint{n}") for n in (8, 16, 32, 64))
+float16, float32, float64 = (np.dtype(f"float{n}") for n in (16, 32, 64))
+
+BOOL = (bool_,)
+SIGNED = (int8, int16, int32, int64)
+UNSIGNED = (uint8, uint16, uint32, uint64)
+INTEGER = SIGNED + UNSIGNED
+FLOATING = (float16, float32, float64)
+ALL = BOOL + INTEGER + FLOATING
+
+default_float = float32
+default_int = int64
+
+_BY_NAME = {d.name: d for d in ALL}
+
+
+def as_dtype(dtype: Any) -> np.dtype:
+    """The dtype named by a string, a NumPy dtype or scalar type, or a Python type (`float` is the default, float32).
+
+    Raises DTypeError with the nearest name for anything else.
+
+    >>> as_dtype("float32")
+    dtype('float32')
+    >>> as_dtype(float), as_dtype(int), as_dtype(bool)
+    (dtype('float32'), dtype('int64'), dtype('bool'))
+    """
+    if isinstance(dtype, np.dtype) and dtype in ALL:
+        return np.dtype(dtype.type)  # native byte order, the singleton that `is` can compare
+    if dtype is float:
+        return default_float
+    if dtype is int:
+        return default_int
+    if dtype is bool:
+        return bool_
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is not None and found in ALL:
+        return np.dtype(found.type)
+    near = difflib.get_close_matches(str(dtype), _BY_NAME, n=1)
+    hint = f" Did you mean {near[0]!r}?" if near else ""
+    raise DTypeError(f"unknown dtype {dtype!r}; expected one of {', '.join(_BY_NAME)}.{hint}")
+
+
+def category(dtype: np.dtype) -> int:
+    """0 for bool, 1 for integers, 2 for floats: the order in which promotion climbs."""
+    kind = dtype.kind
+    return 0 if kind == "b" else 1 if kind in "iu" else 2
+
+
+def scalar_category(value: bool | int | float) -> int:
+    return 0 if isinstance(value, bool) else 1 if isinstance(value, int) else 2
+
+
+def scalar_dtype(value: bool | int | float) -> np.dtype:
+    """The dtype a Python scalar takes when no tensor is there to decide."""
+    return (bool_, default_int, default_float)[scalar_category(value)]
+
+
+_PROMOTED: dict[tuple[np.dtype, np.dtype], np.dtype] = {}
+
+
+def _promote_pair(a: np.dtype, b: np.dtype) -> np.dtype:
+    if category(a) != category(b):
+        return a if category(a) > category(b) else b
+    if category(a) == 1 and {a.kind, b.kind} == {"i", "u"} and uint64 in (a, b):
+        raise DTypeError(
+            f"no integer type holds both {a.name} and {b.name}; cast one of them, e.g. x.astype(hml.int64)"
+        )
+    return np.dtype(np.result_type(a, b).type)
+
+
+def promote(dtypes: Iterable[np.dtype], scalars: Iterable[bool | int | float] = ()) -> np.dtype:
+    """The common dtype of tensors and weak Python scalars.
+
+    >>> promote([int64, float32])
+    dtype('float32')
+    >>> promote([float16], [2.5])
+    dtype('float16')
+    >>> promote([int32], [2.5])
+    dtype('float32')
+    """
+    result: np.dtype | None = None
+    for d in dtypes:
+        if result is None or d is result:
+            result = d
+            continue
+        pair = (result, d)
+        if pair not in _PROMOTED:
+            _PROMOTED[pair] = _promote_pair(result, d)
+        result = _PROMOTED[pair]
+    for s in scalars:
+        if result is None or scalar_category(s) > category(result):
+            result = scalar_dtype(s)
+    if result is None:
+        raise DTypeError("promote() needs at least one dtype or scalar")
+    return result
+
+
+def is_float(dtype: np.dtype) -> bool:
+    return dtype.kind == "f"

@@ -1,0 +1,120 @@
+"""Tensors from the outside world, and tensors from nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hybridml import dtypes
+from hybridml.eager.tensor import Tensor, wrap
+from hybridml.errors import DTypeError
+
+Shape = Sequence[int] | int
+
+
+def _plain(obj: Any) -> Any:
+    """Lists that hold tensors become lists of arrays."""
+    if isinstance(obj, (list, tuple)):
+        return [_plain(o) for o in obj]
+    return np.asarray(obj) if hasattr(obj, "__array__") and not isinstance(obj, np.ndarray) else obj
+
+
+def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Tensor:
+    """A tensor of the values of `obj`: a list, a number, a NumPy array, or anything with `__array__` or DLPack.
+
+    Python floats become float32 and integers int64; arrays keep their dtype. The values are copied, because a tensor never
+    changes. Raises DTypeError for values that are not numbers and ShapeError-like ValueError for ragged lists.
+
+    >>> asarray([1, 2.5]).dtype, asarray([1, 2]).dtype, asarray(np.float64(1)).dtype
+    (dtype('float32'), dtype('int64'), dtype('float64'))
+    """
+    wanted = None if dtype is None else dtypes.as_dtype(dtype)
+    if isinstance(obj, Tensor):
+        return obj if wanted is None else obj.astype(wanted)  # type: ignore[attr-defined]
+    if hasattr(obj, "value") and hasattr(obj, "assign_add"):
+        return asarray(obj.value(), dtype=dtype)
+    typed = hasattr(obj, "dtype")
+    if not typed and hasattr(obj, "__dlpack__"):
+        obj, typed = np.from_dlpack(obj), True
+    if isinstance(obj, (list, tuple)):
+        leaf = obj
+        while isinstance(leaf, (list, tuple)) and leaf:
+            leaf = leaf[0]
+        typed = hasattr(leaf, "dtype")
+        if any(isinstance(o, Tensor) and type(o) is not Tensor for o in obj):
+            from hybridml.ops.registry import PUBLIC
+
+            return PUBLIC["stack"](list(obj))
+        obj = _plain(obj)
+    try:
+        array = np.array(obj)
+    except ValueError as e:
+        raise ValueError(f"cannot make a tensor of a ragged nest: {e}") from None
+    if array.dtype not in dtypes.ALL:
+        raise DTypeError(f"cannot make a tensor of {type(obj).__name__} with dtype {array.dtype}; expected numbers or bools")
+    if wanted is None:
+        wanted = np.dtype(array.dtype.type) if typed else dtypes.scalar_dtype(array.flat[0].item() if array.size else 0.0)
+    if array.dtype.kind == "f" and wanted.kind in "iu" and not typed:
+        raise DTypeError(f"cannot make a {wanted.name} tensor of Python floats; use hml.asarray(x).astype(hml.{wanted.name})")
+    return wrap(np.ascontiguousarray(array, dtype=wanted).reshape(array.shape))
+
+
+def _shape(shape: Shape) -> tuple[int, ...]:
+    return (int(shape),) if isinstance(shape, (int, np.integer)) else tuple([int(d) for d in shape])
+
+
+def zeros(shape: Shape, *, dtype: Any = None) -> Tensor:
+    """Zeros of a shape, float32 unless told otherwise."""
+    return wrap(np.zeros(_shape(shape), dtypes.as_dtype(dtype or float)))
+
+
+def ones(shape: Shape, *, dtype: Any = None) -> Tensor:
+    """Ones of a shape, float32 unless told otherwise."""
+    return wrap(np.ones(_shape(shape), dtypes.as_dtype(dtype or float)))
+
+
+def empty(shape: Shape, *, dtype: Any = None) -> Tensor:
+    """A tensor whose values are not to be relied on (they are zeros here)."""
+    return zeros(shape, dtype=dtype)
+
+
+def full(shape: Shape, fill_value: Any, *, dtype: Any = None) -> Tensor:
+    """One value everywhere; the dtype follows the value."""
+    d = dtypes.scalar_dtype(fill_value) if dtype is None else dtypes.as_dtype(dtype)
+    return wrap(np.full(_shape(shape), fill_value, d))
+
+
+def arange(start: Any, /, stop: Any = None, step: Any = 1, *, dtype: Any = None) -> Tensor:
+    """Evenly spaced values in [start, stop).
+
+    >>> arange(3).tolist()
+    [0, 1, 2]
+    """
+    if stop is None:
+        start, stop = 0, start
+    d = dtypes.promote([], [start, stop, step]) if dtype is None else dtypes.as_dtype(dtype)
+    return wrap(np.arange(start, stop, step).astype(d))
+
+
+def linspace(start: float, stop: float, /, num: int, *, dtype: Any = None, endpoint: bool = True) -> Tensor:
+    """`num` evenly spaced values from start to stop."""
+    return wrap(np.linspace(start, stop, num, endpoint=endpoint).astype(dtypes.as_dtype(dtype or float)))
+
+
+def eye(n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = None) -> Tensor:
+    """Ones on the k-th diagonal, zeros elsewhere."""
+    return wrap(np.eye(n_rows, n_cols, k=k, dtype=dtypes.as_dtype(dtype or float)))
+
+
+def zeros_like(x: Any, /, *, dtype: Any = None) -> Tensor:
+    return zeros(x.shape, dtype=dtype or x.dtype)
+
+
+def ones_like(x: Any, /, *, dtype: Any = None) -> Tensor:
+    return ones(x.shape, dtype=dtype or x.dtype)
+
+
+def full_like(x: Any, /, fill_value: Any, *, dtype: Any = None) -> Tensor:
+    return full(x.shape, fill_value, dtype=dtype or x.dtype)

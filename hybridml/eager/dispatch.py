@@ -1,0 +1,108 @@
+"""Eager's interpreter behind the door: lift operands, promote dtypes, run, record.
+
+The order of the cheap tests matters: this is the path of every op that is not covered by the operators' own fast path.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hybridml import dtypes, errors
+from hybridml.eager import quiet
+from hybridml.eager.backend import namespace
+from hybridml.eager.creation import asarray
+from hybridml.eager.state import state
+from hybridml.eager.tensor import Tensor, wrap
+from hybridml.eager.variable import Variable
+from hybridml.ops import door
+from hybridml.ops.elementwise import CAST
+from hybridml.ops.registry import Op, Promote
+
+
+def lift(x: Any) -> Tensor:
+    """`x` as a tensor: variables are read, anything else goes through `asarray`."""
+    if isinstance(x, Tensor):
+        return x
+    if isinstance(x, Variable):
+        return x.value()
+    return asarray(x)
+
+
+def lift_operands(op: Op, operands: tuple[Any, ...]) -> list[Any]:
+    """Tensors and weak Python scalars, promoted as the op's row says."""
+    lifted: list[Any] = []
+    for x in operands:
+        cls = type(x)
+        lifted.append(x if cls is Tensor or cls is float or cls is int or cls is bool else lift(x))
+    return lifted if op.promote is Promote.NO else _promote(op, lifted)
+
+
+def _promote(op: Op, operands: list[Any]) -> list[Any]:
+    if len(operands) == 1 and operands[0].__class__ is Tensor and operands[0]._array.dtype.kind == "f":
+        return operands
+    head, part = operands[: op.fixed], operands[op.fixed :]
+    tensors = [x for x in part if isinstance(x, Tensor)]
+    common = dtypes.promote([t.dtype for t in tensors], [x for x in part if not isinstance(x, Tensor)])
+    if op.promote is Promote.FLOAT and not dtypes.is_float(common):
+        common = dtypes.default_float
+    if not tensors:
+        return [*head, *[asarray(x, dtype=common) for x in part]]
+    return [*head, *[_cast(x, common) for x in part]]
+
+
+def _cast(x: Any, dtype: np.dtype) -> Any:
+    if not isinstance(x, Tensor):
+        return x
+    return x if x.dtype is dtype else run(CAST, (x,), {"dtype": dtype})
+
+
+def run(op: Op, operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
+    """Run `op` now, or append it to the trace that a symbolic operand belongs to."""
+    lifted = lift_operands(op, operands)
+    arrays = []
+    for x in lifted:
+        if type(x) is Tensor:
+            arrays.append(x._array)
+        elif isinstance(x, Tensor):
+            return x._append(op, lifted, attrs)  # type: ignore[attr-defined]
+        else:
+            arrays.append(x)
+    token = quiet.enter_with(quiet.QUIET)
+    try:
+        out = op.eager(namespace(*arrays), *arrays, **attrs)
+    except errors.HybridMLError:
+        raise
+    except Exception as cause:
+        raise explain_failure(op, lifted, attrs, cause) from cause
+    finally:
+        quiet.leave(token)
+    result = tuple([wrap(a) for a in out]) if type(out) is tuple else wrap(out)
+    if state.tapes:
+        record(op, attrs, lifted, result)
+    return result
+
+
+def record(op: Op, attrs: dict[str, Any], operands: list[Any], result: Any) -> None:
+    """Tell every active tape."""
+    for tape in state.tapes:
+        tape.record(op, attrs, operands, result)
+
+
+def explain_failure(op: Op, operands: list[Any], attrs: dict[str, Any], cause: Exception) -> Exception:
+    """The shape rule's error if it has one, else the array library's own, both with the user's line."""
+    specs = [x.spec if isinstance(x, Tensor) else x for x in operands]
+    try:
+        op.infer(*specs, **attrs)
+    except errors.HybridMLError as better:
+        return type(better)(errors.located(f"{op.name}: {better}", errors.user_line()))
+    kind = errors.DTypeError if isinstance(cause, (TypeError, OverflowError)) else errors.ShapeError
+    if isinstance(cause, IndexError):
+        kind = errors.IndexOutOfRangeError  # type: ignore[assignment]
+    shown = ", ".join(map(str, specs))
+    return kind(errors.located(f"{op.name}({shown}): {cause}", errors.user_line()))
+
+
+door.interpreter.run = run
+door.interpreter.lift = lift

@@ -1,0 +1,98 @@
+"""Operators and methods, attached from the registry: nothing here names an op.
+
+Operators on two plain tensors of one dtype with no tape active take a short way that allocates one array and one tensor; all
+else goes through the door.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from hybridml.eager import dispatch, quiet
+from hybridml.eager.state import state
+from hybridml.eager.tensor import Operators, Tensor, wrap
+from hybridml.ops.door import call
+from hybridml.ops.registry import METHODS, PUBLIC, Op, Promote
+
+_COMPARISONS = {"lt", "gt", "le", "ge", "eq", "ne"}
+
+
+def _binary(f: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+    def operate(self: Any, other: Any) -> Any:
+        return f(self, other)
+
+    return operate
+
+
+def _reversed(f: Callable[..., Any]) -> Callable[[Any, Any], Any]:
+    def operate(self: Any, other: Any) -> Any:
+        return f(other, self)
+
+    return operate
+
+
+def _fast_binary(op: Op) -> Callable[[Any, Any], Any]:
+    ufunc, enter, leave, quiet_setting, here = op.ufunc, quiet.enter_with, quiet.leave, quiet.QUIET, state
+    new = Tensor.__new__
+    floats_only = op.promote is Promote.FLOAT
+
+    def operate(self: Tensor, other: Any) -> Any:
+        if type(other) is Tensor and type(self) is Tensor and not here.tapes:
+            a, b = self._array, other._array
+            if a.dtype is b.dtype and not (floats_only and a.dtype.kind != "f"):
+                token = enter(quiet_setting)
+                try:
+                    out = ufunc(a, b)
+                except Exception as cause:
+                    raise dispatch.explain_failure(op, [self, other], {}, cause) from cause
+                finally:
+                    leave(token)
+                if out.ndim:
+                    t = new(Tensor)
+                    t._array = out
+                    t._id = None
+                    return t
+                return wrap(out)
+        return call(op, self, other)
+
+    return operate
+
+
+def _unary(f: Callable[..., Any]) -> Callable[[Any], Any]:
+    def operate(self: Any) -> Any:
+        return f(self)
+
+    return operate
+
+
+def _attach_operator(name: str, op: Op, f: Callable[..., Any]) -> None:
+    if op.ufunc is not None and op.ufunc.nin == 1:
+        setattr(Operators, f"__{name}__", _unary(f))
+        return
+    setattr(Operators, f"__{name}__", _binary(f))
+    if name not in _COMPARISONS:  # Python reflects comparisons by itself
+        setattr(Operators, f"__r{name}__", _reversed(f))
+    if op.ufunc is not None:
+        setattr(Tensor, f"__{name}__", _fast_binary(op))
+
+
+def attach() -> None:
+    """Give tensors and variables every operator and method of the registry."""
+    for f in PUBLIC.values():
+        op = getattr(f, "op", None)
+        if op is not None and op.operator is not None:
+            _attach_operator(op.operator, op, f)
+    for name, f in METHODS.items():
+        setattr(Operators, name, _as_method(f))
+
+
+def _as_method(f: Callable[..., Any]) -> Callable[..., Any]:
+    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return f(self, *args, **kwargs)
+
+    method.__name__, method.__doc__ = f.__name__, f.__doc__
+    return method
+
+
+attach()

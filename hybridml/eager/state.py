@@ -1,0 +1,26 @@
+"""What is going on in this thread: which tapes record, and which trace, if any, is being written."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from hybridml.eager.tape import GradientTape
+
+
+class Trace(Protocol):
+    """What the eager layer asks of a trace in progress."""
+
+    def read(self, variable: Any) -> Any: ...
+    def assign(self, variable: Any, value: Any) -> None: ...
+    def create_variable(self, make: Any) -> Any: ...
+
+
+class ThreadState(threading.local):
+    def __init__(self) -> None:
+        self.tapes: list[GradientTape] = []
+        self.traces: list[Trace] = []
+
+
+state = ThreadState()

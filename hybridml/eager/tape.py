@@ -1,0 +1,294 @@
+"""GradientTape: record what happened, then walk it backwards.
+
+An entry keeps what its gradient rule reads (`Op.saves`) and specs for the rest. Rules are written in public ops, so walking back
+under another tape, or inside a trace, needs nothing special: that is how higher orders and traced gradients come about.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from hybridml import dtypes, pytree
+from hybridml.eager.creation import asarray, ones_like, zeros_like
+from hybridml.eager.state import state
+from hybridml.eager.tensor import Tensor
+from hybridml.eager.variable import Variable, next_id
+from hybridml.errors import GradientWarning, ShapeError, TapeError
+from hybridml.ops.registry import PUBLIC, Op, Saves
+from hybridml.ops.view import sum_to
+
+Pullback = Callable[[list[Any], list[bool]], list[Any]]
+
+
+class Entry:
+    """One recorded step: who went in, who came out, and the rule that takes gradients back."""
+
+    __slots__ = ("inputs", "outputs", "pullback")
+
+    def __init__(self, inputs: list[int | None], outputs: list[int], pullback: Pullback) -> None:
+        self.inputs, self.outputs, self.pullback = inputs, outputs, pullback
+
+
+def op_pullback(op: Op, attrs: dict[str, Any], operands: list[Any], results: tuple[Any, ...]) -> Pullback:
+    """The rule of a row, holding on to no more than the row says it reads."""
+    assert op.vjps is not None
+    rules = op.vjps
+    specs = [x.spec if isinstance(x, Tensor) else x for x in operands]
+    kept = operands if Saves.INPUTS in op.saves else specs
+    outs = results if Saves.OUTPUT in op.saves else tuple([r.spec for r in results])
+    several = len(results) > 1
+
+    def pull(grads: list[Any], wanted: list[bool]) -> list[Any]:
+        g = [zeros(o) if g is None else g for g, o in zip(grads, outs, strict=True)] if several else grads[0]
+        out = outs if several else outs[0]
+        found: list[Any] = []
+        for rule, s, want in zip(rules, specs, wanted, strict=False):
+            if not want or rule is None:
+                found.append(None)
+                continue
+            gx = rule(g, out, *kept, **attrs)
+            if gx is not None and gx.shape != s.shape:
+                gx = sum_to(gx, s.shape)
+            found.append(gx if gx is None or gx.dtype is s.dtype else gx.astype(s.dtype))
+        return found
+
+    return pull
+
+
+def zeros(x: Any) -> Tensor:
+    return zeros_like(x)
+
+
+class GradientTape:
+    """Records operations on watched tensors, so that gradients can be asked for afterwards.
+
+    Trainable variables are watched when they are read (`watch_accessed_variables`), tensors when `watch` is called. A tape
+    answers `gradient` once and lets go of its memory, unless it is `persistent`.
+
+    >>> import hybridml as hml
+    >>> x = hml.asarray(3.0)
+    >>> with hml.GradientTape() as tape:
+    ...     tape.watch(x)
+    ...     y = x * x
+    >>> float(tape.gradient(y, x))
+    6.0
+    """
+
+    def __init__(self, persistent: bool = False, watch_accessed_variables: bool = True) -> None:
+        self._persistent = persistent
+        self._watch_accessed = watch_accessed_variables
+        self._used = False
+        self._stopped = 0
+        self.reset()
+
+    def reset(self) -> None:
+        """Forget everything recorded and watched."""
+        self._entries: list[Entry] = []
+        self._watched: set[int] = set()
+        self._variables: dict[int, Variable] = {}
+
+    # recording
+
+    def __enter__(self) -> GradientTape:
+        if self in state.tapes:
+            raise TapeError("this tape is recording already; use a second tape for a nested gradient")
+        state.tapes.append(self)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        state.tapes.remove(self)
+
+    def watch(self, tensors: Any) -> None:
+        """Record what happens to a tensor, a variable, or a structure of them."""
+        for t in pytree.leaves(tensors):
+            if not isinstance(t, (Tensor, Variable)):
+                raise TapeError(f"can only watch tensors and variables, got {type(t).__name__}; make one with hml.asarray")
+            if t._id is None:
+                t._id = next_id()
+            self._watched.add(t._id)
+            if isinstance(t, Variable):
+                self._variables[t._id] = t
+
+    def watched_variables(self) -> tuple[Variable, ...]:
+        """The variables watched so far, in the order of first use."""
+        return tuple(self._variables.values())
+
+    def accessed(self, variable: Variable) -> None:
+        """A variable was read while this tape was active."""
+        if self._watch_accessed and variable.trainable and not self._stopped and variable._id not in self._watched:
+            self._watched.add(variable._id)
+            self._variables[variable._id] = variable
+
+    def stop_recording(self) -> _Paused:
+        """A context in which nothing is recorded on this tape."""
+        return _Paused(self)
+
+    def record(self, op: Op, attrs: dict[str, Any], operands: list[Any], result: Any) -> None:
+        """Called by the door after every op."""
+        watched = self._watched
+        if op.vjps is None or self._stopped:
+            return
+        ids = [x._id if isinstance(x, Tensor) and x._id in watched else None for x in operands]
+        if not any(ids):
+            return
+        results = result if type(result) is tuple else (result,)
+        self.add(ids, results, op_pullback(op, attrs, operands, results))
+
+    def add(self, inputs: list[int | None], results: Sequence[Tensor], pullback: Pullback) -> None:
+        """Record a step with its own rule; `inputs` are ids, None for what is not watched."""
+        outputs = []
+        for r in results:
+            if r._id is None:
+                r._id = next_id()
+            outputs.append(r._id)
+            if dtypes.is_float(r.dtype):
+                self._watched.add(r._id)
+        self._entries.append(Entry(inputs, outputs, pullback))
+
+    def is_watching(self, x: Any) -> bool:
+        return isinstance(x, (Tensor, Variable)) and x._id in self._watched and not self._stopped
+
+    # asking
+
+    def gradient(
+        self, target: Any, sources: Any, output_gradients: Any = None, unconnected_gradients: str = "none"
+    ) -> Any:
+        """The gradient of the sum of `target` with respect to each of `sources`, in the structure of `sources`.
+
+        target: a tensor or a structure of tensors, of any shape; `output_gradients` (same structure) weighs its elements.
+        unconnected_gradients: "none" gives None for a source the target does not depend on, "zero" gives zeros.
+        Raises TapeError if a tape that is not persistent is asked twice.
+        """
+        if unconnected_gradients not in ("none", "zero"):
+            raise ValueError(f'unconnected_gradients must be "none" or "zero", got {unconnected_gradients!r}')
+        if self._used and not self._persistent:
+            raise TapeError(
+                "this tape was used up by an earlier call of gradient(); "
+                "use GradientTape(persistent=True) to ask it several times"
+            )
+        self._used = True
+        flat_sources, structure = pytree.flatten(sources)
+        targets = [t.value() if isinstance(t, Variable) else t for t in pytree.leaves(target)]
+        seeds = _seeds(targets, output_gradients)
+        active = self in state.tapes
+        if active:
+            state.tapes.remove(self)
+        try:
+            found = self._walk(targets, seeds, flat_sources)
+        finally:
+            if active:
+                state.tapes.append(self)
+            if not self._persistent:
+                self._entries = []
+        out = []
+        for s, g in zip(flat_sources, found, strict=True):
+            if g is None and unconnected_gradients == "zero":
+                g = zeros_like(s)
+            if g is None:
+                self._explain_none(s)
+            out.append(g)
+        return pytree.unflatten(structure, out)
+
+    def _walk(self, targets: list[Any], seeds: list[Any], sources: list[Any]) -> list[Any]:
+        source_ids = {s._id for s in sources if isinstance(s, (Tensor, Variable))} & self._watched
+        reached = set(source_ids)
+        path: list[tuple[Entry, list[bool]]] = []
+        for e in self._entries:
+            wanted = [i in reached for i in e.inputs]
+            if any(wanted):
+                reached.update(e.outputs)
+                path.append((e, wanted))
+        grads: dict[int, Any] = {}
+        for t, seed in zip(targets, seeds, strict=True):
+            if isinstance(t, Tensor) and t._id in reached:
+                grads[t._id] = grads[t._id] + seed if t._id in grads else seed  # type: ignore[index,operator]
+        for e, wanted in reversed(path):
+            gs = [grads.get(o) if o in source_ids else grads.pop(o, None) for o in e.outputs]
+            if all(g is None for g in gs):
+                continue
+            for i, g in zip(e.inputs, e.pullback(gs, wanted), strict=False):
+                if g is not None and i is not None:
+                    grads[i] = grads[i] + g if i in grads else g
+        return [grads.get(s._id) if isinstance(s, (Tensor, Variable)) and s._id is not None else None for s in sources]
+
+    def _explain_none(self, source: Any) -> None:
+        name = repr(source) if isinstance(source, Variable) else f"tensor of shape {getattr(source, 'shape', '?')}"
+        if not isinstance(source, (Tensor, Variable)):
+            why = "it is not a tensor"
+        elif not dtypes.is_float(source.dtype):
+            why = f"its dtype is {source.dtype.name}; only floating point tensors have gradients"
+        elif source._id not in self._watched:
+            why = "the tape did not watch it: call tape.watch(x) before using it, or make it a trainable Variable"
+        else:
+            why = "the target does not depend on it through recorded, differentiable operations"
+        warnings.warn(f"the gradient of {name} is None because {why}", GradientWarning, stacklevel=3)
+
+    def jacobian(self, target: Any, sources: Any, unconnected_gradients: str = "none") -> Any:
+        """d target / d source with shape target.shape + source.shape, one backward walk an element of `target`.
+
+        The tape must be persistent unless the target has one element.
+        """
+        rows = [
+            self.gradient(target, sources, output_gradients=_one_hot(target, i), unconnected_gradients=unconnected_gradients)
+            for i in range(target.size)
+        ]
+        stack, reshape = PUBLIC["stack"], PUBLIC["reshape"]
+        return pytree.map(
+            lambda *gs: None if gs[0] is None else reshape(stack(list(gs)), (*target.shape, *gs[0].shape)), *rows
+        )
+
+    def batch_jacobian(self, target: Any, source: Any) -> Any:
+        """d target[i] / d source[i] for each row i: shape (rows, *target.shape[1:], *source.shape[1:])."""
+        if target.ndim == 0 or source.ndim == 0 or target.shape[0] != source.shape[0]:
+            raise ShapeError(f"batch_jacobian needs equal first sizes, got {target.shape} and {source.shape}")
+        n = target.shape[0]
+        flat = PUBLIC["reshape"]
+        per = target.size // max(n, 1)
+        rows = []
+        for j in range(per):
+            seed = _columns_seed(target, j)
+            rows.append(self.gradient(target, source, output_gradients=seed))
+        stacked = PUBLIC["stack"](rows, axis=1)
+        return flat(stacked, (*target.shape, *source.shape[1:]))
+
+
+def _one_hot(target: Any, i: int) -> Tensor:
+    import numpy as np
+
+    seed = np.zeros(target.size, target.dtype)
+    seed[i] = 1
+    return asarray(seed.reshape(target.shape))
+
+
+def _columns_seed(target: Any, j: int) -> Tensor:
+    import numpy as np
+
+    seed = np.zeros((target.shape[0], target.size // max(target.shape[0], 1)), target.dtype)
+    seed[:, j] = 1
+    return asarray(seed.reshape(target.shape))
+
+
+def _seeds(targets: list[Any], output_gradients: Any) -> list[Any]:
+    if output_gradients is None:
+        return [ones_like(t) for t in targets]
+    given = pytree.leaves(output_gradients)
+    if len(given) != len(targets):
+        raise ShapeError(f"output_gradients has {len(given)} tensors for {len(targets)} targets")
+    seeds = [asarray(g, dtype=t.dtype) if not isinstance(g, Tensor) else g for g, t in zip(given, targets, strict=True)]
+    for g, t in zip(seeds, targets, strict=True):
+        if g.shape != t.shape:
+            raise ShapeError(f"an output gradient has shape {g.shape}, its target {t.shape}; they must be equal")
+    return seeds
+
+
+class _Paused:
+    def __init__(self, tape: GradientTape) -> None:
+        self._tape = tape
+
+    def __enter__(self) -> None:
+        self._tape._stopped += 1
+
+    def __exit__(self, *_: Any) -> None:
+        self._tape._stopped -= 1

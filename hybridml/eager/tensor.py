@@ -1,0 +1,140 @@
+"""The tensor: an immutable array with a dtype, a shape and a device.
+
+Operators and methods are not written here: they are attached from the registry by `hybridml.eager.methods`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hybridml.ops.spec import TensorSpec, spec
+
+
+class Operators:
+    """What tensors and variables share: every operator and method of the registry (attached on import)."""
+
+    __slots__ = ()
+    __array_priority__ = 1000  # so that `ndarray + tensor` asks the tensor
+
+
+class Tensor(Operators):
+    """An n-dimensional array that never changes.
+
+    Make one with `hml.asarray`. Read it with `x.numpy()`, `float(x)`, `x.item()` or anything that takes `__array__` or DLPack.
+
+    >>> import hybridml as hml
+    >>> x = hml.asarray([[1., 2.]])
+    >>> x.shape, x.dtype, x.device
+    ((1, 2), dtype('float32'), 'cpu:0')
+    """
+
+    __slots__ = ("__weakref__", "_array", "_id")
+    _array: Any
+    _id: int | None  # the tape's name for this tensor, given when a tape first needs one
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        raise TypeError("make tensors with hml.asarray(...), hml.zeros(...) and the like")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._array.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._array.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self._array.ndim
+
+    @property
+    def size(self) -> int:
+        return self._array.size
+
+    @property
+    def spec(self) -> TensorSpec:
+        return spec(self._array.shape, self._array.dtype)
+
+    @property
+    def device(self) -> str:
+        return "cpu:0"
+
+    def numpy(self) -> np.ndarray:
+        """The values as a read-only NumPy array that shares memory with the tensor."""
+        a = self._array.view()
+        a.flags.writeable = False
+        return a
+
+    def item(self) -> Any:
+        """The one element as a Python scalar."""
+        return self._array.item()
+
+    def tolist(self) -> Any:
+        return self._array.tolist()
+
+    def to(self, device: str) -> Tensor:
+        """The tensor on another device."""
+        from hybridml.eager.backend import check_device
+
+        check_device(device)
+        return self
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        a = self.numpy() if not copy else self._array.copy()
+        return a if dtype is None else a.astype(dtype)
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        return self._array.__dlpack__(**kwargs)
+
+    def __dlpack_device__(self) -> tuple[int, int]:
+        return self._array.__dlpack_device__()
+
+    def __float__(self) -> float:
+        return float(self._array.item())
+
+    def __int__(self) -> int:
+        return int(self._array.item())
+
+    def __index__(self) -> int:
+        return self._array.__index__()
+
+    def __bool__(self) -> bool:
+        if self._array.size != 1:
+            raise ValueError(
+                f"the truth of a tensor of shape {self.shape} is ambiguous; use hml.any(x), hml.all(x) or hml.where"
+            )
+        return bool(self._array.item())
+
+    def __len__(self) -> int:
+        if not self._array.ndim:
+            raise TypeError("a 0-d tensor has no len()")
+        return self._array.shape[0]
+
+    def __iter__(self) -> Any:
+        return iter([self[i] for i in range(len(self))])  # type: ignore[index]
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __repr__(self) -> str:
+        body = np.array2string(self._array, separator=", ", prefix="Tensor(", threshold=60)
+        return f"Tensor({body}, shape={self.shape}, dtype={self.dtype.name})"
+
+    def __copy__(self) -> Tensor:
+        return self
+
+    def __deepcopy__(self, memo: Any) -> Tensor:
+        return self
+
+
+_new = Tensor.__new__
+
+
+def wrap(array: Any) -> Tensor:
+    """A tensor around an array that nobody will change: no copy, no check."""
+    t = _new(Tensor)
+    t._array = array if type(array) is np.ndarray else np.asarray(array)
+    t._id = None
+    return t

@@ -1,0 +1,164 @@
+"""A variable: state that outlives a call, changed by assignment.
+
+Reading hands out a tensor that shares the variable's memory. Assignment is in place as long as nobody holds such a tensor; when
+somebody does, the variable moves to a fresh array and the old value stays what it was (copy on write, by reference count).
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from hybridml import dtypes
+from hybridml.eager.creation import asarray
+from hybridml.eager.state import state
+from hybridml.eager.tensor import Operators, Tensor, wrap
+from hybridml.errors import ShapeError
+from hybridml.ops.spec import TensorSpec, spec
+
+_ids_lock = threading.Lock()
+_last_id = [0]
+
+
+def next_id() -> int:
+    """A number no other tensor or variable has in this process."""
+    with _ids_lock:
+        _last_id[0] += 1
+        return _last_id[0]
+
+
+class Variable(Operators):
+    """State with a fixed shape and dtype.
+
+    `trainable` variables are watched by every gradient tape that sees them read.
+
+    >>> w = Variable([1., 2.], name="w")
+    >>> old = w.value()
+    >>> w.assign_add([1., 1.])
+    Variable("w", shape=(2,), dtype=float32)
+    >>> old.tolist(), w.numpy().tolist()
+    ([1.0, 2.0], [2.0, 3.0])
+    """
+
+    __slots__ = ("__weakref__", "_array", "_id", "name", "trainable")
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Variable:
+        self = super().__new__(cls)
+        if state.traces:
+            return state.traces[-1].create_variable(lambda: self._initialize(*args, **kwargs))
+        return self._initialize(*args, **kwargs)
+
+    def _initialize(
+        self, initial: Any, *, trainable: bool = True, name: str | None = None, dtype: Any = None
+    ) -> Variable:
+        if isinstance(initial, Callable):  # type: ignore[arg-type]
+            initial = initial()
+        value = asarray(initial, dtype=dtype)
+        self._array: np.ndarray = np.array(value._array, order="C")
+        self.trainable = bool(trainable) and dtypes.is_float(value.dtype)
+        self._id = next_id()
+        self.name = name if name is not None else "variable"
+        return self
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._array.shape
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._array.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self._array.ndim
+
+    @property
+    def size(self) -> int:
+        return self._array.size
+
+    @property
+    def spec(self) -> TensorSpec:
+        return spec(self._array.shape, self._array.dtype)
+
+    @property
+    def device(self) -> str:
+        return "cpu:0"
+
+    def value(self) -> Tensor:
+        """The value now. Later assignments do not change it."""
+        t = state.traces[-1].read(self) if state.traces else wrap(self._array)
+        for tape in state.tapes:
+            tape.accessed(self)
+        t._id = self._id
+        return t
+
+    def numpy(self) -> np.ndarray:
+        """A copy of the value as a NumPy array."""
+        return self.value().numpy().copy()
+
+    def assign(self, value: Any) -> Variable:
+        """Set the value; the shape must be the variable's. Returns the variable."""
+        value = _operand(value)
+        if value.shape != self.shape:
+            raise ShapeError(f"cannot assign a value of shape {value.shape} to {self!r}: the shapes must be equal")
+        if value.dtype is not self.dtype:
+            value = value.astype(self.dtype)  # type: ignore[attr-defined]
+        if state.traces:
+            state.traces[-1].assign(self, value)
+        else:
+            self._store(value._array)
+        return self
+
+    def assign_add(self, value: Any) -> Variable:
+        """Add to the value."""
+        return self.assign(_unrecorded(self) + value)
+
+    def assign_sub(self, value: Any) -> Variable:
+        """Subtract from the value."""
+        return self.assign(_unrecorded(self) - value)
+
+    def is_held(self) -> bool:
+        """True if a tensor (or a view of one) still shares this variable's memory."""
+        return sys.getrefcount(self._array) > 2
+
+    def _store(self, array: np.ndarray) -> None:
+        if sys.getrefcount(self._array) > 2:
+            self._array = np.array(array, order="C")
+        else:
+            np.copyto(self._array, array)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        a = self.numpy()
+        return a if dtype is None else a.astype(dtype)
+
+    def __float__(self) -> float:
+        return float(self.value())
+
+    def __int__(self) -> int:
+        return int(self.value())
+
+    def __bool__(self) -> bool:
+        return bool(self.value())
+
+    def __len__(self) -> int:
+        return len(self.value())
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __repr__(self) -> str:
+        return f'Variable("{self.name}", shape={self.shape}, dtype={self.dtype.name})'
+
+
+def _unrecorded(variable: Variable) -> Tensor:
+    return state.traces[-1].read(variable) if state.traces else wrap(variable._array)
+
+
+def _operand(x: Any) -> Tensor:
+    if isinstance(x, Tensor):
+        return x
+    return x.value() if isinstance(x, Variable) else asarray(x)

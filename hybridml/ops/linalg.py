@@ -1,0 +1,83 @@
+"""The matrix product, with transposes as flags so that no gradient copies a matrix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hybridml.errors import ShapeError
+from hybridml.ops.door import call, lift
+from hybridml.ops.registry import Kind, Op, Promote, Sample, Saves, public, register
+from hybridml.ops.spec import TensorSpec, broadcast_shapes, spec
+from hybridml.ops.view import permute_dims, reshape, sum_to
+
+
+def matrix_transpose(x: Any, /) -> Any:
+    """The last two axes exchanged.
+
+    >>> import hybridml as hml
+    >>> hml.matrix_transpose(hml.zeros((2, 3, 4))).shape
+    (2, 4, 3)
+    """
+    x = lift(x)
+    if x.ndim < 2:
+        raise ShapeError(f"matrix_transpose needs at least 2 dimensions, got shape {x.shape}")
+    return permute_dims(x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+
+
+def _infer_matmul(x: TensorSpec, y: TensorSpec, *, ta: bool, tb: bool) -> TensorSpec:
+    (m, k), (k2, n) = x.shape[-2:][:: -1 if ta else 1], y.shape[-2:][:: -1 if tb else 1]
+    if k != k2:
+        raise ShapeError(
+            f"matmul of {x}{' transposed' if ta else ''} and {y}{' transposed' if tb else ''}: "
+            f"the inner sizes {k} and {k2} must be equal"
+        )
+    return spec((*broadcast_shapes(x.shape[:-2], y.shape[:-2]), m, n), x.dtype)
+
+
+def _eager_matmul(xp: Any, x: Any, y: Any, *, ta: bool, tb: bool) -> Any:
+    return xp.matmul(x.swapaxes(-1, -2) if ta else x, y.swapaxes(-1, -2) if tb else y)
+
+
+def _vjp_x(g: Any, out: Any, x: Any, y: Any, *, ta: bool, tb: bool) -> Any:
+    gx = call(MATMUL, y, g, ta=tb, tb=True) if ta else call(MATMUL, g, y, ta=False, tb=not tb)
+    return sum_to(gx, x.shape)
+
+
+def _vjp_y(g: Any, out: Any, x: Any, y: Any, *, ta: bool, tb: bool) -> Any:
+    gy = call(MATMUL, g, x, ta=True, tb=ta) if tb else call(MATMUL, x, g, ta=not ta, tb=False)
+    return sum_to(gy, y.shape)
+
+
+def _samples(rng: np.random.Generator) -> Any:
+    for a, b in (((3, 4), (4, 5)), ((2, 3, 4), (4, 5)), ((2, 1, 3, 4), (5, 4, 2)), ((4,), (4, 3)), ((3, 4), (4,)), ((4,), (4,)),
+                 ((0, 4), (4, 3)), ((3, 0), (0, 2)), ((1, 7), (7, 1)), ((33, 17), (17, 65))):  # fmt: skip
+        yield Sample((rng.normal(size=a), rng.normal(size=b)), label=f"{a} @ {b}")
+
+
+MATMUL = register(Op(
+    "matmul", Kind.EXTERN, infer=_infer_matmul, eager=_eager_matmul, vjps=(_vjp_x, _vjp_y), saves=Saves.INPUTS,
+    operator="matmul", samples=_samples,
+))  # fmt: skip
+
+
+@public(MATMUL)
+def matmul(x: Any, y: Any, /) -> Any:
+    """The matrix product over the last two axes; leading axes broadcast; a vector is a row on the left, a column on the right.
+
+    >>> import hybridml as hml
+    >>> hml.matmul([[1., 2.]], [[3.], [4.]]).numpy()
+    array([[11.]], dtype=float32)
+    """
+    x, y = lift(x), lift(y)
+    if x.ndim == 0 or y.ndim == 0:
+        raise ShapeError(f"matmul needs at least 1 dimension on both sides, got shapes {x.shape} and {y.shape}")
+    a = reshape(x, (1, -1)) if x.ndim == 1 else x
+    b = reshape(y, (-1, 1)) if y.ndim == 1 else y
+    out = call(MATMUL, a, b, ta=False, tb=False)
+    if x.ndim == 1 and y.ndim == 1:
+        return reshape(out, ())
+    if x.ndim == 1:
+        return reshape(out, (*out.shape[:-2], out.shape[-1]))
+    return reshape(out, out.shape[:-1]) if y.ndim == 1 else out

@@ -1,0 +1,229 @@
+"""Views: other ways to index the same elements. They cost nothing, or are folded into the index of whoever reads them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hybridml.errors import ShapeError
+from hybridml.ops import infer
+from hybridml.ops.door import call, lift
+from hybridml.ops.registry import Kind, Layout, Op, Promote, Sample, public, register
+from hybridml.ops.spec import Shape, TensorSpec, broadcast_shapes, normalize_axis, spec
+
+
+def _view(name: str, **fields: Any) -> Op:
+    return register(Op(name, Kind.VIEW, promote=Promote.NO, **fields))
+
+
+# reshape
+
+
+def _reshape_layout(layout: Layout, *, shape: Shape) -> Layout | None:
+    """Merge and split axes where the strides allow it without a copy."""
+    if layout.is_contiguous:
+        return Layout(shape, Layout.contiguous(shape).strides, layout.offset)
+    old = [(d, s) for d, s in zip(layout.shape, layout.strides, strict=True) if d != 1]
+    new_strides: list[int] = []
+    i = 0
+    run_size, run_stride = 1, 1
+    pending: list[int] = []
+    for d in shape:
+        if d == 1:
+            new_strides.append(0)
+            continue
+        if not pending:
+            run_size, run_stride = old[i]
+            i += 1
+        pending.append(d)
+        need = math.prod(pending)
+        while run_size < need and i < len(old):
+            size, stride = old[i]
+            if run_stride != size * stride:
+                return None
+            run_size, run_stride, i = run_size * size, stride, i + 1
+        if run_size % need:
+            return None
+        new_strides.append(run_stride * (run_size // need))
+        if run_size == need:
+            pending = []
+    return Layout(shape, tuple(new_strides), layout.offset)
+
+
+def _infer_reshape(x: TensorSpec, *, shape: Shape) -> TensorSpec:
+    if math.prod(shape) != x.size:
+        raise ShapeError(f"cannot reshape {x} of {x.size} elements to {shape} of {math.prod(shape)}")
+    return spec(shape, x.dtype)
+
+
+RESHAPE = _view(
+    "reshape", method=True, infer=_infer_reshape, view=_reshape_layout, eager=lambda xp, x, *, shape: x.reshape(shape),
+    vjps=(lambda g, out, x, *, shape: reshape(g, x.shape),),
+    samples=lambda rng: [
+        Sample((rng.normal(size=(4, 6)),), {"shape": (3, 8)}), Sample((rng.normal(size=(4, 6)),), {"shape": (2, -1, 3)}),
+        Sample((rng.normal(size=()),), {"shape": (1, 1)}), Sample((np.zeros((0, 3)),), {"shape": (3, 0)}),
+        Sample((rng.normal(size=(5,)),), {"shape": -1}),
+    ],
+)  # fmt: skip
+
+
+@public(RESHAPE)
+def reshape(x: Any, /, shape: Shape | Sequence[int] | int) -> Any:
+    """The same elements in row-major order under another shape; one size may be -1.
+
+    >>> import hybridml as hml
+    >>> hml.reshape(hml.arange(6), (2, -1)).shape
+    (2, 3)
+    """
+    x = lift(x)
+    dims = [int(d) for d in ((shape,) if isinstance(shape, int) else shape)]
+    if dims.count(-1) == 1:
+        known = math.prod(d for d in dims if d != -1)
+        if known == 0 or x.size % known:
+            raise ShapeError(f"cannot reshape {x.size} elements to {tuple(dims)}: -1 has no whole size")
+        dims[dims.index(-1)] = x.size // known
+    if any(d < 0 for d in dims):
+        raise ShapeError(f"cannot reshape to {tuple(dims)}: at most one size may be -1, and none below it")
+    new = tuple(dims)
+    return x if new == x.shape else call(RESHAPE, x, shape=new)
+
+
+# permute_dims
+
+
+def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(sorted(range(len(axes)), key=axes.__getitem__))
+
+
+PERMUTE = _view(
+    "permute_dims", infer=lambda x, *, axes: spec([x.shape[a] for a in axes], x.dtype),
+    view=lambda v, *, axes: Layout(tuple([v.shape[a] for a in axes]), tuple([v.strides[a] for a in axes]), v.offset),
+    eager=lambda xp, x, *, axes: x.transpose(axes),
+    vjps=(lambda g, out, x, *, axes: permute_dims(g, _inverse(axes)),),
+    samples=lambda rng: [
+        Sample((rng.normal(size=(2, 3, 4)),), {"axes": (2, 0, 1)}), Sample((rng.normal(size=(3, 5)),), {"axes": (1, 0)}),
+        Sample((np.zeros((0, 3)),), {"axes": (-1, 0)}), Sample((rng.normal(size=()),), {"axes": ()}),
+    ],
+)  # fmt: skip
+
+
+@public(PERMUTE)
+def permute_dims(x: Any, /, axes: Sequence[int]) -> Any:
+    """The axes in another order.
+
+    >>> import hybridml as hml
+    >>> hml.permute_dims(hml.zeros((2, 3, 4)), (2, 0, 1)).shape
+    (4, 2, 3)
+    """
+    x = lift(x)
+    order = tuple([normalize_axis(int(a), x.ndim) for a in axes])
+    if sorted(order) != list(range(x.ndim)):
+        raise ShapeError(f"permute_dims of {x.ndim} axes needs each of them once, got {tuple(axes)}")
+    return x if order == tuple(range(x.ndim)) else call(PERMUTE, x, axes=order)
+
+
+# broadcast_to
+
+
+def _broadcast_layout(v: Layout, *, shape: Shape) -> Layout:
+    lead = len(shape) - len(v.shape)
+    strides = [0] * lead + [0 if d == 1 and n != 1 else s for d, s, n in zip(v.shape, v.strides, shape[lead:], strict=True)]
+    return Layout(shape, tuple(strides), v.offset)
+
+
+def _infer_broadcast(x: TensorSpec, *, shape: Shape) -> TensorSpec:
+    if len(shape) < x.ndim or broadcast_shapes(x.shape, shape) != shape:
+        raise ShapeError(f"cannot broadcast {x} to {shape}")
+    return spec(shape, x.dtype)
+
+
+BROADCAST = _view(
+    "broadcast_to", infer=_infer_broadcast, view=_broadcast_layout,
+    eager=lambda xp, x, *, shape: xp.broadcast_to(x, shape), vjps=(lambda g, out, x, *, shape: sum_to(g, x.shape),),
+    samples=lambda rng: [
+        Sample((rng.normal(size=(3, 1)),), {"shape": (2, 3, 4)}), Sample((rng.normal(size=()),), {"shape": (3,)}),
+        Sample((rng.normal(size=(1, 3)),), {"shape": (0, 3)}),
+    ],
+)  # fmt: skip
+
+
+@public(BROADCAST)
+def broadcast_to(x: Any, /, shape: Sequence[int]) -> Any:
+    """The tensor stretched to a shape along axes of size 1, without copying."""
+    x, new = lift(x), tuple(int(d) for d in shape)
+    return x if new == x.shape else call(BROADCAST, x, shape=new)
+
+
+def sum_to(g: Any, shape: Shape) -> Any:
+    """Undo broadcasting: sum `g` over the axes along which `shape` was stretched."""
+    if g.shape == shape:
+        return g
+    from hybridml.ops.reductions import sum as sum_
+
+    lead = g.ndim - len(shape)
+    axes = tuple(range(lead)) + tuple(i + lead for i, d in enumerate(shape) if d == 1 and g.shape[i + lead] != 1)
+    return reshape(sum_(g, axis=axes), shape)
+
+
+# slicing with constants
+
+
+def _slice_shape(shape: Shape, key: tuple[slice, ...]) -> Shape:
+    return tuple([len(range(*s.indices(d))) for s, d in zip(key, shape, strict=True)])
+
+
+def _bounds(starts: Shape, stops: tuple[int | None, ...], steps: Shape) -> tuple[slice, ...]:
+    return tuple([slice(a, b, s) for a, b, s in zip(starts, stops, steps, strict=True)])
+
+
+def _slice_layout(v: Layout, *, starts: Shape, stops: Any, steps: Shape) -> Layout:
+    shape = _slice_shape(v.shape, _bounds(starts, stops, steps))
+    offset = v.offset + int(np.dot(starts, v.strides)) if 0 not in shape else v.offset
+    return Layout(shape, tuple([s * k for s, k in zip(v.strides, steps, strict=True)]), offset)
+
+
+SLICE = _view(
+    "slice", view=_slice_layout,
+    infer=lambda x, *, starts, stops, steps: spec(_slice_shape(x.shape, _bounds(starts, stops, steps)), x.dtype),
+    eager=lambda xp, x, *, starts, stops, steps: x[_bounds(starts, stops, steps)],
+    vjps=(lambda g, out, x, *, starts, stops, steps: slice_scatter(g, x.shape, starts, stops, steps),),
+    samples=lambda rng: [
+        Sample((rng.normal(size=(5, 6)),), {"starts": (1, 5), "stops": (4, None), "steps": (1, -2)}),
+        Sample((rng.normal(size=(5,)),), {"starts": (0,), "stops": (0,), "steps": (1,)}),
+        Sample((rng.normal(size=(4, 3)),), {"starts": (0, 0), "stops": (4, 2), "steps": (3, 1)}),
+    ],
+)  # fmt: skip
+
+
+@public(SLICE)
+def strided_slice(x: Any, /, starts: Shape, stops: tuple[int | None, ...], steps: Shape) -> Any:
+    """One constant slice an axis: what `x[1:4, ::-2]` becomes. A stop of None runs to the end."""
+    return call(SLICE, lift(x), starts=tuple(starts), stops=tuple(stops), steps=tuple(steps))
+
+
+def _eager_slice_scatter(xp: Any, g: Any, *, shape: Shape, starts: Shape, stops: Any, steps: Shape) -> Any:
+    out = xp.zeros(shape, g.dtype)
+    out[_bounds(starts, stops, steps)] = g
+    return out
+
+
+SLICE_SCATTER = register(Op(
+    "slice_scatter", Kind.INDEX, promote=Promote.NO, infer=lambda g, *, shape, starts, stops, steps: spec(shape, g.dtype),
+    eager=_eager_slice_scatter,
+    vjps=(lambda g, out, x, *, shape, starts, stops, steps: strided_slice(g, starts, stops, steps),),
+    samples=lambda rng: [
+        Sample((rng.normal(size=(3, 2)),), {"shape": (5, 6), "starts": (1, 5), "stops": (4, 1), "steps": (1, -2)}),
+    ],
+))  # fmt: skip
+
+
+@public(SLICE_SCATTER)
+def slice_scatter(g: Any, /, shape: Shape, starts: Shape, stops: tuple[int | None, ...], steps: Shape) -> Any:
+    """Zeros of `shape` with `g` written into the slice: the gradient of `strided_slice`."""
+    return call(SLICE_SCATTER, lift(g), shape=tuple(shape), starts=tuple(starts), stops=tuple(stops), steps=tuple(steps))
+
+
+__all__ = ["broadcast_to", "infer", "permute_dims", "reshape", "slice_scatter", "strided_slice", "sum_to"]
