@@ -8,13 +8,13 @@ from hybridml.kernels.gemm_tile import (
     float32_call_blas,
     float32_copy,
     float32_dots,
+    float32_item as ITEM,
     float32_tile,
     float32_width,
     scratch,
 )
 from hybridml.kernels.native import atomic_add, atomic_store, call_get_int, call_set_int, compare_exchange, load, pause, store
 
-ITEM = float32_width and 4
 WIDTH = float32_width
 PANEL = 2 * WIDTH
 STEPS = 32768 // (PANEL * ITEM)  # a packed panel of B takes 32 KiB of stack
@@ -98,6 +98,26 @@ def tiled(args, begin, end):
                     break
 
 
+def row(args, begin, end):
+    """One row times a matrix: memory sets the pace, so B is read in long stretches."""
+    depth = args[5]
+    a_step = args[7] if args[1] else 1
+    ldb = args[9]
+    first_column, last_column = 0, args[4]
+    first_entry, last_entry = 0, args[12]
+    if args[16] == 1:
+        first_column, last_column = begin, end
+    elif args[16] == 2:
+        first_entry, last_entry = begin, end
+    for entry in range(first_entry, last_entry):
+        a = args[6] + entry * args[13] * ITEM
+        b = args[8] + entry * args[14] * ITEM
+        c = args[10] + entry * args[15] * ITEM
+        for column in range(first_column, last_column, 8 * WIDTH):
+            columns = last_column - column
+            float32_tile(1, 8, a, 0, a_step, b + column * ITEM, ldb, c + column * ITEM, 0, depth, columns, args[17])
+
+
 def dotted(args, begin, end):
     """A matrix of contiguous rows times a contiguous column: one dot product for each element of C."""
     depth = args[5]
@@ -107,7 +127,7 @@ def dotted(args, begin, end):
     first_entry, last_entry = 0, args[12]
     if args[16] == 0:
         first_row, last_row = begin, end
-    else:
+    elif args[16] == 2:
         first_entry, last_entry = begin, end
     for entry in range(first_entry, last_entry):
         a = args[6] + entry * args[13] * ITEM

@@ -25,6 +25,8 @@ _FREE_MASKS = bool(_FEATURES.get("avx512f"))
 
 float32_width = _VECTOR_BYTES // 4
 float64_width = _VECTOR_BYTES // 8
+float32_item = 4
+float64_item = 8
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
