@@ -7,6 +7,7 @@ matrices are row-major. The words of the argument block are those of `gemm.Words
 from hybridml.kernels.gemm_tile import (
     float32_call_blas,
     float32_copy,
+    float32_copy_columns,
     float32_dots,
     float32_item as ITEM,
     float32_tile,
@@ -17,6 +18,8 @@ from hybridml.kernels.native import atomic_add, atomic_store, call_get_int, call
 
 WIDTH = float32_width
 PANEL = 2 * WIDTH
+FAR_APART = 4096
+MANY_ROWS = 64
 STEPS = 32768 // (PANEL * ITEM)  # a packed panel of B takes 32 KiB of stack
 
 
@@ -41,8 +44,10 @@ def tiled(args, begin, end):
     if transa:
         a_row, a_column = 1, lda
     panel = scratch(32768)
+    # Rows of B that lie far apart cost more to reach than to copy once, if enough rows of A use them.
+    pack = transb or (ldb * ITEM >= FAR_APART and last_row - first_row >= MANY_ROWS)
     block = depth
-    if transb:
+    if pack:
         block = min(depth, STEPS)
     for entry in range(first_entry, last_entry):
         a = args[6] + entry * args[13] * ITEM
@@ -54,11 +59,18 @@ def tiled(args, begin, end):
             while True:
                 steps = min(block, depth - start)
                 accumulate = args[17] if start == 0 else 1
-                if transb:
-                    for j in range(columns):
-                        for step in range(steps):
-                            float32_copy(panel, step * PANEL + j, b, (column + j) * ldb + start + step)
+                if pack:
                     b_here, b_row = panel, PANEL
+                    if transb:
+                        for j in range(columns):
+                            for step in range(steps):
+                                float32_copy(panel, step * PANEL + j, b, (column + j) * ldb + start + step)
+                    else:
+                        b_first = b + (start * ldb + column) * ITEM
+                        for step in range(steps):
+                            float32_copy_columns(
+                                2, panel + step * PANEL * ITEM, b_first + step * ldb * ITEM, columns
+                            )
                 else:
                     b_here, b_row = b + column * ITEM, ldb
                 a_here = a + start * a_column * ITEM

@@ -219,6 +219,25 @@ def _make_copy(element: ir.Type) -> Any:
     return copy
 
 
+def _make_copy_columns(element: ir.Type) -> Any:
+    """``copy_columns(vectors, to, of, columns)`` moves up to a literal number of whole vectors of one row."""
+
+    @intrinsic(prefer_literal=True)
+    def copy_columns(typingctx, vectors, to, of, columns):  # type: ignore[no-untyped-def]
+        def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+            emit = _Emitter(builder, element)
+            for v in range(vectors.literal_value):
+                mask = emit.first_lanes(builder.sub(values[3], _I64(v * emit.width)))
+                place = _I64(v * emit.width)
+                # The target has room for whole vectors: zeros there do no harm.
+                emit.store(emit.load(emit.address(values[2], place), mask), emit.address(values[1], place), None)
+            return context.get_dummy_value()
+
+        return types.none(vectors, *[types.int64] * 3), codegen
+
+    return copy_columns
+
+
 def _make_blas_call(element: ir.Type) -> Any:
     @intrinsic
     def call_blas(typingctx, function, trans1, trans2, m, n, k, x, ldx, y, ldy, beta, z, ldz):  # type: ignore[no-untyped-def]
@@ -271,5 +290,7 @@ float32_dots = _make_dots(ir.FloatType())
 float64_dots = _make_dots(ir.DoubleType())
 float32_copy = _make_copy(ir.FloatType())
 float64_copy = _make_copy(ir.DoubleType())
+float32_copy_columns = _make_copy_columns(ir.FloatType())
+float64_copy_columns = _make_copy_columns(ir.DoubleType())
 float32_call_blas = _make_blas_call(ir.FloatType())
 float64_call_blas = _make_blas_call(ir.DoubleType())
