@@ -54,7 +54,7 @@ SUM = register(Op(
     "sum", Kind.REDUCTION, infer=infer.reduction, promote=Promote.NO,
     eager=lambda xp, x, *, axis, keepdims: x.sum(axis=axis, keepdims=keepdims, dtype=x.dtype),
     vjps=(lambda g, out, x, *, axis, keepdims: _spread(g, x, axis),),
-    reduce=Reduce(lambda dtype: 0, "{0} + {1}"), method=True, samples=reduction_samples(-2, 2),
+    reduce=Reduce(lambda dtype: 0, "{0} + {1}", "add"), method=True, samples=reduction_samples(-2, 2),
 ))  # fmt: skip
 
 
@@ -90,7 +90,7 @@ def _max_vjp(g: Any, out: Any, x: Any, *, axis: tuple[int, ...], keepdims: bool)
 MAX = register(Op(
     "max", Kind.REDUCTION, infer=infer.reduction, promote=Promote.NO,
     eager=lambda xp, x, *, axis, keepdims: x.max(axis=axis, keepdims=keepdims),
-    vjps=(_max_vjp,), saves=Saves.BOTH, reduce=Reduce(_lowest, "m_maximum({0}, {1})"), method=True,
+    vjps=(_max_vjp,), saves=Saves.BOTH, reduce=Reduce(_lowest, "m_maximum({0}, {1})", "maximum"), method=True,
     samples=reduction_samples(-2, 2, empty=False),
 ))  # fmt: skip
 
