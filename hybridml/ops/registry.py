@@ -7,7 +7,9 @@ the tests are all derived from the row. When another file would need to know an 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -100,6 +102,22 @@ SampleMaker = Callable[[np.random.Generator], Iterable[Sample]]
 SpecOrScalar = TensorSpec | Scalar
 
 
+class EachOperand:
+    """The `vjps` of an op that takes any number of operands: one rule, told which operand it is asked for.
+
+    `rule(i, g, out, *operands, **attrs)` is the gradient of operand i. Indexing and iteration work as on a tuple without end.
+    """
+
+    def __init__(self, rule: Callable[..., Any]) -> None:
+        self._rule = rule
+
+    def __getitem__(self, i: int) -> Callable[..., Any]:
+        return functools.partial(self._rule, i)
+
+    def __iter__(self) -> Iterator[Callable[..., Any]]:
+        return map(self.__getitem__, itertools.count())
+
+
 @dataclass(frozen=True, eq=False)
 class Op:
     """One row of the registry.
@@ -120,13 +138,14 @@ class Op:
     operator  the Python operator's name ("add" for __add__ and __radd__)
     method    True if tensors have a method of this name
     samples   calls for the tests
+    reference the public function again in NumPy, written independently of `eager`, for the tests; the ufunc where there is one
     """
 
     name: str
     kind: Kind
     infer: Callable[..., Any]
     eager: Callable[..., Any]
-    vjps: tuple[Callable[..., Any] | None, ...] | None = None
+    vjps: tuple[Callable[..., Any] | None, ...] | EachOperand | None = None
     saves: Saves = Saves.NOTHING
     promote: Promote = Promote.SAME
     fixed: int = 0
@@ -138,6 +157,7 @@ class Op:
     operator: str | None = None
     method: bool = False
     samples: SampleMaker | None = None
+    reference: Callable[..., Any] | None = None
     doc: str = ""
 
     def __repr__(self) -> str:
@@ -147,6 +167,8 @@ class Op:
 OPS: dict[str, Op] = {}
 PUBLIC: dict[str, Callable[..., Any]] = {}
 METHODS: dict[str, Callable[..., Any]] = {}
+ATTRIBUTES: dict[str, Callable[..., Any]] = {}
+NAMESPACES: dict[str, dict[str, Callable[..., Any]]] = {}
 
 
 def register(op: Op) -> Op:
@@ -171,13 +193,22 @@ def public(op: Op) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return attach
 
 
-def composite(*, method: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator: a public function written in other public ops. It has no row, and the compiler makes it fast by fusing it."""
+def composite(
+    *, method: bool | str = False, attribute: str = "", namespace: str = ""
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: a public function written in other public ops. It has no row, and the compiler makes it fast by fusing it.
+
+    method     tensors have a method of this name (True: the function's own)
+    attribute  tensors have a property of this name
+    namespace  where people find it ("nn", "random"); "" is the package itself
+    """
 
     def attach(f: Callable[..., Any]) -> Callable[..., Any]:
-        PUBLIC[f.__name__] = f
+        (NAMESPACES.setdefault(namespace, {}) if namespace else PUBLIC)[f.__name__] = f
         if method:
-            METHODS[f.__name__] = f
+            METHODS[method if isinstance(method, str) else f.__name__] = f
+        if attribute:
+            ATTRIBUTES[attribute] = f
         return f
 
     return attach
