@@ -129,8 +129,10 @@ class Op:
     saves     what the vjps read besides shapes and dtypes
     promote   how operands of different dtypes meet
     fixed     how many leading operands keep their own dtype in that (a condition, indices)
-    scalar    kernel text of one element over {0}, {1}...; {out} is the output dtype's constructor. A function
-              (operand dtypes, output dtype, attrs) -> text where the text depends on them
+    scalar    kernel text of one element over {0}, {1}...; {out} is the output dtype's constructor; {index} is the element's
+              index along the attribute `axis`, or in row-major order where there is none. A RANDOM row's text is over {seed}
+              and {counter}, the two words of its operand. A function (operand dtypes, output dtype, attrs) -> text where
+              the text depends on them
     reduce    the algebra of a reduction
     view      (Layout, **attrs) -> Layout, or None where only a copy can do it
     expand    the op written in simpler public ops, for the compiler only
@@ -171,6 +173,10 @@ ATTRIBUTES: dict[str, Callable[..., Any]] = {}
 NAMESPACES: dict[str, dict[str, Callable[..., Any]]] = {}
 
 
+def _names(namespace: str) -> dict[str, Callable[..., Any]]:
+    return NAMESPACES.setdefault(namespace, {}) if namespace else PUBLIC
+
+
 def register(op: Op) -> Op:
     """Add a row; its name must be new."""
     if op.name in OPS:
@@ -179,13 +185,13 @@ def register(op: Op) -> Op:
     return op
 
 
-def public(op: Op) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator: this function is how people call `op`."""
+def public(op: Op, *, namespace: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: this function is how people call `op`, in the package or in one of its namespaces."""
 
     def attach(f: Callable[..., Any]) -> Callable[..., Any]:
         f.op = op  # type: ignore[attr-defined]
         f.__doc__ = f.__doc__ or op.doc
-        PUBLIC[f.__name__] = f
+        _names(namespace)[f.__name__] = f
         if op.method:
             METHODS[f.__name__] = f
         return f
@@ -204,7 +210,7 @@ def composite(
     """
 
     def attach(f: Callable[..., Any]) -> Callable[..., Any]:
-        (NAMESPACES.setdefault(namespace, {}) if namespace else PUBLIC)[f.__name__] = f
+        _names(namespace)[f.__name__] = f
         if method:
             METHODS[method if isinstance(method, str) else f.__name__] = f
         if attribute:

@@ -18,6 +18,7 @@ from hybridml.ops.reductions import min as min_
 from hybridml.ops.reductions import sum as sum_
 from hybridml.ops.registry import Kind, Op, Promote, Sample, Saves, composite, public, register
 from hybridml.ops.spec import Shape, TensorSpec, normalize_axes, normalize_axis, spec
+from hybridml.ops.identity import stop_gradient
 from hybridml.ops.transcendental import exp, log, sqrt
 from hybridml.ops.view import reshape
 
@@ -90,19 +91,27 @@ def _eager_logsumexp(xp: Any, x: Any, *, axis: tuple[int, ...], keepdims: bool) 
     return out.astype(x.dtype)
 
 
+def _shifted_exp(x: Any, axis: tuple[int, ...]) -> tuple[Any, Any, Any]:
+    """exp(x - top), its sum, and top: the largest element, or 0 in a row without a finite one."""
+    top = stop_gradient(max_(x, axis=axis, keepdims=True))
+    top = where(isfinite(top), top, 0)
+    e = exp(x - top)
+    return e, sum_(e, axis=axis, keepdims=True), top
+
+
 def _expand_logsumexp(x: Any, *, axis: tuple[int, ...], keepdims: bool) -> Any:
-    top = max_(x, axis=axis, keepdims=True)
-    safe = where(isfinite(top), top, 0)
-    out = log(sum_(exp(x - safe), axis=axis, keepdims=True)) + safe
+    _, total, top = _shifted_exp(x, axis)
+    out = log(total) + top
     return out if keepdims else reshape(out, infer.reduced_shape(x.shape, axis, False))
 
 
 def _logsumexp_vjp(g: Any, out: Any, x: Any, *, axis: tuple[int, ...], keepdims: bool) -> Any:
-    """Softmax; a row that is all -inf passes nothing."""
-    kept = kept_shape(x.shape, axis)
-    total = reshape(out, kept)
-    safe = where(equal(total, float("-inf")), 0, total)
-    return reshape(g, kept) * exp(x - safe)
+    """Softmax, from the operand: exp(x - out) would lose the digits that a large `out` has not.
+
+    A row of -inf passes nothing. The largest element is a constant here: softmax does not depend on it.
+    """
+    e, total, _ = _shifted_exp(x, axis)
+    return reshape(g, kept_shape(x.shape, axis)) * (e / where(equal(total, 0), 1, total))
 
 
 def _logsumexp_samples(rng: np.random.Generator) -> Any:
@@ -124,7 +133,7 @@ def _reference_logsumexp(x: Any, axis: Any = None, keepdims: bool = False) -> An
 
 LOGSUMEXP = register(Op(
     "logsumexp", Kind.EXTERN, infer=infer.only("f", infer.reduction), promote=Promote.FLOAT, eager=_eager_logsumexp,
-    vjps=(_logsumexp_vjp,), saves=Saves.BOTH, expand=_expand_logsumexp, method=True, samples=_logsumexp_samples,
+    vjps=(_logsumexp_vjp,), saves=Saves.INPUTS, expand=_expand_logsumexp, method=True, samples=_logsumexp_samples,
     reference=_reference_logsumexp,
 ))  # fmt: skip
 

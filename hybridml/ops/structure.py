@@ -41,12 +41,12 @@ def diagonal(x: Any, /, *, offset: int = 0) -> Any:
     return strided_slice(flat, (*lead, start), (*x.shape[:-2], stop), (*(1,) * (x.ndim - 2), n + 1))
 
 
-@composite()
+@composite(namespace="linalg")
 def trace(x: Any, /, *, offset: int = 0) -> Any:
     """The sums of the diagonals of the matrices in the last two axes.
 
     >>> import hybridml as hml
-    >>> float(hml.trace([[1., 2.], [3., 4.]]))
+    >>> float(hml.linalg.trace([[1., 2.], [3., 4.]]))
     5.0
     """
     return diagonal(x, offset=offset).sum(axis=-1)
