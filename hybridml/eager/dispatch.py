@@ -72,8 +72,8 @@ def run(op: Op, operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
     token = quiet.enter_with(quiet.QUIET)
     try:
         out = op.eager(namespace(*arrays), *arrays, **attrs)
-    except errors.HybridMLError:
-        raise
+    except errors.HybridMLError as e:
+        raise type(e)(errors.located(f"{op.name}: {e}", errors.user_line())) from None
     except Exception as cause:
         raise explain_failure(op, lifted, attrs, cause) from cause
     finally:
