@@ -1,5 +1,7 @@
 """hybridml: eager by default, traced on request."""
 
+import typing as _typing
+
 from hybridml.dtypes import (
     bool_,
     float16,
@@ -36,4 +38,11 @@ from hybridml.ops.registry import PUBLIC as _PUBLIC
 from hybridml.ops.spec import TensorSpec
 
 globals().update(_PUBLIC)
+if _typing.TYPE_CHECKING:
+
+    def __getattr__(name): ...  # type checkers cannot see what the registry provides
+
+
+from hybridml import optim  # noqa: E402  (written against the names above)
+
 __version__ = "0.1.0"
