@@ -44,5 +44,6 @@ if _typing.TYPE_CHECKING:
 
 
 from hybridml import optim  # noqa: E402  (written against the names above)
+from hybridml.compare import compare  # noqa: E402
 
 __version__ = "0.1.0"
