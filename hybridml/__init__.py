@@ -36,6 +36,9 @@ from hybridml.eager.tensor import Tensor
 from hybridml.eager.variable import Variable
 from hybridml.ops.registry import PUBLIC as _PUBLIC
 from hybridml.ops.spec import TensorSpec
+from hybridml.trace.concrete import ConcreteFunction
+from hybridml.trace.function import function, run_functions_eagerly
+from hybridml.trace.graph import Graph
 
 globals().update(_PUBLIC)
 if _typing.TYPE_CHECKING:

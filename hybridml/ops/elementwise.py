@@ -45,29 +45,42 @@ def elementwise(name: str, scalar: str | Callable[..., str], ufunc: Any, doc: st
 # Arithmetic
 
 add = elementwise(
-    "add", "{0} + {1}", np.add, "x + y, elementwise.", operator="add",
+    "add", "{0} + {1}", np.add, "x + y, elementwise.", operator="add", neutral={0: 0, 1: 0},
     vjps=(lambda g, out, x, y: g, lambda g, out, x, y: g),
     samples=binary_samples(-3, 3),
 )  # fmt: skip
 subtract = elementwise(
-    "subtract", "{0} - {1}", np.subtract, "x - y, elementwise.", operator="sub",
+    "subtract", "{0} - {1}", np.subtract, "x - y, elementwise.", operator="sub", neutral={1: 0},
     vjps=(lambda g, out, x, y: g, lambda g, out, x, y: -g),
     samples=binary_samples(-3, 3),
 )  # fmt: skip
 multiply = elementwise(
-    "multiply", "{0} * {1}", np.multiply, "x * y, elementwise.", operator="mul",
+    "multiply", "{0} * {1}", np.multiply, "x * y, elementwise.", operator="mul", neutral={0: 1, 1: 1},
     vjps=(lambda g, out, x, y: g * y, lambda g, out, x, y: g * x), saves=Saves.INPUTS,
     samples=binary_samples(-3, 3),
 )  # fmt: skip
 divide = elementwise(
-    "divide", "{0} / {1}", np.divide, "x / y, elementwise; integers are divided as floats.", operator="truediv",
+    "divide", "{0} / {1}", np.divide, "x / y, elementwise; integers are divided as floats.", operator="truediv", neutral={1: 1},
     vjps=(lambda g, out, x, y: g / y, lambda g, out, x, y: -g * out / y), saves=Saves.BOTH,
     promote=Promote.FLOAT, samples=binary_samples(0.5, 3),
 )  # fmt: skip
 negative = elementwise(
-    "negative", "-{0}", np.negative, "-x, elementwise.", infer=infer.only("iuf"), operator="neg",
+    "negative", "-{0}", np.negative, "-x, elementwise.", infer=infer.only("iuf"), operator="neg", involution=True,
     vjps=(lambda g, out, x: -g,), samples=unary_samples(-3, 3),
 )  # fmt: skip
+
+COPY = register(Op(
+    "copy", Kind.ELEMENTWISE, infer=infer.elementwise, eager=lambda xp, x: xp.ascontiguousarray(x).reshape(x.shape),
+    vjps=(lambda g, out, x: g,), promote=Promote.NO, scalar="{0}", samples=unary_samples(-3, 3),
+    doc="The same values in a buffer of their own, in row-major order.",
+))  # fmt: skip
+
+
+@public(COPY)
+def copy(x: Any, /) -> Any:
+    """The same values in a buffer of their own."""
+    return call(COPY, lift(x))
+
 
 # Exponentials
 

@@ -58,7 +58,7 @@ def _samples(rng: np.random.Generator) -> Any:
 
 MATMUL = register(Op(
     "matmul", Kind.EXTERN, infer=_infer_matmul, eager=_eager_matmul, vjps=(_vjp_x, _vjp_y), saves=Saves.INPUTS,
-    operator="matmul", samples=_samples,
+    operator="matmul", flags=("ta", "tb"), samples=_samples,
 ))  # fmt: skip
 
 

@@ -116,6 +116,9 @@ class Op:
     reduce    the algebra of a reduction
     view      (Layout, **attrs) -> Layout, or None where only a copy can do it
     expand    the op written in simpler public ops, for the compiler only
+    neutral   {operand number: scalar} that leaves the other operand as it is (x + 0, x * 1)
+    involution  True if applying the op twice gives the operand back
+    flags     names of the attributes that say "operand i is transposed": the compiler turns transposes into them
     ufunc     the NumPy ufunc that is the whole of `eager`, where there is one: the fast path of operators
     operator  the Python operator's name ("add" for __add__ and __radd__)
     method    True if tensors have a method of this name
@@ -134,6 +137,9 @@ class Op:
     reduce: Reduce | None = None
     view: Callable[..., Layout | None] | None = None
     expand: Callable[..., Any] | None = None
+    neutral: dict[int, Scalar] = field(default_factory=dict)
+    involution: bool = False
+    flags: tuple[str, ...] = ()
     ufunc: Any = None
     operator: str | None = None
     method: bool = False
