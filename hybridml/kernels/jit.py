@@ -131,6 +131,22 @@ def forbid_compiling() -> Iterator[None]:
             _forbidden -= 1
 
 
+@contextlib.contextmanager
+def forgotten() -> Iterator[None]:
+    """Load kernels as a new process would, from disk or by compiling, while the block runs: to measure what that costs.
+
+    Kernels loaded before stay valid, and are known again afterwards.
+    """
+    with _lock:
+        remembered = dict(_by_text)
+        _by_text.clear()
+    try:
+        yield
+    finally:
+        with _lock:
+            _by_text.update(remembered)
+
+
 # -- the key ---------------------------------------------------------------------------------------------------------
 
 

@@ -60,40 +60,23 @@ def elementwise(
 NUMERIC = infer.only("iuf")
 
 add = elementwise(
-<<<<<<< HEAD
-    "add", "{0} + {1}", np.add, "x + y, elementwise.", operator="add", neutral={0: 0, 1: 0},
-=======
-    "add", "{0} + {1}", np.add, "x + y, elementwise.", "[1., 2.], 1 -> [2.0, 3.0]", operator="add",
->>>>>>> ops
+    "add", "{0} + {1}", np.add, "x + y, elementwise.", "[1., 2.], 1 -> [2.0, 3.0]", operator="add", neutral={0: 0, 1: 0},
     vjps=(lambda g, out, x, y: g, lambda g, out, x, y: g),
     samples=binary_samples(-3, 3),
 )  # fmt: skip
 subtract = elementwise(
-<<<<<<< HEAD
-    "subtract", "{0} - {1}", np.subtract, "x - y, elementwise.", operator="sub", neutral={1: 0},
-=======
-    "subtract", "{0} - {1}", np.subtract, "x - y, elementwise.", "[1., 2.], 1 -> [0.0, 1.0]", infer=NUMERIC, operator="sub",
->>>>>>> ops
+    "subtract", "{0} - {1}", np.subtract, "x - y, elementwise.", "[1., 2.], 1 -> [0.0, 1.0]", infer=NUMERIC, operator="sub", neutral={1: 0},
     vjps=(lambda g, out, x, y: g, lambda g, out, x, y: -g),
     samples=binary_samples(-3, 3),
 )  # fmt: skip
 multiply = elementwise(
-<<<<<<< HEAD
-    "multiply", "{0} * {1}", np.multiply, "x * y, elementwise.", operator="mul", neutral={0: 1, 1: 1},
-=======
-    "multiply", "{0} * {1}", np.multiply, "x * y, elementwise.", "[1., 2.], 3 -> [3.0, 6.0]", operator="mul",
->>>>>>> ops
+    "multiply", "{0} * {1}", np.multiply, "x * y, elementwise.", "[1., 2.], 3 -> [3.0, 6.0]", operator="mul", neutral={0: 1, 1: 1},
     vjps=(lambda g, out, x, y: g * y, lambda g, out, x, y: g * x), saves=Saves.INPUTS,
     samples=binary_samples(-3, 3),
 )  # fmt: skip
 divide = elementwise(
-<<<<<<< HEAD
-    "divide", "{0} / {1}", np.divide, "x / y, elementwise; integers are divided as floats.", operator="truediv", neutral={1: 1},
-    vjps=(lambda g, out, x, y: g / y, lambda g, out, x, y: -g * out / y), saves=Saves.BOTH,
-=======
     "divide", "{0} / {1}", np.divide, "x / y, elementwise; integers are divided as floats.", "[1, 2], 2 -> [0.5, 1.0]",
-    vjps=(lambda g, out, x, y: g / y, lambda g, out, x, y: -g * out / y), saves=Saves.BOTH, operator="truediv",
->>>>>>> ops
+    vjps=(lambda g, out, x, y: g / y, lambda g, out, x, y: -g * out / y), saves=Saves.BOTH, operator="truediv", neutral={1: 1},
     promote=Promote.FLOAT, samples=binary_samples(0.5, 3),
 )  # fmt: skip
 floor_divide = elementwise(
@@ -109,39 +92,30 @@ remainder = elementwise(
     samples=binary_samples(0.5, 9),
 )  # fmt: skip
 negative = elementwise(
-<<<<<<< HEAD
-    "negative", "-{0}", np.negative, "-x, elementwise.", infer=infer.only("iuf"), operator="neg", involution=True,
-    vjps=(lambda g, out, x: -g,), samples=unary_samples(-3, 3),
-)  # fmt: skip
-
-COPY = register(Op(
-    "copy", Kind.ELEMENTWISE, infer=infer.elementwise, eager=lambda xp, x: xp.ascontiguousarray(x).reshape(x.shape),
-    vjps=(lambda g, out, x: g,), promote=Promote.NO, scalar="{0}", samples=unary_samples(-3, 3),
-    doc="The same values in a buffer of their own, in row-major order.",
-))  # fmt: skip
-
-
-@public(COPY)
-def copy(x: Any, /) -> Any:
-    """The same values in a buffer of their own."""
-    return call(COPY, lift(x))
-
-
-# Exponentials
-
-exp = elementwise(
-    "exp", "m_exp({0})", np.exp, "e to the power x, elementwise.", method=True,
-    vjps=(lambda g, out, x: g * out,), saves=Saves.OUTPUT, promote=Promote.FLOAT,
-    samples=unary_samples(-5, 5, special=True),
-=======
-    "negative", "-{0}", np.negative, "-x, elementwise.", "[1., -2.] -> [-1.0, 2.0]", infer=NUMERIC, operator="neg",
+    "negative", "-{0}", np.negative, "-x, elementwise.", "[1., -2.] -> [-1.0, 2.0]", infer=NUMERIC, operator="neg", involution=True,
     vjps=(lambda g, out, x: -g,), samples=unary_samples(-3, 3),
 )  # fmt: skip
 positive = elementwise(
     "positive", "{0}", np.positive, "+x: x itself.", "[1., -2.] -> [1.0, -2.0]", infer=NUMERIC, operator="pos",
     vjps=(lambda g, out, x: g,), samples=unary_samples(-3, 3),
->>>>>>> ops
 )  # fmt: skip
+COPY = register(Op(
+    "copy", Kind.ELEMENTWISE, infer=infer.elementwise, eager=lambda xp, x: xp.ascontiguousarray(x).reshape(x.shape),
+    vjps=(lambda g, out, x: g,), promote=Promote.NO, scalar="{0}", samples=unary_samples(-3, 3), reference=np.copy,
+))  # fmt: skip
+
+
+@public(COPY)
+def copy(x: Any, /) -> Any:
+    """The same values in a buffer of their own, in row-major order.
+
+    >>> import hybridml as hml
+    >>> hml.copy([1., 2.]).tolist()
+    [1.0, 2.0]
+    """
+    return call(COPY, lift(x))
+
+
 abs = elementwise(
     "abs", "m_abs({0})", np.absolute, "|x|, elementwise; the gradient at 0 is 0.", "[1., -2.] -> [1.0, 2.0]",
     infer=NUMERIC, operator="abs", method=True, vjps=(lambda g, out, x: g * sign(x),), saves=Saves.INPUTS,
