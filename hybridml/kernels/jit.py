@@ -247,17 +247,15 @@ def _link(entry: cache.Entry) -> int | None:
 
 # -- compiling -------------------------------------------------------------------------------------------------------
 
-_C_LIBRARY = frozenset(
-    "memcpy memmove memset memcmp bcmp "
-    + " ".join(
-        f"{function} {function}f"
-        for function in (
-            "acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp2 expm1 fabs floor fma fmax "
-            "fmin fmod frexp hypot ldexp lgamma llrint log log10 log1p log2 logb lrint modf nearbyint nextafter pow "
-            "remainder rint round roundeven scalbn sin sincos sinh sqrt tan tanh tgamma trunc"
-        ).split()
-    )
+_MATHEMATICS = (
+    "acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp2 expm1 fabs floor fma fmax fmin"
+    " fmod frexp hypot ldexp lgamma llrint log log10 log1p log2 logb lrint modf nearbyint nextafter pow remainder rint"
+    " round roundeven scalbn sin sincos sinh sqrt tan tanh tgamma trunc"
 )
+# What object code may call and still be stored: any process has these.
+_C_LIBRARY = frozenset(["memcpy", "memmove", "memset", "memcmp", "bcmp"]) | {
+    function + suffix for function in _MATHEMATICS.split() for suffix in ("", "f")
+}
 
 
 def _compile_and_store(source: str, name: str, signature: str, key: str) -> int:
