@@ -1,5 +1,7 @@
 """hybridml: eager by default, traced on request."""
 
+import typing as _typing
+
 from hybridml import linalg, nn, random
 from hybridml.dtypes import (
     bool_,
@@ -37,6 +39,17 @@ from hybridml.eager.transforms import grad, hessian, jacobian, jvp, value_and_gr
 from hybridml.eager.variable import Variable
 from hybridml.ops.registry import PUBLIC as _PUBLIC
 from hybridml.ops.spec import TensorSpec
+from hybridml.trace.concrete import ConcreteFunction
+from hybridml.trace.function import function, run_functions_eagerly
+from hybridml.trace.graph import Graph
 
 globals().update(_PUBLIC)
+if _typing.TYPE_CHECKING:
+
+    def __getattr__(name): ...  # type checkers cannot see what the registry provides
+
+
+from hybridml import optim  # noqa: E402  (written against the names above)
+from hybridml.compare import compare  # noqa: E402
+
 __version__ = "0.1.0"

@@ -71,6 +71,8 @@ def run(op: Op, operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
             return x._append(op, lifted, attrs)  # type: ignore[attr-defined]
         else:
             arrays.append(x)
+    if not lifted and state.traces:
+        return state.traces[-1].append(op, lifted, attrs)  # made of nothing, inside a trace: part of it
     token = quiet.enter_with(quiet.QUIET)
     try:
         out = op.eager(namespace(*arrays), *arrays, **attrs)

@@ -60,23 +60,24 @@ def elementwise(
 NUMERIC = infer.only("iuf")
 
 add = elementwise(
-    "add", "{0} + {1}", np.add, "x + y, elementwise.", "[1., 2.], 1 -> [2.0, 3.0]", operator="add",
+    "add", "{0} + {1}", np.add, "x + y, elementwise.", "[1., 2.], 1 -> [2.0, 3.0]", operator="add", neutral={0: 0, 1: 0},
     vjps=(lambda g, out, x, y: g, lambda g, out, x, y: g),
     samples=binary_samples(-3, 3),
 )  # fmt: skip
 subtract = elementwise(
-    "subtract", "{0} - {1}", np.subtract, "x - y, elementwise.", "[1., 2.], 1 -> [0.0, 1.0]", infer=NUMERIC, promote=Promote.NUMBER, operator="sub",
+    "subtract", "{0} - {1}", np.subtract, "x - y, elementwise.", "[1., 2.], 1 -> [0.0, 1.0]", infer=NUMERIC,
+    promote=Promote.NUMBER, operator="sub", neutral={1: 0},
     vjps=(lambda g, out, x, y: g, lambda g, out, x, y: -g),
     samples=binary_samples(-3, 3),
 )  # fmt: skip
 multiply = elementwise(
-    "multiply", "{0} * {1}", np.multiply, "x * y, elementwise.", "[1., 2.], 3 -> [3.0, 6.0]", operator="mul",
+    "multiply", "{0} * {1}", np.multiply, "x * y, elementwise.", "[1., 2.], 3 -> [3.0, 6.0]", operator="mul", neutral={0: 1, 1: 1},
     vjps=(lambda g, out, x, y: g * y, lambda g, out, x, y: g * x), saves=Saves.INPUTS,
     samples=binary_samples(-3, 3),
 )  # fmt: skip
 divide = elementwise(
     "divide", "{0} / {1}", np.divide, "x / y, elementwise; integers are divided as floats.", "[1, 2], 2 -> [0.5, 1.0]",
-    vjps=(lambda g, out, x, y: g / y, lambda g, out, x, y: -g * out / y), saves=Saves.BOTH, operator="truediv",
+    vjps=(lambda g, out, x, y: g / y, lambda g, out, x, y: -g * out / y), saves=Saves.BOTH, operator="truediv", neutral={1: 1},
     promote=Promote.FLOAT, samples=binary_samples(0.5, 3),
 )  # fmt: skip
 floor_divide = elementwise(
@@ -92,13 +93,31 @@ remainder = elementwise(
     samples=binary_samples(0.5, 9),
 )  # fmt: skip
 negative = elementwise(
-    "negative", "-{0}", np.negative, "-x, elementwise.", "[1., -2.] -> [-1.0, 2.0]", infer=NUMERIC, promote=Promote.NUMBER, operator="neg",
+    "negative", "-{0}", np.negative, "-x, elementwise.", "[1., -2.] -> [-1.0, 2.0]", infer=NUMERIC,
+    promote=Promote.NUMBER, operator="neg", involution=True,
     vjps=(lambda g, out, x: -g,), samples=unary_samples(-3, 3),
 )  # fmt: skip
 positive = elementwise(
     "positive", "{0}", np.positive, "+x: x itself.", "[1., -2.] -> [1.0, -2.0]", infer=NUMERIC, promote=Promote.NUMBER, operator="pos",
     vjps=(lambda g, out, x: g,), samples=unary_samples(-3, 3),
 )  # fmt: skip
+COPY = register(Op(
+    "copy", Kind.ELEMENTWISE, infer=infer.elementwise, eager=lambda xp, x: xp.ascontiguousarray(x).reshape(x.shape),
+    vjps=(lambda g, out, x: g,), promote=Promote.NO, scalar="{0}", samples=unary_samples(-3, 3), reference=np.copy,
+))  # fmt: skip
+
+
+@public(COPY)
+def copy(x: Any, /) -> Any:
+    """The same values in a buffer of their own, in row-major order.
+
+    >>> import hybridml as hml
+    >>> hml.copy([1., 2.]).tolist()
+    [1.0, 2.0]
+    """
+    return call(COPY, lift(x))
+
+
 abs = elementwise(
     "abs", "m_abs({0})", np.absolute, "|x|, elementwise; the gradient at 0 is 0.", "[1., -2.] -> [1.0, 2.0]",
     infer=NUMERIC, promote=Promote.NUMBER, operator="abs", method=True, vjps=(lambda g, out, x: g * sign(x),), saves=Saves.INPUTS,

@@ -22,6 +22,7 @@ WEYL = (0x9E3779B9, 0xBB67AE85)
 ROUNDS = 10
 LOW = np.uint64(0xFFFFFFFF)
 HALF = np.uint64(32)
+CHUNK = 1 << 13  # blocks at a time, so that the intermediate arrays stay in the cache
 
 
 def philox4x32(counter: NDArray[np.uint32], key: tuple[int, int]) -> NDArray[np.uint32]:
@@ -52,13 +53,18 @@ def random_bits(seed: int, counter: int, n: int) -> NDArray[np.uint32]:
     """
     if n < 0:
         raise ValueError(f"expected a number of words >= 0, got {n}")
-    # Unsigned array arithmetic wraps modulo 2**64, as the kernels' does.
-    position = np.arange((n + 3) // 4, dtype=np.uint64) + np.array([counter % 2**64], dtype=np.uint64)
-    blocks = np.zeros((position.size, 4), dtype=np.uint32)
-    blocks[:, 0] = position & LOW
-    blocks[:, 1] = position >> HALF
     seed %= 2**64
-    return philox4x32(blocks, (seed & 0xFFFFFFFF, seed >> 32)).reshape(-1)[:n]
+    words = np.empty(((n + 3) // 4, 4), dtype=np.uint32)
+    for start in range(0, len(words), CHUNK):
+        part = words[start : start + CHUNK]
+        first = np.array([(counter + start) % 2**64], dtype=np.uint64)
+        # Unsigned array arithmetic wraps modulo 2**64, as the kernels' does.
+        position = np.arange(len(part), dtype=np.uint64) + first
+        blocks = np.zeros(part.shape, dtype=np.uint32)
+        blocks[:, 0] = position & LOW
+        blocks[:, 1] = position >> HALF
+        part[:] = philox4x32(blocks, (seed & 0xFFFFFFFF, seed >> 32))
+    return words.reshape(-1)[:n]
 
 
 def random_bits_u64(seed: int, counter: int, n: int) -> NDArray[np.uint64]:

@@ -70,7 +70,7 @@ SUM = register(Op(
     "sum", Kind.REDUCTION, infer=infer.reduction, promote=Promote.NO,
     eager=lambda xp, x, *, axis, keepdims: x.sum(axis=axis, keepdims=keepdims, dtype=x.dtype),
     vjps=(lambda g, out, x, *, axis, keepdims: _spread(g, x, axis),),
-    reduce=Reduce(lambda dtype: 0, "{0} + {1}"), method=True, samples=reduction_samples(-2, 2), reference=_reference("sum"),
+    reduce=Reduce(lambda dtype: 0, "{0} + {1}", "add"), method=True, samples=reduction_samples(-2, 2), reference=_reference("sum"),
 ))  # fmt: skip
 
 
@@ -135,7 +135,7 @@ def _size(shape: Shape) -> int:
 PROD = register(Op(
     "prod", Kind.REDUCTION, infer=infer.reduction, promote=Promote.NO,
     eager=lambda xp, x, *, axis, keepdims: x.prod(axis=axis, keepdims=keepdims, dtype=x.dtype),
-    vjps=(_prod_vjp,), saves=Saves.INPUTS, reduce=Reduce(lambda dtype: 1, "{0} * {1}"), method=True,
+    vjps=(_prod_vjp,), saves=Saves.INPUTS, reduce=Reduce(lambda dtype: 1, "{0} * {1}", "multiply"), method=True,
     samples=lambda rng: [*(s for s in reduction_samples(0.5, 1.5)(rng) if s.args[0].size < 300),
                          Sample((np.array([[2.0, 0.0, 3.0], [0.0, 0.0, 1.5]]),), {"axis": 1}, label="zeros")],
     reference=_reference("prod"),
@@ -182,7 +182,7 @@ def _extremum_vjp(g: Any, out: Any, x: Any, *, axis: tuple[int, ...], keepdims: 
 MAX = register(Op(
     "max", Kind.REDUCTION, infer=_infer_extremum, promote=Promote.NO,
     eager=lambda xp, x, *, axis, keepdims: x.max(axis=axis, keepdims=keepdims),
-    vjps=(_extremum_vjp,), saves=Saves.BOTH, reduce=Reduce(_lowest, "m_maximum({0}, {1})"), method=True,
+    vjps=(_extremum_vjp,), saves=Saves.BOTH, reduce=Reduce(_lowest, "m_maximum({0}, {1})", "maximum"), method=True,
     samples=reduction_samples(-2, 2, empty=False), reference=_reference("max"),
 ))  # fmt: skip
 
@@ -202,7 +202,7 @@ def max(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
 MIN = register(Op(
     "min", Kind.REDUCTION, infer=_infer_extremum, promote=Promote.NO,
     eager=lambda xp, x, *, axis, keepdims: x.min(axis=axis, keepdims=keepdims),
-    vjps=(_extremum_vjp,), saves=Saves.BOTH, reduce=Reduce(_highest, "m_minimum({0}, {1})"), method=True,
+    vjps=(_extremum_vjp,), saves=Saves.BOTH, reduce=Reduce(_highest, "m_minimum({0}, {1})", "minimum"), method=True,
     samples=reduction_samples(-2, 2, empty=False), reference=_reference("min"),
 ))  # fmt: skip
 

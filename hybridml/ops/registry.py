@@ -54,12 +54,13 @@ class Reduce:
     """A reduction's algebra.
 
     `identity(dtype)` is the value of an empty reduction, or None where there is none (max of nothing). `combine` is scalar text
-    over {0} (accumulator) and {1} (element). `reassociate` lets the compiler split a float sum into lanes.
+    over {0} (accumulator) and {1} (element). `lanes` names the form that a compiler may spread over vector lanes for floats: "add",
+    "multiply", "maximum" or "minimum".
     """
 
     identity: Callable[[np.dtype], Scalar | None]
     combine: str
-    reassociate: bool = True
+    lanes: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,16 @@ class Layout:
             strides.append(step)
             step *= max(d, 1)
         return Layout(tuple(shape), tuple(reversed(strides)))
+
+    @property
+    def matrix(self) -> tuple[bool, int] | None:
+        """(stored transposed, leading dimension) if the last two axes are a matrix that a GEMM can read, else None."""
+        (m, n), (row, column) = self.shape[-2:], self.strides[-2:]
+        if (column == 1 or n == 1) and (row >= n or m == 1):
+            return False, max(row, n, 1) if m != 1 else max(n, 1)
+        if (row == 1 or m == 1) and (column >= m or n == 1):
+            return True, max(column, m, 1) if n != 1 else max(m, 1)
+        return None
 
     @property
     def is_contiguous(self) -> bool:
@@ -131,12 +142,16 @@ class Op:
     promote   how operands of different dtypes meet
     fixed     how many leading operands keep their own dtype in that (a condition, indices)
     scalar    kernel text of one element over {0}, {1}...; {out} is the output dtype's constructor; {index} is the element's
-              index along the attribute `axis`, or in row-major order where there is none. A RANDOM row's text is over {seed}
-              and {counter}, the two words of its operand. A function (operand dtypes, output dtype, attrs) -> text where
-              the text depends on them
+              number in row-major order, {coordinate} its index along the attribute `axis`. A function m_name is the one for
+              the dtype of the operands after `fixed`, or of the result where there are none. A callable
+              (operand dtypes, output dtype, **attrs) -> text where the text depends on them
     reduce    the algebra of a reduction
     view      (Layout, **attrs) -> Layout, or None where only a copy can do it
     expand    the op written in simpler public ops, for the compiler only
+    neutral   {operand number: scalar} that leaves the other operand as it is (x + 0, x * 1)
+    involution  True if applying the op twice gives the operand back
+    provider  the native routine of an EXTERN op ("gemm")
+    flags     names of the attributes that say "operand i is transposed": the compiler turns transposes into them
     ufunc     the NumPy ufunc that is the whole of `eager`, where there is one: the fast path of operators
     operator  the Python operator's name ("add" for __add__ and __radd__)
     method    True if tensors have a method of this name
@@ -156,6 +171,10 @@ class Op:
     reduce: Reduce | None = None
     view: Callable[..., Layout | None] | None = None
     expand: Callable[..., Any] | None = None
+    neutral: dict[int, Scalar] = field(default_factory=dict)
+    involution: bool = False
+    provider: str | None = None
+    flags: tuple[str, ...] = ()
     ufunc: Any = None
     operator: str | None = None
     method: bool = False

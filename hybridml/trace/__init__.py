@@ -1,0 +1,1 @@
+"""Write it down: functions, graphs, and the passes that improve them."""

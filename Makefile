@@ -1,0 +1,78 @@
+# Every target sets up what it needs: a virtual environment in .venv with the package installed into it.
+# Needed beforehand: Python 3.11 or newer, pip, make.
+
+PYTHON ?= python3
+VENV ?= .venv
+JOBS ?= 2        # processes of the test run
+EXAMPLES ?= 5000 # random programs of `make fuzz`
+OUT ?= out       # where `make compare` and `make notebook` write
+ARGS ?=          # more arguments for `make compare`, for example ARGS="--workload two_layer_sgd"
+
+JOBS := $(strip $(JOBS))
+EXAMPLES := $(strip $(EXAMPLES))
+OUT := $(strip $(OUT))
+PY := $(VENV)/bin/python
+
+.PHONY: help test check format compare bench fuzz notebook clean
+.DELETE_ON_ERROR:
+
+help:
+	@echo "make compare    eager against traced: tables, plots and JSON in $(OUT)/"
+	@echo "make test       all checks and all tests"
+	@echo "make check      lint, format, types, and which layer may import which"
+	@echo "make bench      measure against the targets; writes benchmarks/results/"
+	@echo "make fuzz       random programs, eager against interpreter against compiled (EXAMPLES=$(EXAMPLES))"
+	@echo "make notebook   run notebooks/eager_vs_function.ipynb; the result is in $(OUT)/"
+	@echo "make format     rewrite the sources in the house format"
+	@echo "make clean      remove the environment and everything built"
+
+test: check
+	$(PY) -m pytest -n $(JOBS)
+
+check: $(VENV)/.dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -c "import sys; from importlinter.cli import lint_imports; sys.exit(lint_imports(no_logo=True))"
+
+format: $(VENV)/.dev
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+
+compare: $(VENV)/.demo
+	$(PY) -m hybridml.cli compare --out "$(OUT)" $(ARGS)
+
+bench: $(VENV)/.dev
+	$(PY) -m pytest benchmarks --benchmark-only --benchmark-disable-gc
+
+fuzz: $(VENV)/.dev
+	HYBRIDML_FUZZ_EXAMPLES=$(EXAMPLES) $(PY) -m pytest tests/fuzz -n $(JOBS)
+
+notebook: $(VENV)/.dev $(VENV)/.demo
+	$(PY) notebooks/run.py notebooks/eager_vs_function.ipynb "$(OUT)/eager_vs_function.ipynb"
+
+# A stamp for each set of extras, renewed when pyproject.toml changes.
+$(VENV)/.dev: pyproject.toml | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[dev,demo]"
+	@touch $@ $(VENV)/.demo
+
+$(VENV)/.demo: pyproject.toml | $(PY)
+	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[demo]"
+	@touch $@
+
+# Debian and Ubuntu ship a venv module that cannot bring pip along; the system's pip can install it instead.
+$(PY):
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+	  { echo "hybridml needs Python 3.11 or newer; choose one with: make PYTHON=/path/to/python3"; exit 1; }
+	@$(PYTHON) -c "import venv" || \
+	  { echo "this Python has no venv module; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+	@if $(PYTHON) -c "import ensurepip" 2>/dev/null; then \
+	  $(PYTHON) -m venv "$(VENV)"; \
+	else \
+	  $(PYTHON) -m venv --without-pip "$(VENV)" && \
+	  $(PYTHON) -m pip --python "$(PY)" install --quiet --disable-pip-version-check pip; \
+	fi || { rm -rf "$(VENV)"; \
+	  echo "cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
+
+clean:
+	rm -rf "$(VENV)" "$(OUT)" build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis

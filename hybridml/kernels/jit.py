@@ -1,0 +1,305 @@
+"""From kernel source to a native address: in memory, else from disk, else compiled by Numba.
+
+Numba's object code for a kernel is self-contained, so the cache stores that and a later process only links it: about a
+millisecond, and Numba is not even imported. `explain_key` lists everything the object code depends on.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import importlib.util
+import os
+import re
+import struct
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from hybridml.kernels import cache
+
+ABI_VERSION = 1
+
+KERNEL = "void(CPointer(int64), int64, int64)"
+"""The signature of every kernel: ``(args, begin, end)``."""
+
+_PACKAGE = Path(__file__).resolve().parent.parent
+_IMPORTS = re.compile(r"^\s*(?:from|import)\s+hybridml\.([\w.]+)", re.MULTILINE)
+# Imported by name inside targets.py, so no scan of import lines would find it.
+_ALWAYS_HASHED = ("kernels.scalar_math", "kernels.targets")
+# Settings of Numba that change the code it generates.
+_NUMBA_SETTINGS = ("CPU_NAME", "CPU_FEATURES", "ENABLE_AVX", "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK")
+
+
+class CompileForbidden(RuntimeError):
+    """A kernel had to be compiled inside `forbid_compiling`."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Native code of one kernel.
+
+    ``address`` is that of the C function; ``path`` that of its source file, which is missing where the cache cannot be
+    written; ``origin`` is ``"compiled"``, ``"disk"`` or ``"memory"`` and ``seconds`` what this load took.
+    """
+
+    address: int
+    name: str
+    path: Path
+    origin: str
+    seconds: float
+
+
+@dataclass
+class Stats:
+    """Loads of this process since it started; ``seconds`` were spent compiling and linking."""
+
+    compiled: int = 0
+    loaded_from_disk: int = 0
+    memory_hits: int = 0
+    seconds: float = 0.0
+
+
+_lock = threading.RLock()
+_by_text: dict[tuple[str, str, str], Kernel] = {}
+_stats = Stats()
+_forbidden = 0
+
+
+def load(source: str, name: str, signature: str = KERNEL) -> Kernel:
+    """Native code for the function ``name`` that ``source`` defines.
+
+    Args:
+        source: Python text that Numba can compile; imports allowed at its top.
+        name: the function, an ASCII identifier.
+        signature: its Numba signature, with the names of `numba.types`.
+
+    Raises:
+        CompileForbidden: neither memory nor disk has it, and `forbid_compiling` is in force.
+        numba.core.errors.NumbaError: Numba refuses the source; the message names the source file where one is kept.
+
+    Example:
+        >>> kernel = load("def nothing(args, begin, end):\\n    pass", "nothing")
+        >>> kernel.address != 0
+        True
+    """
+    start = time.perf_counter()
+    with _lock:
+        found = _by_text.get((source, name, signature))
+        if found is not None:
+            _stats.memory_hits += 1
+            return replace(found, origin="memory", seconds=time.perf_counter() - start)
+        parts = explain_key(source, name, signature)
+        key = hashlib.sha256("\n".join(f"{part}={value}" for part, value in parts.items()).encode()).hexdigest()
+        entry = cache.read(name, key)
+        address = _link(entry) if entry is not None else None
+        origin = "disk"
+        if address is None:
+            address = _compile_and_store(source, name, signature, key)
+            origin = "compiled"
+            _stats.compiled += 1
+        else:
+            _stats.loaded_from_disk += 1
+        seconds = time.perf_counter() - start
+        _stats.seconds += seconds
+        kernel = Kernel(address, name, cache.path_of(name, key, ".py"), origin, seconds)
+        _by_text[source, name, signature] = kernel
+        return kernel
+
+
+def stats() -> Stats:
+    """A copy of the counters: take it before and after, and subtract."""
+    with _lock:
+        return Stats(_stats.compiled, _stats.loaded_from_disk, _stats.memory_hits, _stats.seconds)
+
+
+@contextlib.contextmanager
+def forbid_compiling() -> Iterator[None]:
+    """Make every compilation an error, in all threads, while the block runs: to prove that a second call compiles nothing."""
+    global _forbidden
+    with _lock:
+        _forbidden += 1
+    try:
+        yield
+    finally:
+        with _lock:
+            _forbidden -= 1
+
+
+@contextlib.contextmanager
+def forgotten() -> Iterator[None]:
+    """Load kernels as a new process would, from disk or by compiling, while the block runs: to measure what that costs.
+
+    Kernels loaded before stay valid, and are known again afterwards.
+    """
+    with _lock:
+        remembered = dict(_by_text)
+        _by_text.clear()
+    try:
+        yield
+    finally:
+        with _lock:
+            _by_text.update(remembered)
+
+
+# -- the key ---------------------------------------------------------------------------------------------------------
+
+
+def explain_key(source: str, name: str, signature: str = KERNEL) -> dict[str, str]:
+    """The named parts of a kernel's cache key; two kernels share object code if and only if all of them agree."""
+    return {
+        "source": hashlib.sha256(source.encode()).hexdigest(),
+        "name": name,
+        "signature": signature,
+        "imports": _imports_digest(tuple(sorted({*_IMPORTS.findall(source), *_ALWAYS_HASHED}))),
+        **_process_parts(),
+        "numba_settings": " ".join(f"{name}={os.environ.get('NUMBA_' + name, '')}" for name in _NUMBA_SETTINGS),
+    }
+
+
+@functools.cache
+def _imports_digest(modules: tuple[str, ...]) -> str:
+    """One digest of all hybridml modules that a kernel's text comes from, also those they import in turn."""
+    digest = hashlib.sha256()
+    seen: set[str] = set()
+    queue = sorted(modules, reverse=True)
+    while queue:
+        module = queue.pop()
+        if module in seen:
+            continue
+        seen.add(module)
+        for file in _module_files(module):
+            text = file.read_bytes()
+            digest.update(f"{module} {file.name} {len(text)}\n".encode() + text)
+            if module.startswith("kernels."):
+                queue += sorted(set(_IMPORTS.findall(text.decode())), reverse=True)
+    return digest.hexdigest()
+
+
+def _module_files(module: str) -> list[Path]:
+    path = _PACKAGE.joinpath(*module.split("."))
+    return sorted(path.glob("*.py")) if path.is_dir() else [file for file in [path.with_suffix(".py")] if file.is_file()]
+
+
+@functools.cache
+def _process_parts() -> dict[str, str]:
+    llvm = _llvm()
+    return {
+        "abi": str(ABI_VERSION),
+        "python": f"{sys.version_info.major}.{sys.version_info.minor}",
+        "numba": _numba_version(),
+        "llvmlite": _llvmlite_version(),
+        "cpu": llvm.get_host_cpu_name(),
+        "cpu_features": llvm.get_host_cpu_features().flatten(),
+        "triple": llvm.get_process_triple(),
+    }
+
+
+def _numba_version() -> str:
+    """Numba's version without importing Numba, which would take longer than linking a hundred kernels."""
+    spec = importlib.util.find_spec("numba")
+    if spec is None or spec.origin is None:
+        raise ImportError("hybridml compiles its kernels with numba: pip install numba")
+    generated = Path(spec.origin).with_name("_version.py")
+    if generated.is_file():
+        return hashlib.sha256(generated.read_bytes()).hexdigest()[:16]
+    from importlib.metadata import version
+
+    return version("numba")
+
+
+def _llvmlite_version() -> str:
+    import llvmlite
+
+    return str(llvmlite.__version__)
+
+
+# -- linking ---------------------------------------------------------------------------------------------------------
+
+
+@functools.cache
+def _llvm() -> Any:
+    import llvmlite.binding as llvm
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm
+
+
+def host_features() -> dict[str, bool]:
+    """The instruction set extensions of this processor, by LLVM's names."""
+    return dict(_llvm().get_host_cpu_features())
+
+
+# Engines own the code of their kernels. One for each kernel, so that symbols never meet; kept for ever, also past the
+# interpreter's own end, because a thread of the pool may still be inside.
+_engines: list[Any] = []
+
+
+def _link(entry: cache.Entry) -> int | None:
+    """The address of an object's entry, or None if this process lacks a library function that the object calls."""
+    import ctypes
+
+    llvm = _llvm()
+    # MCJIT ends the process when a symbol is missing, so ask first.
+    if any(llvm.address_of_symbol(needed) is None for needed in entry.needs):
+        return None
+    machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(jit=True)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    engine.add_object_file(llvm.ObjectFileRef.from_data(entry.code))
+    engine.finalize_object()
+    address: int = engine.get_function_address(entry.symbol)
+    if not address:
+        return None
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine))
+    _engines.append(engine)
+    return address
+
+
+# -- compiling -------------------------------------------------------------------------------------------------------
+
+_C_LIBRARY = frozenset(
+    "memcpy memmove memset memcmp bcmp "
+    + " ".join(
+        f"{function} {function}f"
+        for function in (
+            "acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp2 expm1 fabs floor fma fmax "
+            "fmin fmod frexp hypot ldexp lgamma llrint log log10 log1p log2 logb lrint modf nearbyint nextafter pow "
+            "remainder rint round roundeven scalbn sin sincos sinh sqrt tan tanh tgamma trunc"
+        ).split()
+    )
+)
+
+
+def _compile_and_store(source: str, name: str, signature: str, key: str) -> int:
+    if _forbidden:
+        raise CompileForbidden(f"kernel {name!r} ({key[:16]}) is neither in memory nor in {cache.directory()}")
+    from hybridml.kernels.compiler import compile_object
+
+    symbol, code, declared = compile_object(source, name, signature, str(cache.path_of(name, key, ".py")), key[:16])
+    undefined = _undefined_symbols(code)
+    needs = declared if undefined is None else undefined
+    entry = cache.Entry(symbol, tuple(sorted(needs)), code)
+    if needs <= _C_LIBRARY:
+        cache.write(name, key, source, entry)
+    address = _link(entry)
+    if address is None:
+        raise RuntimeError(f"kernel {name!r} calls functions that are not to be found: {', '.join(sorted(needs))}")
+    return address
+
+
+def _undefined_symbols(code: bytes) -> set[str] | None:
+    """The symbols an ELF object leaves to the linker; None for another format."""
+    if code[:6] != b"\x7fELF\x02\x01":
+        return None
+    sections = {section.name(): section.data() for section in _llvm().ObjectFileRef.from_data(code).sections()}
+    names, undefined = sections.get(".strtab", b""), set()
+    for name, _info, _other, section, _value, _size in struct.iter_unpack("<IBBHQQ", sections.get(".symtab", b"")):
+        if section == 0 and name:
+            undefined.add(names[name : names.index(b"\0", name)].decode())
+    return undefined

@@ -1,0 +1,245 @@
+"""The native side of the driver and of the thread pool.
+
+This file is a kernel source like the generated ones: `driver` and `pool` read its text and hand it to `jit`. Importing
+it would import Numba, which a process that finds everything in the cache never does. Addresses are int64, and
+`layout` says what lies where.
+"""
+
+import numba
+
+from hybridml.kernels.compiler import KernelPipeline
+
+from hybridml.kernels.layout import (
+    ACQUIRE_LOCK,
+    ARGS,
+    ARRAY_DATA,
+    ASLEEP,
+    BUSY,
+    CHUNKS,
+    DONE,
+    EXTENT,
+    FUNCTION,
+    INSTRUCTION_COUNT,
+    INSTRUCTIONS,
+    JOB_ARGS,
+    JOB_EXTENT,
+    JOB_FUNCTION,
+    JOB_GRAIN,
+    LIST_ITEMS,
+    MAX_CHUNKS,
+    OPCODE,
+    OWNER,
+    PATCH_BYTES,
+    PATCH_COUNT,
+    PATCH_INDEX,
+    PATCH_OFFSET,
+    PATCH_SLOT,
+    PATCHES,
+    POOL,
+    POOL_WANTED,
+    PROCESS,
+    PROGRAM_BUSY,
+    RELEASE_LOCK,
+    ROW_BYTES,
+    SPIN_LIMIT,
+    STOPPING,
+    TICKET,
+    WAKE_LOCK,
+    WORKER_BYTES,
+    WORKER_LINES,
+    WORKERS,
+    YIELD_THREAD,
+    A,
+    B,
+    C,
+    Opcode,
+)
+from hybridml.kernels.native import (
+    atomic_add,
+    atomic_load,
+    atomic_store,
+    call_kernel,
+    call_pointer,
+    call_pointer_int,
+    call_void,
+    compare_exchange,
+    copy_bytes,
+    load,
+    load_byte,
+    pause,
+    store,
+)
+
+RUN = int(Opcode.RUN)
+JUMP = int(Opcode.JUMP)
+JUMP_IF_FALSE = int(Opcode.JUMP_IF_FALSE)
+COUNT_JUMP = int(Opcode.COUNT_JUMP)
+SET = int(Opcode.SET)
+COPY = int(Opcode.COPY)
+
+SPINS_BEFORE_YIELD = 2048
+
+inlined = numba.njit(nogil=True, error_model="numpy", _nrt=False, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=KernelPipeline)
+
+
+@inlined
+def run_chunk(function, args, extent, grain, chunks, chunk):
+    """Piece number ``chunk`` of an extent: its bounds depend on the table alone, never on the thread."""
+    units = (extent + grain - 1) // grain
+    begin = units * chunk // chunks * grain
+    end = min(units * (chunk + 1) // chunks * grain, extent)
+    if begin < end:
+        call_kernel(function, args, begin, end)
+
+
+@inlined
+def take_chunks(pool):
+    """Take and run chunks of the job at hand until none is left.
+
+    The compare-exchange succeeds only if the ticket is still the one read before the job's words, and those change only
+    when all chunks of the ticket are taken: so they belong to it.
+    """
+    while True:
+        ticket = atomic_load(pool + TICKET)
+        chunk = ticket & MAX_CHUNKS
+        chunks = (ticket >> 16) & MAX_CHUNKS
+        if chunk >= chunks:
+            return
+        function = atomic_load(pool + JOB_FUNCTION)
+        args = atomic_load(pool + JOB_ARGS)
+        extent = atomic_load(pool + JOB_EXTENT)
+        grain = atomic_load(pool + JOB_GRAIN)
+        if compare_exchange(pool + TICKET, ticket, ticket + 1):
+            run_chunk(function, args, extent, grain, chunks, chunk)
+            atomic_add(pool + DONE, 1)
+
+
+@inlined
+def wake_workers(pool, wanted):
+    """See that ``wanted`` workers are awake, if there are so many; those awake already will find the work."""
+    workers = load(pool + WORKERS)
+    for worker in range(workers):
+        if atomic_load(pool + WORKER_LINES + worker * WORKER_BYTES + ASLEEP) == 0:
+            wanted -= 1
+    for worker in range(workers):
+        if wanted <= 0:
+            return
+        line = pool + WORKER_LINES + worker * WORKER_BYTES
+        if compare_exchange(line + ASLEEP, 1, 0):
+            call_pointer(load(pool + RELEASE_LOCK), load(line + WAKE_LOCK))
+            wanted -= 1
+
+
+@inlined
+def share_out(pool, function, args, extent, grain, chunks):
+    """Run all chunks on the pool, this thread taking part; return when every one is done."""
+    atomic_store(pool + JOB_FUNCTION, function)
+    atomic_store(pool + JOB_ARGS, args)
+    atomic_store(pool + JOB_EXTENT, extent)
+    atomic_store(pool + JOB_GRAIN, grain)
+    atomic_store(pool + DONE, 0)
+    serial = ((atomic_load(pool + TICKET) >> 32) + 1) & 0x7FFFFFFF
+    atomic_store(pool + TICKET, (serial << 32) | (chunks << 16))
+    wake_workers(pool, chunks - 1)
+    take_chunks(pool)
+    spins = 0
+    while atomic_load(pool + DONE) < chunks:
+        pause()
+        spins += 1
+        if spins % SPINS_BEFORE_YIELD == 0 and load(pool + YIELD_THREAD) != 0:
+            call_void(load(pool + YIELD_THREAD))  # a worker may wait for this very processor
+
+
+@inlined
+def fill_slots(header, externals):
+    """Write the data addresses of this call's arrays into the argument blocks."""
+    items = load(externals + load(header + LIST_ITEMS))
+    data = load(header + ARRAY_DATA)
+    patch = load(header + PATCHES)
+    for _ in range(load(header + PATCH_COUNT)):
+        array = load(items + 8 * load(patch + PATCH_INDEX))
+        store(load(patch + PATCH_SLOT), load(array + data) + load(patch + PATCH_OFFSET))
+        patch += PATCH_BYTES
+
+
+def run(header, externals):
+    """Run a program once; ``externals`` is the address of a Python list of arrays."""
+    pool = load(header + POOL)
+    process = load(pool + PROCESS)
+    holder = atomic_load(header + BUSY)
+    if holder == process or compare_exchange(header + BUSY, holder, process) == 0:
+        return PROGRAM_BUSY
+    if load(header + PATCH_COUNT) > 0:
+        fill_slots(header, externals)
+    first = load(header + INSTRUCTIONS)
+    count = load(header + INSTRUCTION_COUNT)
+    pool_wanted = 0
+    code = 0
+    row = 0
+    while row < count:
+        instruction = first + row * ROW_BYTES
+        opcode = load(instruction + OPCODE)
+        row += 1
+        if opcode == RUN:
+            function = load(instruction + FUNCTION)
+            args = load(instruction + ARGS)
+            extent = load(instruction + EXTENT)
+            chunks = load(instruction + CHUNKS)
+            if chunks == 1:
+                if extent > 0:
+                    call_kernel(function, args, 0, extent)
+                continue
+            grain = load(instruction + A)
+            owner = atomic_load(pool + OWNER)
+            if load(pool + WORKERS) == 0:
+                pool_wanted = POOL_WANTED
+            elif owner != process and compare_exchange(pool + OWNER, owner, process):
+                share_out(pool, function, args, extent, grain, chunks)
+                atomic_store(pool + OWNER, 0)
+                continue
+            for chunk in range(chunks):  # no pool, or another thread has it: the same chunks, one by one
+                run_chunk(function, args, extent, grain, chunks, chunk)
+        elif opcode == JUMP:
+            row = load(instruction + A)
+        elif opcode == JUMP_IF_FALSE:
+            if load_byte(load(instruction + B)) == 0:
+                row = load(instruction + A)
+        elif opcode == COUNT_JUMP:
+            counter = load(load(instruction + B)) + 1
+            store(load(instruction + B), counter)
+            if counter < load(load(instruction + C)):
+                row = load(instruction + A)
+        elif opcode == SET:
+            store(load(instruction + B), load(instruction + C))
+        elif opcode == COPY:
+            copy_bytes(load(instruction + A), load(instruction + B), load(instruction + C))
+        else:
+            code = load(instruction + A)
+            break
+    atomic_store(header + BUSY, 0)
+    return code * 2 + pool_wanted
+
+
+def work(pool, worker):
+    """The life of a pool thread: look for work for a while, sleep on its lock, until the pool stops."""
+    line = pool + WORKER_LINES + worker * WORKER_BYTES
+    spins = 0
+    while atomic_load(pool + STOPPING) == 0:
+        ticket = atomic_load(pool + TICKET)
+        if ticket & MAX_CHUNKS < (ticket >> 16) & MAX_CHUNKS:
+            take_chunks(pool)
+            spins = 0
+            continue
+        spins += 1
+        if spins < load(pool + SPIN_LIMIT):
+            pause()
+            continue
+        spins = 0
+        atomic_store(line + ASLEEP, 1)
+        # Work published before that store has not counted this worker as asleep: look once more.
+        ticket = atomic_load(pool + TICKET)
+        found = ticket & MAX_CHUNKS < (ticket >> 16) & MAX_CHUNKS or atomic_load(pool + STOPPING) != 0
+        if found and compare_exchange(line + ASLEEP, 1, 0):
+            continue
+        # Asleep until someone clears the flag and releases the lock, which is then taken again for the next time.
+        call_pointer_int(load(pool + ACQUIRE_LOCK), load(line + WAKE_LOCK), 1)

@@ -1,0 +1,108 @@
+"""Primitives of the Numba CPU target: one LLVM instruction or intrinsic each, so that loops vectorise.
+
+Numba's own `math.floor` returns an integer and its `math.sqrt` raises; the intrinsics here keep the float
+type and never branch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba.core import types
+from numba.extending import intrinsic, register_jitable
+
+FLOATS: dict[str, Any] = {"f32": types.float32, "f64": types.float64}
+INTEGERS: dict[str, Any] = {"f32": types.int32, "f64": types.int64}
+
+
+def device(function: Callable[..., Any]) -> Any:
+    """`function`, compiled where a compiled function calls it and inlined there by LLVM.
+
+    Division by zero gives inf or NaN, never an exception. Called from Python it raises NotImplementedError:
+    the wrappers for that would cost two fifths of the compile time, and the "python" target serves the purpose.
+    """
+    return register_jitable(
+        error_model="numpy", forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True
+    )(function)
+
+
+def _intrinsic(name: str, typing: Any) -> Any:
+    typing.__name__ = name  # what error messages show
+    return intrinsic(typing)
+
+
+def _llvm(name: str, kind: str, count: int) -> Any:
+    """The LLVM float intrinsic `llvm.<name>` with `count` operands of one type."""
+    wanted = FLOATS[kind]
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        llvm_type = context.get_value_type(wanted)
+        function_type = ir.FunctionType(llvm_type, [llvm_type] * count)
+        callee = builder.module.declare_intrinsic(f"llvm.{name}", [llvm_type], function_type)
+        return builder.call(callee, args)
+
+    def typing_1(typing_context: Any, x: Any) -> Any:
+        return (wanted(wanted), emit) if x == wanted else None
+
+    def typing_2(typing_context: Any, x: Any, y: Any) -> Any:
+        return (wanted(wanted, wanted), emit) if x == y == wanted else None
+
+    return _intrinsic(f"{name}_{kind}", {1: typing_1, 2: typing_2}[count])
+
+
+def _fma(kind: str) -> Any:
+    wanted = FLOATS[kind]
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.fma(*args)
+
+    def typing(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
+        return (wanted(wanted, wanted, wanted), emit) if a == b == c == wanted else None
+
+    return _intrinsic(f"fma_{kind}", typing)
+
+
+def _bitcast(source: Any, result: Any) -> Any:
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.bitcast(args[0], context.get_value_type(result))
+
+    def typing(typing_context: Any, x: Any) -> Any:
+        return (result(source), emit) if x == source else None
+
+    return _intrinsic(f"bits_to_{result}", typing)
+
+
+def _fmod(kind: str) -> Any:
+    """C's fmod: LLVM's `frem`, which it lowers to the C library's call."""
+    wanted = FLOATS[kind]
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.frem(*args)
+
+    def typing(typing_context: Any, x: Any, y: Any) -> Any:
+        return (wanted(wanted, wanted), emit) if x == y == wanted else None
+
+    return _intrinsic(f"fmod_{kind}", typing)
+
+
+def namespace() -> dict[str, Any]:
+    """A fresh namespace with every name of `hybridml.kernels.primitives.NAMES`."""
+    names: dict[str, Any] = {
+        "device": device,
+        "f32": np.float32,
+        "f64": np.float64,
+        **{f"i{bits}": getattr(np, f"int{bits}") for bits in (8, 16, 32, 64)},
+        **{f"u{bits}": getattr(np, f"uint{bits}") for bits in (8, 16, 32, 64)},
+    }
+    for kind, float_type in FLOATS.items():
+        for name in ("sqrt", "floor", "ceil", "rint", "trunc", "fabs"):
+            names[f"{name}_{kind}"] = _llvm(name, kind, 1)
+        names[f"copysign_{kind}"] = _llvm("copysign", kind, 2)
+        names[f"fmod_{kind}"] = _fmod(kind)
+        names[f"fma_{kind}"] = _fma(kind)
+        names[f"bits_{kind}"] = _bitcast(float_type, INTEGERS[kind])
+        names[f"float_from_bits_{kind}"] = _bitcast(INTEGERS[kind], float_type)
+    return names

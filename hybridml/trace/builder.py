@@ -1,0 +1,168 @@
+"""Writing a graph down while a Python function runs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from hybridml import errors
+from hybridml.eager.dispatch import record
+from hybridml.eager.state import state
+from hybridml.eager.tensor import Tensor
+from hybridml.eager.variable import Variable
+from hybridml.errors import HybridMLError, SourceLine, TraceError, TracerError, located, user_line
+from hybridml.ops.registry import Op
+from hybridml.ops.spec import TensorSpec
+from hybridml.trace.graph import Graph, Node, Operand, Value
+from hybridml.trace.symbol import SymbolicTensor
+
+
+class Builder:
+    """A graph under construction: the target of every op with a symbolic operand.
+
+    `owned` holds the variables that the function created, by call site: a later trace gets the same ones again.
+    """
+
+    def __init__(self, name: str, owned: dict[Any, Variable] | None = None) -> None:
+        self.name = name
+        self.closed = False
+        self.inputs: list[Value] = []
+        self.nodes: list[Node] = []
+        self.variables: dict[Variable, Value] = {}  # as they were when the function was entered
+        self._now: dict[Variable, Tensor] = {}  # as they are at this point of the trace
+        self._assigned: set[Variable] = set()
+        self._constants: dict[int, tuple[Value, Tensor]] = {}
+        self._owned = owned if owned is not None else {}
+        self._visits: dict[Any, int] = {}
+
+    # the context
+
+    def __enter__(self) -> Builder:
+        state.traces.append(self)
+        return self
+
+    def __exit__(self, *_: Any) -> None:
+        state.traces.remove(self)
+        self.closed = True
+
+    def active(self) -> Builder:
+        """This builder, if it is the trace being written now."""
+        if self.closed or not state.traces or state.traces[-1] is not self:
+            raise self.escaped(None)
+        return self
+
+    def escaped(self, tensor: SymbolicTensor | None) -> TracerError:
+        made = f", made at {tensor._made_at}," if tensor is not None and tensor._made_at else ""
+        return TracerError(
+            located(
+                f"a symbolic tensor of @hml.function `{self.name}`{made} is used after its trace ended. It was kept in a list, an "
+                "attribute or a global; return it from the function instead, or keep state in an hml.Variable",
+                user_line(),
+            )
+        )
+
+    # writing
+
+    def symbol(self, value: Value, made_at: SourceLine | None = None) -> SymbolicTensor:
+        t = SymbolicTensor.__new__(SymbolicTensor)
+        t._id = None
+        t._value, t._builder, t._made_at = value, self, made_at
+        return t
+
+    def input(self, spec: TensorSpec, name: str | None = None) -> SymbolicTensor:
+        v = Value(spec, name)
+        self.inputs.append(v)
+        return self.symbol(v)
+
+    def value_of(self, x: Any) -> Operand:
+        """The graph's value for an operand; an eager tensor becomes a constant of the graph."""
+        if isinstance(x, SymbolicTensor):
+            if x._builder is not self:
+                raise x._builder.escaped(x)
+            return x._value
+        if not isinstance(x, Tensor):
+            return x
+        if id(x) not in self._constants:
+            self._constants[id(x)] = (Value(x.spec), x)
+        return self._constants[id(x)][0]
+
+    def append(self, op: Op, operands: list[Any], attrs: dict[str, Any]) -> Any:
+        """Infer, write the node down, tell the tapes."""
+        inputs = tuple([self.value_of(x) for x in operands])
+        source = user_line(2)
+        try:
+            specs = op.infer(*[x.spec if isinstance(x, Value) else x for x in inputs], **attrs)
+        except HybridMLError as e:
+            raise type(e)(located(f"{op.name}: {e}", source)) from None
+        several = isinstance(specs, tuple)
+        outputs = tuple([Value(s) for s in (specs if several else (specs,))])
+        self.nodes.append(Node(op, inputs, attrs, outputs, source))
+        symbols = tuple([self.symbol(v, source) for v in outputs])
+        result = symbols if several else symbols[0]
+        if state.tapes:
+            record(op, attrs, operands, result)
+        return result
+
+    # variables
+
+    def read(self, variable: Variable) -> Tensor:
+        if variable not in self._now:
+            self.variables[variable] = Value(variable.spec, variable.name)
+            self._now[variable] = self.symbol(self.variables[variable])
+        now = self._now[variable]
+        return self.symbol(now._value) if isinstance(now, SymbolicTensor) else now  # a fresh face: tapes name each read
+
+    def assign(self, variable: Variable, value: Tensor) -> None:
+        self.read(variable)
+        v = self.value_of(value)
+        assert isinstance(v, Value)
+        self._now[variable] = self.symbol(v)
+        self._assigned.add(variable)
+
+    def create_variable(self, make: Callable[[], Variable]) -> Variable:
+        """A variable made while tracing belongs to the function: one per call site and visit, however often it is traced."""
+        frame = sys._getframe(1)
+        while frame.f_back is not None and errors._is_ours(frame):
+            frame = frame.f_back
+        site = (frame.f_code.co_filename, frame.f_lineno)
+        visit = self._visits[site] = self._visits.get(site, -1) + 1
+        if (site, visit) not in self._owned:
+            saved, state.traces = state.traces, []
+            try:
+                self._owned[site, visit] = make()
+            except TracerError as e:
+                raise TraceError(
+                    f"{e}\nA variable's initial value cannot be computed from the traced arguments; give it a constant "
+                    "and assign inside the function"
+                ) from None
+            finally:
+                state.traces = saved
+        return self._owned[site, visit]
+
+    # the end
+
+    def finish(self, outputs: list[Any]) -> tuple[Graph, list[Variable]]:
+        """The graph, and its variables in the order of `graph.variables`."""
+        out_values: list[Value] = []
+        for o in outputs:
+            v = self.value_of(o)
+            assert isinstance(v, Value)
+            out_values.append(v)
+        order = list(self.variables)
+        updates = []
+        for i, variable in enumerate(order):
+            if variable in self._assigned:
+                v = self.value_of(self._now[variable])
+                assert isinstance(v, Value)
+                updates.append((i, v))
+        graph = Graph(
+            self.name,
+            tuple(self.inputs),
+            tuple(self.variables.values()),
+            {v: t._array for v, t in self._constants.values()},
+            tuple(self.nodes),
+            tuple(out_values),
+            tuple(updates),
+        )
+        return graph, order

@@ -1,0 +1,167 @@
+"""One trace of a function: its graph, the program compiled from it, and its gradient."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from hybridml import pytree
+from hybridml.eager.creation import asarray
+from hybridml.eager.state import state
+from hybridml.eager.tensor import Tensor, wrap
+from hybridml.eager.variable import Variable
+from hybridml.errors import SignatureError
+from hybridml.kernels.executable import Executable
+from hybridml.trace.gradient import PureFunction, inline
+from hybridml.trace.graph import Graph
+from hybridml.trace.passes import optimize
+from hybridml.trace.symbol import SymbolicTensor
+
+
+@dataclass
+class Stats:
+    """What building a program cost and what it saves. Seconds and bytes."""
+
+    trace_seconds: float = 0.0
+    passes_seconds: float = 0.0
+    emit_seconds: float = 0.0
+    compile_seconds: float = 0.0
+    load_seconds: float = 0.0
+    kernels: int = 0
+    compiled: int = 0
+    loaded_from_disk: int = 0
+    bytes_eager: int = 0
+    bytes_traced: int = 0
+    arena_bytes: int = 0
+    python_steps: int = 0
+
+
+@dataclass(frozen=True)
+class OutputPlan:
+    """How to rebuild what the Python function returned: `slots` are output numbers, or constants that are returned as they are."""
+
+    structure: pytree.Structure
+    slots: tuple[int | None, ...]
+    constants: tuple[Any, ...]
+
+    @property
+    def single(self) -> bool:
+        return self.structure is pytree.LEAF and self.slots == (0,)
+
+
+class ConcreteFunction:
+    """A traced function for one signature: callable, printable, differentiable.
+
+    `graph` is what was traced, `optimized` what the passes made of it, `kernels` the compiled pieces, `variables` the state it
+    reads or assigns.
+    """
+
+    def __init__(self, graph: Graph, variables: list[Variable], outputs: OutputPlan, trace_seconds: float = 0.0) -> None:
+        self.graph = graph
+        self.variables = tuple(variables)
+        self._plan = outputs
+        self._assigned = [variables[i] for i, _ in graph.updates]
+        self._trace_seconds = trace_seconds
+        started = time.perf_counter()
+        self.optimized = optimize(graph)
+        self._passes_seconds = time.perf_counter() - started
+        self.program = Executable(self.optimized)
+
+    # facts
+
+    @property
+    def name(self) -> str:
+        return self.graph.name
+
+    @property
+    def inputs(self) -> tuple[Any, ...]:
+        return tuple([v.spec for v in self.graph.inputs])
+
+    @property
+    def outputs(self) -> tuple[Any, ...]:
+        return tuple([v.spec for v in self.graph.outputs])
+
+    @property
+    def kernels(self) -> list[Any]:
+        return self.program.kernels
+
+    @property
+    def stats(self) -> Stats:
+        return Stats(trace_seconds=self._trace_seconds, passes_seconds=self._passes_seconds, **self.program.facts())
+
+    def __repr__(self) -> str:
+        return f"<ConcreteFunction {self.name}({', '.join(map(str, self.inputs))}), {len(self.kernels)} kernels>"
+
+    def __str__(self) -> str:
+        return str(self.graph)
+
+    # calling
+
+    def __call__(self, *tensors: Any) -> Any:
+        """Run on tensors in the order of `inputs`; shapes and dtypes must be exactly those."""
+        if len(tensors) != len(self.inputs):
+            raise SignatureError(f"{self.name} takes {len(self.inputs)} tensors {list(self.inputs)}, got {len(tensors)}")
+        lifted = [x if isinstance(x, Tensor) else asarray(x) for x in tensors]
+        for x, s, v in zip(lifted, self.inputs, self.graph.inputs, strict=True):
+            if x.spec != s:
+                raise SignatureError(f"{self.name}: argument `{v.name}`: expected {s}, got {x.spec}")
+        return self.call(lifted)
+
+    def call(self, tensors: Sequence[Tensor]) -> Any:
+        """Run on tensors that are known to fit, with everything that may be going on around: traces and tapes."""
+        if state.traces or any(isinstance(x, SymbolicTensor) for x in tensors):
+            return self.rebuild(self._inline(tensors))
+        watching = [t for t in state.tapes if any(map(t.is_watching, tensors)) or self._reads_watched(t)]
+        if not watching:
+            return self.rebuild([wrap(a) for a in self.run([x._array for x in tensors])])
+        return self.rebuild(self._call_recorded(tensors))
+
+    def run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        """The bare call: C-contiguous NumPy arrays in, fresh arrays out, variables updated in place."""
+        for v in self._assigned:
+            if v.is_held():
+                v._array = v._array.copy()
+        return self.program.run(arrays + [v._array for v in self.variables])
+
+    def rebuild(self, results: list[Any]) -> Any:
+        plan = self._plan
+        if plan.single:
+            return results[0]
+        leaves = [c if s is None else results[s] for s, c in zip(plan.slots, plan.constants, strict=True)]
+        return pytree.unflatten(plan.structure, leaves)
+
+    def _inline(self, tensors: Sequence[Tensor]) -> list[Any]:
+        """Run the graph through the door: one more way to write it into a trace."""
+        g = self.graph
+        pure = g.replace(inputs=g.inputs + g.variables, variables=(), outputs=g.results, updates=())
+        results = inline(pure, [*tensors, *[v.value() for v in self.variables]])
+        for v, new in zip(self._assigned, results[len(g.outputs) :], strict=True):
+            v.assign(new)
+        return results[: len(g.outputs)]
+
+    # gradients: a tape around the call records one step
+
+    def _reads_watched(self, tape: Any) -> bool:
+        for v in self.variables:
+            tape.accessed(v)
+        return any(map(tape.is_watching, self.variables))
+
+    def _call_recorded(self, tensors: Sequence[Tensor]) -> list[Any]:
+        values = [wrap(v._array.copy() if v in self._assigned else v._array) for v in self.variables]
+        for x, v in zip(values, self.variables, strict=True):
+            x._id = v._id
+        results = self._pure([*tensors, *values])
+        n = len(self.graph.outputs)
+        for v, new in zip(self._assigned, results[n:], strict=True):
+            v._store(new._array)
+        return results[:n]
+
+    @cached_property
+    def _pure(self) -> PureFunction:
+        g = self.graph
+        return PureFunction(g.replace(inputs=g.inputs + g.variables, variables=(), outputs=g.results, updates=()))

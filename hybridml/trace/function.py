@@ -1,0 +1,347 @@
+"""@hml.function: trace once a signature, then run the program.
+
+The fast way of a call: the trace used last is asked whether the arguments fit it. Only if not is a key built and looked up.
+"""
+
+from __future__ import annotations
+
+import functools
+import threading
+import time
+import types
+import warnings
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hybridml import pytree
+from hybridml.eager.creation import asarray
+from hybridml.eager.state import state
+from hybridml.eager.tensor import Tensor, wrap
+from hybridml.eager.variable import Variable
+from hybridml.errors import RetraceWarning, TraceError, user_line
+from hybridml.ops.spec import TensorSpec
+from hybridml.trace.builder import Builder
+from hybridml.trace.concrete import ConcreteFunction, OutputPlan
+from hybridml.trace.signature import (
+    Binder,
+    CallKey,
+    check_signature,
+    difference,
+    is_tensor,
+    leaf_key,
+    leaf_names,
+)
+
+MAX_TRACES = 64
+WARN_AFTER = 4  # retraces for the same cause
+
+
+class _Eagerly:
+    on = False
+
+
+def run_functions_eagerly(on: bool) -> None:
+    """Make every `@hml.function` run its Python body, for debugging."""
+    _Eagerly.on = bool(on)
+
+
+@dataclass(frozen=True)
+class CacheInfo:
+    """Counts since the function was made."""
+
+    traces: int
+    hits: int
+    evictions: int
+    size: int
+    kernels_compiled: int
+    kernels_loaded: int
+
+
+class _Trace:
+    """A concrete function and the guard that recognises calls it can answer."""
+
+    __slots__ = ("concrete", "guards", "n", "single", "structure", "tensors")
+
+    def __init__(self, concrete: ConcreteFunction, leaves: list[Any], structure: pytree.Structure) -> None:
+        self.concrete = concrete
+        args, kwargs = structure.children
+        flat = not kwargs.children and all(c.node is None for c in args.children)
+        self.structure = None if flat else structure
+        self.n = len(leaves)
+        self.guards: list[tuple[Any, Any]] = []
+        for x in leaves:
+            if is_tensor(x):
+                self.guards.append((x.dtype, tuple(x.shape)))
+            else:
+                self.guards.append((None, leaf_key(x)))
+        self.tensors = all(d is not None for d, _ in self.guards)
+
+    def match(self, args: tuple[Any, ...]) -> list[np.ndarray] | None:
+        """The input arrays of a call that fits, or None."""
+        if self.structure is not None:
+            leaves, structure = pytree.flatten((args, {}))
+            if structure != self.structure:
+                return None
+        else:
+            leaves = args  # type: ignore[assignment]
+        if len(leaves) != self.n:
+            return None
+        arrays = []
+        for x, (dtype, expected) in zip(leaves, self.guards, strict=True):
+            if type(x) is Tensor:
+                a = x._array
+            elif type(x) is np.ndarray:
+                a = x
+            elif dtype is None and not is_tensor(x) and leaf_key(x) == expected:
+                continue
+            else:
+                return None
+            if a.dtype is not dtype or a.shape != expected:
+                return None
+            arrays.append(a if a.flags.c_contiguous else np.ascontiguousarray(a))
+        return arrays
+
+
+class Function:
+    """A Python function that is traced once for each signature it is called with."""
+
+    def __init__(
+        self,
+        python_function: Callable[..., Any],
+        input_signature: Sequence[TensorSpec] | None = None,
+        reduce_retracing: bool = True,
+        autograph: bool = True,
+        name: str | None = None,
+    ) -> None:
+        self.python_function = python_function
+        self.input_signature = None if input_signature is None else tuple(input_signature)
+        self.reduce_retracing = reduce_retracing
+        self.autograph = autograph
+        self._name = name or getattr(python_function, "__name__", type(python_function).__name__).replace("<lambda>", "lambda")
+        self._binder = Binder(python_function)
+        self._traces: OrderedDict[CallKey, _Trace] = OrderedDict()
+        self._last: _Trace | None = None
+        self._last_key: CallKey | None = None
+        self._owned: dict[Any, Variable] = {}
+        self._lock = threading.RLock()
+        self._bound: weakref.WeakKeyDictionary[Any, Function] = weakref.WeakKeyDictionary()
+        self._count = {"traces": 0, "hits": 0, "evictions": 0}
+        self._causes: dict[str, list[tuple[str, str, str]]] = {}
+        self._warned: set[str] = set()
+        functools.update_wrapper(self, python_function, updated=())
+
+    # calling
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        last = self._last
+        if last is not None and not kwargs and not state.tapes and not state.traces and not _Eagerly.on:
+            arrays = last.match(args)
+            if arrays is not None:
+                self._count["hits"] += 1
+                concrete = last.concrete
+                return concrete.rebuild([wrap(a) for a in concrete.run(arrays)])
+        return self._call_slowly(args, kwargs)
+
+    def _call_slowly(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if _Eagerly.on or state.traces:
+            return self.python_function(*args, **kwargs)  # inside another trace: part of it
+        trace, leaves, is_new = self._find(args, kwargs)
+        if not is_new:
+            self._count["hits"] += 1
+        tensors = [x if isinstance(x, Tensor) else asarray(x) for x in leaves if is_tensor(x)]
+        return trace.concrete.call([x if x._array.flags.c_contiguous else wrap(np.ascontiguousarray(x._array)) for x in tensors]
+                                   if not state.tapes else tensors)  # fmt: skip
+
+    def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[_Trace, list[Any], bool]:
+        bound = self._binder.bind(args, kwargs)
+        leaves, structure = pytree.flatten(bound)
+        if self.input_signature is not None:
+            check_signature(leaves, self.input_signature, self._binder)
+        key = CallKey(structure, tuple([leaf_key(x) for x in leaves]))
+        with self._lock:
+            trace = self._traces.get(key)
+            is_new = trace is None
+            if trace is None:
+                trace = self._trace(key, leaves, structure)
+            else:
+                self._traces.move_to_end(key)
+            self._last, self._last_key = trace, key
+        return trace, leaves, is_new
+
+    # tracing
+
+    def _trace(self, key: CallKey, leaves: list[Any], structure: pytree.Structure) -> _Trace:
+        self._forget_dead()
+        if self._last_key is not None:
+            self._note_retrace(self._last_key, key)
+        concrete = self.build(leaves, structure)
+        trace = _Trace(concrete, leaves, structure)
+        self._count["traces"] += 1
+        self._traces[key] = trace
+        if len(self._traces) > MAX_TRACES:
+            self._traces.popitem(last=False)
+            self._count["evictions"] += 1
+        return trace
+
+    def build(self, leaves: list[Any], structure: pytree.Structure) -> ConcreteFunction:
+        """Run the Python function once on symbolic tensors and compile what it wrote down."""
+        started = time.perf_counter()
+        builder = Builder(self._name, self._owned)
+        names = leaf_names(structure, self._binder)
+        tapes, state.tapes = state.tapes, []
+        try:
+            with builder:
+                symbols = [
+                    builder.input(x if isinstance(x, TensorSpec) else x.spec if isinstance(x, Tensor) else TensorSpec(x.shape, x.dtype), name)
+                    if is_tensor(x) or isinstance(x, TensorSpec)
+                    else x
+                    for x, name in zip(leaves, names, strict=True)
+                ]  # fmt: skip
+                args, kwargs = pytree.unflatten(structure, symbols)
+                result = self.python_function(*args, **kwargs)
+                graph, variables, plan = self._finish(builder, result)
+        finally:
+            state.tapes = tapes
+        return ConcreteFunction(graph, variables, plan, time.perf_counter() - started)
+
+    def _finish(self, builder: Builder, result: Any) -> tuple[Any, list[Variable], OutputPlan]:
+        leaves, structure = pytree.flatten(result)
+        outputs: list[Any] = []
+        slots: list[int | None] = []
+        constants: list[Any] = []
+        for x in leaves:
+            if isinstance(x, Variable):
+                x = x.value()
+            if isinstance(x, Tensor) and type(x) is not Tensor:
+                slots.append(len(outputs))
+                constants.append(None)
+                outputs.append(x)
+            else:
+                slots.append(None)
+                constants.append(x)
+        graph, variables = builder.finish(outputs)
+        return graph, variables, OutputPlan(structure, tuple(slots), tuple(constants))
+
+    def get_concrete_function(self, *args: Any, **kwargs: Any) -> ConcreteFunction:
+        """The trace for these arguments; a TensorSpec stands for any tensor of that shape and dtype."""
+        bound = self._binder.bind(args, kwargs)
+        leaves, structure = pytree.flatten(bound)
+        for x in leaves:
+            if isinstance(x, TensorSpec) and None in x.shape:
+                raise TraceError(f"a concrete function needs whole shapes, got {x}")
+        key = CallKey(structure, tuple([x if isinstance(x, TensorSpec) else leaf_key(x) for x in leaves]))
+        with self._lock:
+            trace = self._traces.get(key)
+            if trace is None:
+                trace = self._trace(key, [_stand_in(x) for x in leaves], structure)
+        return trace.concrete
+
+    # retracing
+
+    def _forget_dead(self) -> None:
+        for key in [k for k in self._traces if k.dead]:
+            del self._traces[key]
+
+    def _note_retrace(self, old: CallKey, new: CallKey) -> None:
+        found = difference(old, new, self._binder)
+        if found is None:
+            return
+        what, before, after, cure = found
+        seen = self._causes.setdefault(what, [])
+        seen.append((before, after, cure))
+        if len(seen) >= WARN_AFTER and what not in self._warned:
+            self._warned.add(what)
+            where = user_line()
+            warnings.warn(
+                f"@hml.function `{self._name}` was traced {len(seen)} times more because {what} changed, "
+                f"last from {before} to {after}. To trace once: {cure}." + (f"\n  at {where}" if where else ""),
+                RetraceWarning,
+                stacklevel=7,
+            )
+
+    def explain_retraces(self) -> str:
+        """Which arguments made new traces, from what to what, and the one-line cure of each."""
+        if not self._causes:
+            return f"`{self._name}` has {self._count['traces']} trace(s) and was never traced again for another signature."
+        lines = [f"`{self._name}` has {self._count['traces']} traces:"]
+        for what, seen in self._causes.items():
+            before, after, cure = seen[-1]
+            lines.append(f"  {what} changed {len(seen)} time(s), last from {before} to {after}. Cure: {cure}.")
+        return "\n".join(lines)
+
+    def cache_info(self) -> CacheInfo:
+        """Traces, hits, evictions, and kernels compiled or loaded for the traces that are kept."""
+        stats = [t.concrete.stats for t in self._traces.values()]
+        return CacheInfo(
+            **self._count,
+            size=len(self._traces),
+            kernels_compiled=sum(s.compiled for s in stats),
+            kernels_loaded=sum(s.loaded_from_disk for s in stats),
+        )
+
+    # methods
+
+    def __get__(self, instance: Any, owner: type | None = None) -> Any:
+        if instance is None:
+            return self
+        try:
+            bound = self._bound.get(instance)
+        except TypeError:  # not hashable or not weakly referable: a plain bound method, traced for the instance as an argument
+            return types.MethodType(self, instance)
+        if bound is None:
+            bound = self._bound[instance] = Function(
+                _weak_method(self.python_function, instance), self.input_signature, self.reduce_retracing, self.autograph, self._name
+            )  # fmt: skip
+        return bound
+
+    def __repr__(self) -> str:
+        return f"<hml.function {self._name}: {self._count['traces']} traces>"
+
+
+def _stand_in(x: Any) -> Any:
+    return np.broadcast_to(np.zeros((), x.dtype), x.shape) if isinstance(x, TensorSpec) else x
+
+
+def _weak_method(f: Callable[..., Any], instance: Any) -> Callable[..., Any]:
+    """`f` bound to an instance that it does not keep alive."""
+    ref = weakref.ref(instance)
+    inner = f.__get__(instance)
+
+    @functools.wraps(f)
+    def method(*args: Any, **kwargs: Any) -> Any:
+        return f(ref(), *args, **kwargs)
+
+    method.__signature__ = __import__("inspect").signature(inner)  # type: ignore[attr-defined]
+    return method
+
+
+def function(
+    python_function: Callable[..., Any] | None = None,
+    *,
+    input_signature: Sequence[TensorSpec] | None = None,
+    reduce_retracing: bool = True,
+    autograph: bool = True,
+    name: str | None = None,
+) -> Any:
+    """Trace a Python function into a graph and run it as one native program.
+
+    Tensors (and NumPy arrays) key a trace by shape and dtype, Python values by type and value. Python side effects happen while
+    tracing only; variables and their assignments happen at each call.
+
+    >>> import hybridml as hml
+    >>> @hml.function
+    ... def f(x):
+    ...     return hml.tanh(x) * 2
+    >>> f(hml.asarray([0., 1.])).numpy()
+    array([0.       , 1.5231884], dtype=float32)
+    """
+
+    def decorate(f: Callable[..., Any]) -> Function:
+        return Function(f, input_signature, reduce_retracing, autograph, name)
+
+    return decorate if python_function is None else decorate(python_function)

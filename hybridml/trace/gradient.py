@@ -1,0 +1,182 @@
+"""The gradient of a graph: one forward graph that also returns what its backward graph needs.
+
+A tape *around* a traced call records one step. Its rule is the backward graph, which is itself a `PureFunction` and so records
+itself when a tape watches the backward walk: gradients of gradients come for free.
+(The split into forward with residuals and backward is TensorFlow's `_DelayedRewriteGradientFunctions`.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from hybridml import dtypes
+from hybridml.eager.creation import zeros_like
+from hybridml.eager.dispatch import run as run_op
+from hybridml.eager.state import state
+from hybridml.eager.tape import GradientTape
+from hybridml.eager.tensor import Tensor, wrap
+from hybridml.kernels.executable import Executable
+from hybridml.trace.builder import Builder
+from hybridml.trace.graph import Graph, Node, Value
+from hybridml.trace.interpret import evaluate
+from hybridml.trace.passes import optimize
+from hybridml.trace.symbol import SymbolicTensor
+
+
+@dataclass(frozen=True)
+class Split:
+    """forward: inputs -> outputs + residuals that are not inputs. backward: saved + seeds -> gradients of `wanted` inputs.
+
+    `saved` says where each residual comes from: (True, input number) or (False, number among the extra outputs).
+    """
+
+    forward: Graph
+    backward: Graph
+    wanted: tuple[int, ...]
+    saved: tuple[tuple[bool, int], ...]
+
+
+def inline(graph: Graph, tensors: Sequence[Any]) -> list[Any]:
+    """Run a graph without variables through the door: written into whatever trace is open, recorded by whatever tape watches."""
+    environment: dict[Value, Any] = dict(zip(graph.inputs, tensors, strict=True))
+    environment |= {v: wrap(a) for v, a in graph.constants.items()}
+    evaluate(graph, lambda op, operands, attrs: run_op(op, tuple(operands), attrs), environment)
+    return [environment[v] for v in graph.outputs]
+
+
+def differentiate(graph: Graph) -> Split:
+    """Trace forward and backward together, then cut where the seeds come in."""
+    builder = Builder(graph.name)
+    tapes, state.tapes = state.tapes, []
+    try:
+        with builder:
+            inputs = [builder.input(v.spec, v.name) for v in graph.inputs]
+            floats = [i for i, v in enumerate(graph.inputs) if dtypes.is_float(v.dtype)]
+            with GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch([inputs[i] for i in floats])
+                outputs = inline(graph, inputs)
+            seeded = [o for o, v in zip(outputs, graph.outputs, strict=True) if dtypes.is_float(v.dtype)]
+            seeds = [builder.input(o.spec) for o in seeded]
+            sources = [inputs[i] for i in floats]
+            found = tape._walk(seeded, seeds, sources)
+            wanted = tuple([i for i, g in zip(floats, found, strict=True) if g is not None])
+            grads = [g for g in found if g is not None]
+            joint, _ = builder.finish([*outputs, *grads])
+    finally:
+        state.tapes = tapes
+    return _cut(joint, len(graph.inputs), len(graph.outputs), wanted)
+
+
+def _cut(joint: Graph, n_inputs: int, n_outputs: int, wanted: tuple[int, ...]) -> Split:
+    late = set(joint.inputs[n_inputs:])
+    forward: list[Node] = []
+    backward: list[Node] = []
+    for n in joint.nodes:
+        if any(x in late for x in n.values):
+            late.update(n.outputs)
+            backward.append(n)
+        else:
+            forward.append(n)
+    grads = joint.outputs[n_outputs:]
+    crossing: dict[Value, None] = {}
+    for v in [x for n in backward for x in n.values] + list(grads):
+        if v not in late and v not in joint.constants:
+            crossing[v] = None
+    own = {v: i for i, v in enumerate(joint.inputs[:n_inputs])}
+    extra = [v for v in crossing if v not in own]
+    saved = tuple([(True, own[v]) if v in own else (False, extra.index(v)) for v in crossing])
+    renamed = {v: Value(v.spec, v.name) for v in crossing}
+    return Split(
+        joint.replace(
+            inputs=joint.inputs[:n_inputs], nodes=tuple(forward), outputs=joint.outputs[:n_outputs] + tuple(extra)
+        ),
+        joint.replace(
+            name=f"{joint.name}_backward",
+            inputs=tuple(renamed.values()) + joint.inputs[n_inputs:],
+            nodes=tuple([_renamed(n, renamed) for n in backward]),
+            outputs=tuple([renamed.get(v, v) for v in grads]),
+        ),
+        wanted,
+        saved,
+    )
+
+
+def _renamed(n: Node, names: dict[Value, Value]) -> Node:
+    return Node(n.op, tuple([names.get(x, x) if isinstance(x, Value) else x for x in n.inputs]), n.attrs, n.outputs, n.source)
+
+
+class PureFunction:
+    """A graph without variables, as a differentiable function of tensors."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+
+    @cached_property
+    def _program(self) -> Executable:
+        return Executable(optimize(self.graph))
+
+    @cached_property
+    def _split(self) -> Split:
+        return differentiate(self.graph)
+
+    @cached_property
+    def _forward(self) -> Executable:
+        return Executable(optimize(self._split.forward))
+
+    @cached_property
+    def _backward(self) -> PureFunction:
+        return PureFunction(self._split.backward)
+
+    def __call__(self, tensors: list[Any]) -> list[Any]:
+        if state.traces or any(isinstance(x, SymbolicTensor) for x in tensors):
+            return inline(self.graph, tensors)
+        if not any(t.is_watching(x) for t in state.tapes for x in tensors):
+            return _run(self._program, tensors)
+        results = _run(self._forward, tensors)
+        n = len(self.graph.outputs)
+        outputs, extra = results[:n], results[n:]
+        residuals = [tensors[i] if is_input else extra[i] for is_input, i in self._split.saved]
+        for tape in state.tapes:
+            ids = [x._id if tape.is_watching(x) else None for x in tensors]
+            if any(ids):
+                tape.add(ids, results, self._pullback(tensors, outputs, residuals))
+        return outputs
+
+    def _pullback(self, tensors: list[Any], outputs: list[Any], residuals: list[Any]) -> Any:
+        n = len(outputs)
+
+        def pull(grads: list[Any], wanted: list[bool]) -> list[Any]:
+            found: list[Any] = [None] * len(tensors)
+            if any(g is not None for g in grads[:n]):
+                seeds = [
+                    zeros_like(o) if g is None else g
+                    for g, o in zip(grads[:n], outputs, strict=True)
+                    if dtypes.is_float(o.dtype)
+                ]
+                for i, g in zip(self._split.wanted, self._backward([*residuals, *seeds]), strict=True):
+                    found[i] = g
+            if any(g is not None for g in grads[n:]):
+                for i, g in enumerate(self._through_residuals(tensors, grads[n:], wanted)):
+                    found[i] = g if found[i] is None else found[i] if g is None else found[i] + g
+            return found
+
+        return pull
+
+    def _through_residuals(self, tensors: list[Any], seeds: list[Any], wanted: list[bool]) -> list[Any]:
+        """Second order: a gradient reached a residual. Run forwards once more under a tape of its own."""
+        sources = [x for x, w in zip(tensors, wanted, strict=True) if w]
+        with GradientTape(watch_accessed_variables=False) as tape:
+            tape.watch(sources)
+            extra = inline(self._split.forward, tensors)[len(self.graph.outputs) :]
+        pairs = [(r, s) for r, s in zip(extra, seeds, strict=True) if s is not None]
+        found = iter(tape._walk([r for r, _ in pairs], [s for _, s in pairs], sources))
+        return [next(found) if w else None for w in wanted]
+
+
+def _run(program: Executable, tensors: Sequence[Tensor]) -> list[Tensor]:
+    return [wrap(a) for a in program.run([np.ascontiguousarray(x._array) if x.ndim else x._array for x in tensors])]

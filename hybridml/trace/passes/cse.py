@@ -1,0 +1,28 @@
+"""Common subexpressions: the same op on the same operands with the same attributes is computed once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from hybridml.ops.registry import Kind
+from hybridml.trace.graph import Graph, Node, Value
+from hybridml.trace.passes.rewrite import Rewriter, rewrite
+
+
+def cse(graph: Graph) -> Graph:
+    seen: dict[Any, Node] = {}
+
+    def visit(r: Rewriter, n: Node) -> bool:
+        if n.op.kind is Kind.EFFECT:
+            return False
+        operands = tuple([id(r[x]) if isinstance(r[x], Value) else (type(r[x]), repr(r[x])) for x in n.inputs])
+        key = (n.op, operands, repr(sorted(n.attrs.items(), key=lambda kv: kv[0])))
+        first = seen.get(key)
+        if first is None:
+            seen[key] = r.keep(n)
+            return True
+        for old, new in zip(n.outputs, first.outputs, strict=True):
+            r.replace(old, new)
+        return True
+
+    return rewrite(graph, visit)

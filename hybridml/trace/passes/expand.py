@@ -1,0 +1,45 @@
+"""Replace ops by their row's `expand`: the same function in simpler public ops, which fuse."""
+
+from __future__ import annotations
+
+from hybridml.eager.state import state
+from hybridml.trace.builder import Builder
+from hybridml.trace.graph import Graph, Node, Operand, Value
+from hybridml.trace.passes.rewrite import Rewriter, rewrite
+
+
+def expand(graph: Graph) -> Graph:
+    def visit(r: Rewriter, n: Node) -> bool:
+        if n.op.expand is None:
+            return False
+        for old, new in zip(n.outputs, splice(r, n), strict=True):
+            r.replace(old, new)
+        return True
+
+    return rewrite(graph, visit)
+
+
+def splice(r: Rewriter, n: Node) -> list[Operand]:
+    """Trace the row's `expand` on the node's operands and copy the result into the new graph."""
+    assert n.op.expand is not None
+    builder = Builder(n.op.name)
+    saved = state.tapes, state.traces
+    state.tapes, state.traces = [], []
+    try:
+        with builder:
+            symbols = [builder.input(x.spec) if isinstance(x, Value) else x for x in n.inputs]
+            out = n.op.expand(*symbols, **n.attrs)
+            inner, _ = builder.finish(list(out) if isinstance(out, tuple) else [out])
+    finally:
+        state.tapes, state.traces = saved
+    for v, x in zip(inner.inputs, n.values, strict=True):
+        r.replace(v, r[x])
+    r.constants.update(inner.constants)
+    for m in inner.nodes:
+        new = Node(m.op, m.inputs, m.attrs, m.outputs, n.source)
+        if m.op.expand is not None:
+            for old, value in zip(m.outputs, splice(r, new), strict=True):
+                r.replace(old, value)
+        else:
+            r.keep(new)
+    return [r[v] for v in inner.outputs]

@@ -1,0 +1,175 @@
+"""What makes two calls share a trace: the key of an argument, and the difference between two keys in words."""
+
+from __future__ import annotations
+
+import inspect
+import weakref
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from hybridml import pytree
+from hybridml.eager.tensor import Tensor
+from hybridml.eager.variable import Variable
+from hybridml.errors import SignatureError
+from hybridml.ops.spec import TensorSpec, spec
+
+
+class ObjectKey:
+    """An argument known by identity. The object is held weakly: when it dies, so does every trace that knew it."""
+
+    __slots__ = ("_id", "_name", "ref")
+
+    def __init__(self, obj: Any) -> None:
+        self._id = id(obj)
+        self._name = repr(obj) if isinstance(obj, Variable) else f"{type(obj).__name__} object"
+        try:
+            self.ref: Callable[[], Any] = weakref.ref(obj)
+        except TypeError:
+            self.ref = lambda: obj
+
+    @property
+    def dead(self) -> bool:
+        return self.ref() is None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ObjectKey) and self._id == other._id and self.ref() is other.ref()
+
+    def __hash__(self) -> int:
+        return self._id
+
+    def __repr__(self) -> str:
+        return self._name
+
+
+def is_tensor(x: Any) -> bool:
+    """True for an argument that enters a trace as a symbolic tensor."""
+    return isinstance(x, (Tensor, np.ndarray, np.generic))
+
+
+def spec_of(x: Any) -> TensorSpec:
+    return x.spec if isinstance(x, Tensor) else spec(x.shape, x.dtype)
+
+
+def leaf_key(x: Any) -> Any:
+    """A hashable stand-in: spec for tensors, type and value for Python values, identity for everything else."""
+    if is_tensor(x):
+        return spec_of(x)
+    if isinstance(x, (bool, int, float, complex, str, bytes, type(None), np.dtype, slice, range)) or x is Ellipsis:
+        return (type(x).__name__, repr(x) if isinstance(x, (float, slice)) else x)
+    return ObjectKey(x)
+
+
+class Binder:
+    """Puts a call's arguments into the order of the function's parameters, so that `f(x, k=2)` and `f(x, 2)` are one call."""
+
+    def __init__(self, python_function: Callable[..., Any]) -> None:
+        try:
+            self._signature: inspect.Signature | None = inspect.signature(python_function)
+        except (TypeError, ValueError):
+            self._signature = None
+        self.simple = 0  # how many positional arguments a call may have that needs no binding
+        if self._signature is not None:
+            kinds = [p.kind for p in self._signature.parameters.values()]
+            if all(k in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for k in kinds):
+                self.simple = len(kinds)
+
+    def bind(self, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        if self._signature is None or (not kwargs and len(args) == self.simple):
+            return tuple(args), kwargs
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as e:
+            raise SignatureError(f"{e}; the function's signature is {self._signature}") from None
+        bound.apply_defaults()
+        return bound.args, bound.kwargs
+
+    def name(self, position: int) -> str:
+        if self._signature is None:
+            return f"argument {position}"
+        names = list(self._signature.parameters)
+        return names[position] if position < len(names) else f"argument {position}"
+
+
+class CallKey:
+    """The key of one call: structure and leaf keys of all its arguments."""
+
+    __slots__ = ("_hash", "keys", "structure")
+
+    def __init__(self, structure: pytree.Structure, keys: tuple[Any, ...]) -> None:
+        self.structure, self.keys = structure, keys
+        self._hash = hash((structure, keys))
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, CallKey)
+            and self._hash == other._hash
+            and self.structure == other.structure
+            and self.keys == other.keys
+        )
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @property
+    def dead(self) -> bool:
+        return any(isinstance(k, ObjectKey) and k.dead for k in self.keys)
+
+
+def leaf_names(structure: pytree.Structure, binder: Binder) -> list[str]:
+    """A name for each leaf of (args, kwargs): the parameter's, with a path into nested structures."""
+    args, kwargs = structure.children
+    names: list[str] = []
+    for i, child in enumerate(args.children):
+        names += [binder.name(i) + path for path in _paths(child)]
+    for k, child in zip(kwargs.aux or (), kwargs.children, strict=True):  # type: ignore[call-overload]
+        names += [f"{k}{path}" for path in _paths(child)]
+    return names
+
+
+def _paths(s: pytree.Structure) -> list[str]:
+    if s.node is None:
+        return [""]
+    labels = [f"[{k!r}]" for k in s.aux] if isinstance(s.aux, tuple) else [f"[{i}]" for i in range(len(s.children))]
+    return [label + rest for label, child in zip(labels, s.children, strict=True) for rest in _paths(child)]
+
+
+def describe(key: Any) -> str:
+    return f"{key[1]!r}" if isinstance(key, tuple) else repr(key)
+
+
+def difference(old: CallKey, new: CallKey, binder: Binder) -> tuple[str, str, str, str] | None:
+    """(argument, old, new, cure) of the first argument that made `new` another call than `old`."""
+    if old.structure != new.structure:
+        return ("the nesting of the arguments", str(old.structure), str(new.structure), "pass the same structure at every call")
+    for name, a, b in zip(leaf_names(new.structure, binder), old.keys, new.keys, strict=True):
+        if a == b:
+            continue
+        return (f"argument `{name}`", describe(a), describe(b), _cure(name, a, b))
+    return None
+
+
+def _cure(name: str, old: Any, new: Any) -> str:
+    if isinstance(old, TensorSpec) and isinstance(new, TensorSpec):
+        if old.dtype != new.dtype:
+            return f"pass one dtype, e.g. hml.asarray({name}, dtype=hml.{old.dtype.name})"
+        return "pass batches of one shape (batch(n, drop_remainder=True), or pad them)"
+    if isinstance(new, tuple) and new[0] in ("int", "float"):
+        return f"pass it as a tensor: hml.asarray({name}), or keep it in an hml.Variable"
+    if isinstance(new, ObjectKey):
+        return f"make `{name}` once, outside the loop, and pass the same object"
+    return "pass the same value, or use one function for each value"
+
+
+def check_signature(given: Sequence[Any], expected: Sequence[TensorSpec], binder: Binder) -> None:
+    """Raise SignatureError, naming the argument, where tensors do not fit an `input_signature`."""
+    if len(given) != len(expected):
+        raise SignatureError(f"the input_signature has {len(expected)} tensors, the call has {len(given)}")
+    for i, (x, want) in enumerate(zip(given, expected, strict=True)):
+        if not is_tensor(x):
+            raise SignatureError(f"argument `{binder.name(i)}`: expected {want}, got {type(x).__name__} {x!r}")
+        got = spec_of(x)
+        fits = len(got.shape) == len(want.shape) and all(w is None or w == g for g, w in zip(got.shape, want.shape, strict=True))
+        if got.dtype != want.dtype or not fits:
+            raise SignatureError(f"argument `{binder.name(i)}`: expected {want}, got {got}")
