@@ -7,7 +7,7 @@
 """
 
 from hybridml.eager.random import Generator, default
-from hybridml.ops.random import stateless_bits, stateless_normal, stateless_uniform, unit_float
+from hybridml.ops.random import stateless_bits, stateless_normal, stateless_uniform
 
 bernoulli = default.bernoulli
 categorical = default.categorical
@@ -32,5 +32,4 @@ __all__ = [
     "stateless_uniform",
     "truncated_normal",
     "uniform",
-    "unit_float",
 ]

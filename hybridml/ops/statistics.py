@@ -164,7 +164,7 @@ def _eager_iota(xp: Any, *, shape: Shape, axis: int, dtype: np.dtype) -> Any:
 
 IOTA = register(Op(
     "iota", Kind.ELEMENTWISE, infer=lambda *, shape, axis, dtype: spec(shape, dtype), promote=Promote.NO, eager=_eager_iota,
-    scalar="{out}({coordinate})",
+    scalar="{out}({index})",
     samples=lambda rng: [
         Sample(((3, 4), 0), differentiable=False), Sample(((3, 4), -1), differentiable=False), Sample(((0,), 0), differentiable=False),
     ],
