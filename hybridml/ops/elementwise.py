@@ -65,7 +65,8 @@ add = elementwise(
     samples=binary_samples(-3, 3),
 )  # fmt: skip
 subtract = elementwise(
-    "subtract", "{0} - {1}", np.subtract, "x - y, elementwise.", "[1., 2.], 1 -> [0.0, 1.0]", infer=NUMERIC, promote=Promote.NUMBER, operator="sub", neutral={1: 0},
+    "subtract", "{0} - {1}", np.subtract, "x - y, elementwise.", "[1., 2.], 1 -> [0.0, 1.0]", infer=NUMERIC,
+    promote=Promote.NUMBER, operator="sub", neutral={1: 0},
     vjps=(lambda g, out, x, y: g, lambda g, out, x, y: -g),
     samples=binary_samples(-3, 3),
 )  # fmt: skip
@@ -92,7 +93,8 @@ remainder = elementwise(
     samples=binary_samples(0.5, 9),
 )  # fmt: skip
 negative = elementwise(
-    "negative", "-{0}", np.negative, "-x, elementwise.", "[1., -2.] -> [-1.0, 2.0]", infer=NUMERIC, promote=Promote.NUMBER, operator="neg", involution=True,
+    "negative", "-{0}", np.negative, "-x, elementwise.", "[1., -2.] -> [-1.0, 2.0]", infer=NUMERIC,
+    promote=Promote.NUMBER, operator="neg", involution=True,
     vjps=(lambda g, out, x: -g,), samples=unary_samples(-3, 3),
 )  # fmt: skip
 positive = elementwise(
