@@ -2,6 +2,7 @@
 
 import typing as _typing
 
+from hybridml import linalg, nn, random
 from hybridml.dtypes import (
     bool_,
     float16,
@@ -31,8 +32,10 @@ from hybridml.eager.creation import (
     zeros,
     zeros_like,
 )
+from hybridml.eager.custom_gradient import custom_gradient
 from hybridml.eager.tape import GradientTape
 from hybridml.eager.tensor import Tensor
+from hybridml.eager.transforms import grad, hessian, jacobian, jvp, value_and_grad, vjp
 from hybridml.eager.variable import Variable
 from hybridml.ops.registry import PUBLIC as _PUBLIC
 from hybridml.ops.spec import TensorSpec

@@ -1,8 +1,8 @@
 """Minimax polynomials for `hybridml/kernels/scalar_math`, by the Remez exchange in high precision.
 
-`python tools/minimax.py` prints every coefficient list that the scalar math uses, with the largest weighted error
-of the polynomial *after* its coefficients were rounded to the working precision. The leading terms of each function
-are split off exactly (exp(r) = 1 + r + r*r*q(r)), so rounding the rest costs next to nothing.
+`python tools/minimax.py` prints every coefficient list that the scalar math uses, with the largest weighted
+error of the polynomial *after* its coefficients were rounded to the working precision. The leading terms of
+each function are split off exactly (exp(r) = 1 + r + r*r*q(r)), so rounding the rest costs next to nothing.
 Needs mpmath, which is no dependency of hybridml itself.
 """
 
@@ -26,7 +26,7 @@ def chebyshev_points(low: Real, high: Real, count: int) -> list[Real]:
 
 
 def remez(target: Function, weight: Function, low: Real, high: Real, powers: list[int]) -> list[Real]:
-    """Coefficients c of sum c[j] * x**powers[j] that make max |weight * (p - target)| least on [low, high]."""
+    """Coefficients c of sum c[j] * x**powers[j] with the least max |weight * (p - target)| on [low, high]."""
     count = len(powers)
     points = chebyshev_points(low, high, count + 1)
     grid = chebyshev_points(low, high, 24 * (count + 1))
@@ -42,7 +42,9 @@ def remez(target: Function, weight: Function, low: Real, high: Real, powers: lis
             right[i] = target(x)
         solution = mp.lu_solve(rows, right)
         coefficients = [solution[j] for j in range(count)]
-        errors = [w * (sum(c * x**p for c, p in zip(coefficients, powers, strict=True)) - t) for x, t, w in on_grid]
+        errors = [
+            w * (sum(c * x**p for c, p in zip(coefficients, powers, strict=True)) - t) for x, t, w in on_grid
+        ]
         # One extremum from each run of equal sign; keep the largest count + 1 consecutive ones.
         peaks: list[int] = []
         for i, error in enumerate(errors):
@@ -145,9 +147,12 @@ def tasks() -> dict[str, Callable[[], tuple[list[float], float]]]:
         "ERF_F32": lambda: fit(erf_ratio, 0, 0.8475, 6, 24),
         "ERF_F64": lambda: fit(erf_ratio, 0, 1.001, 14, 53),
         # 1 - erf = exp(-g): the error of g matters times erfc only.
-        "ERFC_LOG_F32": lambda: fit(lambda a: -mp.log(mp.erfc(a)) / a, 0.9, 3.95, 8, 24, lambda a: a * mp.erfc(a)),
-        "ERFCX_F64": lambda: fit(erfcx_of_t, -0.3334, 0.5001, 18, 53,
-                                 lambda t: mp.exp(-((2 * (1 + t) / (1 - t)) ** 2))),
+        "ERFC_LOG_F32": lambda: fit(
+            lambda a: -mp.log(mp.erfc(a)) / a, 0.9, 3.95, 8, 24, lambda a: a * mp.erfc(a)
+        ),
+        "ERFCX_F64": lambda: fit(
+            erfcx_of_t, -0.3334, 0.5001, 18, 53, lambda t: mp.exp(-((2 * (1 + t) / (1 - t)) ** 2))
+        ),
     }
 
 

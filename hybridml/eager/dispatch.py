@@ -69,11 +69,13 @@ def run(op: Op, operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
             return x._append(op, lifted, attrs)  # type: ignore[attr-defined]
         else:
             arrays.append(x)
+    if not lifted and state.traces:
+        return state.traces[-1].append(op, lifted, attrs)  # made of nothing, inside a trace: part of it
     token = quiet.enter_with(quiet.QUIET)
     try:
         out = op.eager(namespace(*arrays), *arrays, **attrs)
-    except errors.HybridMLError:
-        raise
+    except errors.HybridMLError as e:
+        raise type(e)(errors.located(f"{op.name}: {e}", errors.user_line())) from None
     except Exception as cause:
         raise explain_failure(op, lifted, attrs, cause) from cause
     finally:

@@ -13,7 +13,7 @@ from hybridml.eager import dispatch, quiet
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Operators, Tensor, wrap
 from hybridml.ops.door import call
-from hybridml.ops.registry import METHODS, PUBLIC, Op, Promote
+from hybridml.ops.registry import ATTRIBUTES, METHODS, PUBLIC, Op, Promote
 
 _COMPARISONS = {"lt", "gt", "le", "ge", "eq", "ne"}
 
@@ -85,6 +85,8 @@ def attach() -> None:
             _attach_operator(op.operator, op, f)
     for name, f in METHODS.items():
         setattr(Operators, name, _as_method(f))
+    for name, f in ATTRIBUTES.items():
+        setattr(Operators, name, property(_unary(f), doc=f.__doc__))
 
 
 def _as_method(f: Callable[..., Any]) -> Callable[..., Any]:

@@ -21,7 +21,7 @@ from numba.core.typed_passes import (
 from numba.core.untyped_passes import FixupArgs, IRProcessing, ReconstructSSA, TranslateByteCode
 
 
-class _KernelPipeline(compiler.CompilerBase):
+class KernelPipeline(compiler.CompilerBase):
     """Numba's passes without those for closures, comprehensions, objects and array expressions: kernels have none."""
 
     def define_pipelines(self) -> list[PassManager]:
@@ -62,7 +62,7 @@ def compile_object(source: str, name: str, signature: str, path: str, unique: st
         function.__name__ = function.__qualname__ = f"{name}_{unique}"
         parsed = eval(signature, {"__builtins__": {}, **vars(types)})
         options = {"nopython": True, "nogil": True, "error_model": "numpy", "_nrt": False}
-        native = CFunc(function, (parsed.args, parsed.return_type), {}, options, pipeline_class=_KernelPipeline)
+        native = CFunc(function, (parsed.args, parsed.return_type), {}, options, pipeline_class=KernelPipeline)
         native.compile()
     finally:
         linecache.cache.pop(path, None)

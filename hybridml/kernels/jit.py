@@ -231,6 +231,11 @@ def _llvm() -> Any:
     return llvm
 
 
+def host_features() -> dict[str, bool]:
+    """The instruction set extensions of this processor, by LLVM's names."""
+    return dict(_llvm().get_host_cpu_features())
+
+
 # Engines own the code of their kernels. One for each kernel, so that symbols never meet; kept for ever, also past the
 # interpreter's own end, because a thread of the pool may still be inside.
 _engines: list[Any] = []

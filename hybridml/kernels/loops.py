@@ -7,6 +7,8 @@ it would import Numba, which a process that finds everything in the cache never 
 
 import numba
 
+from hybridml.kernels.compiler import KernelPipeline
+
 from hybridml.kernels.layout import (
     ACQUIRE_LOCK,
     ARGS,
@@ -77,7 +79,7 @@ COPY = int(Opcode.COPY)
 
 SPINS_BEFORE_YIELD = 2048
 
-inlined = numba.njit(nogil=True, error_model="numpy", _nrt=False, forceinline=True)
+inlined = numba.njit(nogil=True, error_model="numpy", _nrt=False, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=KernelPipeline)
 
 
 @inlined

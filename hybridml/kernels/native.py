@@ -96,3 +96,5 @@ call_kernel = _int64_operation(4, _call(ir.VoidType(), _I64, _I64, _I64), types.
 call_void = _int64_operation(1, _call(ir.VoidType()), types.none)
 call_pointer = _int64_operation(2, _call(ir.VoidType(), _I64), types.none)
 call_pointer_int = _int64_operation(3, _call(_I32, _I64, _I32))
+call_get_int = _int64_operation(1, _call(_I32))
+call_set_int = _int64_operation(2, _call(ir.VoidType(), _I32), types.none)

@@ -1,8 +1,8 @@
 """The scalar functions of a target: one source text, three ways to run it.
 
-    >>> m = scalar_functions("python")
-    >>> float(m.m_exp_f32(m.f32(0.0)))
-    1.0
+>>> m = scalar_functions("python")
+>>> float(m.m_exp_f32(m.f32(0.0)))
+1.0
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def source_files() -> tuple[Path, ...]:
 
 @functools.cache
 def source_hash() -> str:
-    """sha256 of everything that decides what a scalar function computes; a part of every compiled kernel's key."""
+    """sha256 of all that decides what a scalar function computes; a part of every compiled kernel's key."""
     digest = hashlib.sha256()
     folder = Path(primitives.__file__).parent
     for path in (*source_files(), *sorted(folder.glob("*.py"))):
@@ -41,8 +41,8 @@ def scalar_functions(target: Target) -> types.ModuleType:
     """The module of scalar functions `m_<name>_<dtype>`, ready to be called from kernels of `target`.
 
     "cpu": Numba functions that LLVM inlines and vectorises. "cuda": Numba CUDA device functions (under
-    `NUMBA_ENABLE_CUDASIM=1`, Python functions). "python": functions of NumPy scalars, for checks and debugging.
-    Nothing is compiled here: Numba compiles a function at its first use, once per process.
+    `NUMBA_ENABLE_CUDASIM=1`, Python functions). "python": functions of NumPy scalars, for checks and
+    debugging. Nothing is compiled here: Numba compiles a function at its first use, once per process.
 
     Raises ValueError for an unknown target and ImportError where "cuda" has no numba-cuda to import.
     """

@@ -1,3 +1,21 @@
 """What an operation is: one row per op in one registry, and the one door through which it is called."""
 
-from hybridml.ops import elementwise, linalg, reductions, view  # noqa: F401  (importing a family fills the registry)
+from hybridml.ops import (  # noqa: F401  (importing a family fills the registry)
+    composite,
+    einsum,
+    elementwise,
+    getitem,
+    identity,
+    indexing,
+    joining,
+    linalg,
+    logic,
+    norms,
+    random,
+    reductions,
+    sorting,
+    statistics,
+    structure,
+    transcendental,
+    view,
+)

@@ -6,6 +6,7 @@ no rule here mentions shapes.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -14,16 +15,28 @@ import numpy as np
 from hybridml import dtypes
 from hybridml.ops import infer
 from hybridml.ops.door import call, lift
-from hybridml.ops.registry import Kind, Op, Promote, Saves, public, register
+from hybridml.ops.registry import Kind, Op, Promote, Sample, Saves, composite, public, register
 from hybridml.ops.samples import binary_samples, ternary_samples, unary_samples
-from hybridml.ops.spec import TensorSpec, spec
+from hybridml.ops.spec import TensorSpec, is_scalar, spec
 
 Public = Callable[..., Any]
 
 
-def elementwise(name: str, scalar: str | Callable[..., str], ufunc: Any, doc: str, **fields: Any) -> Public:
-    """A row whose eager form is a NumPy ufunc of the same operands, and its public function."""
+def documented(name: str, doc: str, example: str) -> str:
+    """A docstring with a runnable example; `example` reads "arguments -> values"."""
+    args, shown = example.split(" -> ")
+    return f"{doc}\n\n    >>> import hybridml as hml\n    >>> hml.{name}({args}).tolist()\n    {shown}\n"
+
+
+def elementwise(
+    name: str, scalar: str | Callable[..., str], ufunc: Any, doc: str, example: str, **fields: Any
+) -> Public:
+    """A row whose eager form is a NumPy ufunc of the same operands, and its public function.
+
+    A row without a ufunc brings its own `eager` and takes one operand.
+    """
     eager = fields.pop("eager", None) or (lambda xp, *xs: getattr(xp, ufunc.__name__)(*xs))
+    doc = documented(name, doc, example)
     fields.setdefault("infer", infer.elementwise)
     op = register(Op(name, Kind.ELEMENTWISE, eager=eager, scalar=scalar, ufunc=ufunc, doc=doc, **fields))
     n = 1 if ufunc is None else ufunc.nin
@@ -44,83 +57,147 @@ def elementwise(name: str, scalar: str | Callable[..., str], ufunc: Any, doc: st
 
 # Arithmetic
 
+NUMERIC = infer.only("iuf")
+
 add = elementwise(
-    "add", "{0} + {1}", np.add, "x + y, elementwise.", operator="add", neutral={0: 0, 1: 0},
+    "add", "{0} + {1}", np.add, "x + y, elementwise.", "[1., 2.], 1 -> [2.0, 3.0]", operator="add", neutral={0: 0, 1: 0},
     vjps=(lambda g, out, x, y: g, lambda g, out, x, y: g),
     samples=binary_samples(-3, 3),
 )  # fmt: skip
 subtract = elementwise(
-    "subtract", "{0} - {1}", np.subtract, "x - y, elementwise.", operator="sub", neutral={1: 0},
+    "subtract", "{0} - {1}", np.subtract, "x - y, elementwise.", "[1., 2.], 1 -> [0.0, 1.0]", infer=NUMERIC, operator="sub", neutral={1: 0},
     vjps=(lambda g, out, x, y: g, lambda g, out, x, y: -g),
     samples=binary_samples(-3, 3),
 )  # fmt: skip
 multiply = elementwise(
-    "multiply", "{0} * {1}", np.multiply, "x * y, elementwise.", operator="mul", neutral={0: 1, 1: 1},
+    "multiply", "{0} * {1}", np.multiply, "x * y, elementwise.", "[1., 2.], 3 -> [3.0, 6.0]", operator="mul", neutral={0: 1, 1: 1},
     vjps=(lambda g, out, x, y: g * y, lambda g, out, x, y: g * x), saves=Saves.INPUTS,
     samples=binary_samples(-3, 3),
 )  # fmt: skip
 divide = elementwise(
-    "divide", "{0} / {1}", np.divide, "x / y, elementwise; integers are divided as floats.", operator="truediv", neutral={1: 1},
-    vjps=(lambda g, out, x, y: g / y, lambda g, out, x, y: -g * out / y), saves=Saves.BOTH,
+    "divide", "{0} / {1}", np.divide, "x / y, elementwise; integers are divided as floats.", "[1, 2], 2 -> [0.5, 1.0]",
+    vjps=(lambda g, out, x, y: g / y, lambda g, out, x, y: -g * out / y), saves=Saves.BOTH, operator="truediv", neutral={1: 1},
     promote=Promote.FLOAT, samples=binary_samples(0.5, 3),
 )  # fmt: skip
+floor_divide = elementwise(
+    "floor_divide", "m_floor_divide({0}, {1})", np.floor_divide,
+    "x / y rounded towards minus infinity; no gradient. An integer divided by zero gives 0, as in NumPy.",
+    "[7, -7], 2 -> [3, -4]", infer=NUMERIC, operator="floordiv", samples=binary_samples(0.5, 9, differentiable=False),
+)  # fmt: skip
+remainder = elementwise(
+    "remainder", "m_remainder({0}, {1})", np.remainder,
+    "x - y * floor(x / y): what is left of the division, with the sign of y. An integer modulo zero gives 0, as in NumPy.",
+    "[7, -7], 3 -> [1, 2]", infer=NUMERIC, operator="mod",
+    vjps=(lambda g, out, x, y: g, lambda g, out, x, y: -g * floor_divide(x, y)), saves=Saves.INPUTS,
+    samples=binary_samples(0.5, 9),
+)  # fmt: skip
 negative = elementwise(
-    "negative", "-{0}", np.negative, "-x, elementwise.", infer=infer.only("iuf"), operator="neg", involution=True,
+    "negative", "-{0}", np.negative, "-x, elementwise.", "[1., -2.] -> [-1.0, 2.0]", infer=NUMERIC, operator="neg", involution=True,
     vjps=(lambda g, out, x: -g,), samples=unary_samples(-3, 3),
 )  # fmt: skip
-
+positive = elementwise(
+    "positive", "{0}", np.positive, "+x: x itself.", "[1., -2.] -> [1.0, -2.0]", infer=NUMERIC, operator="pos",
+    vjps=(lambda g, out, x: g,), samples=unary_samples(-3, 3),
+)  # fmt: skip
 COPY = register(Op(
     "copy", Kind.ELEMENTWISE, infer=infer.elementwise, eager=lambda xp, x: xp.ascontiguousarray(x).reshape(x.shape),
-    vjps=(lambda g, out, x: g,), promote=Promote.NO, scalar="{0}", samples=unary_samples(-3, 3),
-    doc="The same values in a buffer of their own, in row-major order.",
+    vjps=(lambda g, out, x: g,), promote=Promote.NO, scalar="{0}", samples=unary_samples(-3, 3), reference=np.copy,
 ))  # fmt: skip
 
 
 @public(COPY)
 def copy(x: Any, /) -> Any:
-    """The same values in a buffer of their own."""
+    """The same values in a buffer of their own, in row-major order.
+
+    >>> import hybridml as hml
+    >>> hml.copy([1., 2.]).tolist()
+    [1.0, 2.0]
+    """
     return call(COPY, lift(x))
 
 
-# Exponentials
+abs = elementwise(
+    "abs", "m_abs({0})", np.absolute, "|x|, elementwise; the gradient at 0 is 0.", "[1., -2.] -> [1.0, 2.0]",
+    infer=NUMERIC, operator="abs", method=True, vjps=(lambda g, out, x: g * sign(x),), saves=Saves.INPUTS,
+    samples=unary_samples(-3, 3, special=True),
+)  # fmt: skip
+sign = elementwise(
+    "sign", "m_sign({0})", np.sign, "-1, 0 or 1 by the sign of x; NaN stays NaN; no gradient.", "[3., -2., 0.] -> [1.0, -1.0, 0.0]",
+    infer=NUMERIC, samples=unary_samples(-3, 3, special=True),
+)  # fmt: skip
+square = elementwise(
+    "square", "{0} * {0}", np.square, "x * x, elementwise.", "[3., -2.] -> [9.0, 4.0]", infer=NUMERIC,
+    vjps=(lambda g, out, x: g * (x * 2),), saves=Saves.INPUTS, samples=unary_samples(-3, 3, special=True),
+)  # fmt: skip
 
-exp = elementwise(
-    "exp", "m_exp({0})", np.exp, "e to the power x, elementwise.", method=True,
-    vjps=(lambda g, out, x: g * out,), saves=Saves.OUTPUT, promote=Promote.FLOAT,
-    samples=unary_samples(-5, 5, special=True),
-)  # fmt: skip
-log = elementwise(
-    "log", "m_log({0})", np.log, "Natural logarithm, elementwise.", method=True,
-    vjps=(lambda g, out, x: g / x,), saves=Saves.INPUTS, promote=Promote.FLOAT,
-    samples=unary_samples(0.1, 5, special=True),
-)  # fmt: skip
-tanh = elementwise(
-    "tanh", "m_tanh({0})", np.tanh, "Hyperbolic tangent, elementwise.", method=True,
-    vjps=(lambda g, out, x: g * (1 - out * out),), saves=Saves.OUTPUT, promote=Promote.FLOAT,
-    samples=unary_samples(-5, 5, special=True),
+
+def _pow_x(g: Any, out: Any, x: Any, y: Any) -> Any:
+    """g * y * x**(y - 1), and 0 where y is 0 whatever x is."""
+    if is_scalar(y):
+        return g * (x * 2) if y == 2 else g if y == 1 else g * 0 if y == 0 else g * (pow(x, y - 1) * y)
+    zero = equal(y, 0)
+    return g * where(zero, 0, y * pow(x, where(zero, 1, y - 1)))
+
+
+def _pow_y(g: Any, out: Any, x: Any, y: Any) -> Any:
+    """g * out * log(x), and 0 where x is 0. A scalar's logarithm is taken in full precision."""
+    from hybridml.ops.transcendental import log
+
+    if is_scalar(x):
+        return g * out * (math.log(x) if x > 0 else 0.0 if x == 0 else math.nan)
+    return g * out * log(where(equal(x, 0), 1, x))
+
+
+pow = elementwise(
+    "pow", "m_pow({0}, {1})", np.power, "x to the power y, elementwise.", "[2., 3.], 2 -> [4.0, 9.0]", infer=NUMERIC, operator="pow",
+    vjps=(_pow_x, _pow_y), saves=Saves.BOTH, samples=binary_samples(0.5, 3),
 )  # fmt: skip
 
 # Comparison and selection
 
 equal = elementwise(
-    "equal", "{0} == {1}", np.equal, "x == y, elementwise.", infer=infer.predicate, operator="eq",
+    "equal", "{0} == {1}", np.equal, "x == y, elementwise.", "[1, 2], 2 -> [False, True]", infer=infer.predicate, operator="eq",
     samples=binary_samples(-3, 3, ties=True),
 )  # fmt: skip
+not_equal = elementwise(
+    "not_equal", "{0} != {1}", np.not_equal, "x != y, elementwise.", "[1, 2], 2 -> [True, False]",
+    infer=infer.predicate, operator="ne", samples=binary_samples(-3, 3, ties=True, special=True),
+)  # fmt: skip
+less = elementwise(
+    "less", "{0} < {1}", np.less, "x < y, elementwise.", "[1, 2], 2 -> [True, False]", infer=infer.predicate, operator="lt",
+    samples=binary_samples(-3, 3, ties=True, special=True),
+)  # fmt: skip
+less_equal = elementwise(
+    "less_equal", "{0} <= {1}", np.less_equal, "x <= y, elementwise.", "[1, 3], 2 -> [True, False]",
+    infer=infer.predicate, operator="le", samples=binary_samples(-3, 3, ties=True, special=True),
+)  # fmt: skip
 greater = elementwise(
-    "greater", "{0} > {1}", np.greater, "x > y, elementwise.", infer=infer.predicate, operator="gt",
-    samples=binary_samples(-3, 3, ties=True),
+    "greater", "{0} > {1}", np.greater, "x > y, elementwise.", "[1, 3], 2 -> [False, True]",
+    infer=infer.predicate, operator="gt", samples=binary_samples(-3, 3, ties=True),
+)  # fmt: skip
+greater_equal = elementwise(
+    "greater_equal", "{0} >= {1}", np.greater_equal, "x >= y, elementwise.", "[1, 2], 2 -> [False, True]",
+    infer=infer.predicate, operator="ge", samples=binary_samples(-3, 3, ties=True, special=True),
 )  # fmt: skip
 maximum = elementwise(
     "maximum", "m_maximum({0}, {1})", np.maximum,
     "The larger of x and y, elementwise; NaN if either is NaN. Where they are equal the gradient is shared equally.",
+    "[1, 3], 2 -> [2, 3]",
     vjps=(lambda g, out, x, y: g * pick(x, y), lambda g, out, x, y: g * pick(y, x)), saves=Saves.INPUTS,
+    samples=binary_samples(-3, 3, special=True),
+)  # fmt: skip
+minimum = elementwise(
+    "minimum", "m_minimum({0}, {1})", np.minimum,
+    "The smaller of x and y, elementwise; NaN if either is NaN. Where they are equal the gradient is shared equally.",
+    "[1, 3], 2 -> [1, 2]",
+    vjps=(lambda g, out, x, y: g * pick(y, x), lambda g, out, x, y: g * pick(x, y)), saves=Saves.INPUTS,
     samples=binary_samples(-3, 3, special=True),
 )  # fmt: skip
 
 
 def pick(x: Any, y: Any) -> Any:
     """The weight of x in the gradient of maximum(x, y): 1, 0, or a half where they are equal."""
-    return where(x > y, 1.0, where(equal(x, y), 0.5, 0.0))
+    return where(greater(x, y), 1.0, where(equal(x, y), 0.5, 0.0))
 
 
 def _infer_where(condition: TensorSpec, x: Any, y: Any) -> TensorSpec:
@@ -131,7 +208,7 @@ def _infer_where(condition: TensorSpec, x: Any, y: Any) -> TensorSpec:
 WHERE = register(Op(
     "where", Kind.ELEMENTWISE, infer=_infer_where, eager=lambda xp, c, x, y: xp.where(c, x, y),
     vjps=(None, lambda g, out, c, x, y: where(c, g, 0), lambda g, out, c, x, y: where(c, 0, g)),
-    saves=Saves.INPUTS, fixed=1, scalar="{1} if {0} else {2}", samples=ternary_samples(-3, 3),
+    saves=Saves.INPUTS, fixed=1, scalar="{1} if {0} else {2}", samples=ternary_samples(-3, 3), reference=np.where,
     doc="x where condition is true, else y, elementwise.",
 ))  # fmt: skip
 
@@ -151,11 +228,19 @@ def _cast_text(operands: tuple[np.dtype, ...], out: np.dtype, **_: Any) -> str:
     return "{0} != 0" if out == dtypes.bool_ else "{out}({0})"
 
 
+def _cast_samples(rng: np.random.Generator) -> Any:
+    for dtype in (dtypes.float64, dtypes.float32):
+        yield from unary_samples(-3, 3)(rng, dtype)
+    for dtype in (dtypes.int32, dtypes.bool_, dtypes.uint8):
+        yield Sample((np.array([[0.0, 1.7, 2.0], [3.2, 100.0, 0.4]]), dtype), differentiable=False, label=f"to {dtype}")
+
+
 CAST = register(Op(
     "cast", Kind.ELEMENTWISE, infer=lambda x, *, dtype: spec(x.shape, dtype),
     eager=lambda xp, x, *, dtype: x.astype(dtype),
     vjps=(lambda g, out, x, *, dtype: astype(g, x.dtype),), promote=Promote.NO, scalar=_cast_text, method=True,
-    samples=unary_samples(-3, 3, kwargs={"dtype": dtypes.float64}), doc="The same values in another dtype.",
+    samples=_cast_samples,
+    reference=lambda x, dtype: np.asarray(x).astype(dtype), doc="The same values in another dtype.",
 ))  # fmt: skip
 
 
@@ -169,3 +254,29 @@ def astype(x: Any, dtype: Any, /) -> Any:
     """
     x, dtype = lift(x), dtypes.as_dtype(dtype)
     return x if x.dtype is dtype else call(CAST, x, dtype=dtype)
+
+
+@composite(method=True)
+def clip(x: Any, /, min: Any = None, max: Any = None) -> Any:
+    """x held between `min` and `max`, either of which may be None; a bound below the other gives `max`.
+
+    The gradient is that of x where it lies within the bounds (or on them), and of the bound where it does not.
+
+    >>> import hybridml as hml
+    >>> hml.clip([-1., 0.5, 3.], 0, 1).tolist()
+    [0.0, 0.5, 1.0]
+    """
+    if min is not None:
+        x = where(less(x, min), min, x)
+    return x if max is None else where(greater(x, max), max, x)
+
+
+@composite()
+def reciprocal(x: Any, /) -> Any:
+    """1 / x, elementwise.
+
+    >>> import hybridml as hml
+    >>> hml.reciprocal([2., 4.]).tolist()
+    [0.5, 0.25]
+    """
+    return divide(1, x)

@@ -10,20 +10,7 @@ from hybridml.errors import ShapeError
 from hybridml.ops.door import call, lift
 from hybridml.ops.registry import Kind, Op, Promote, Sample, Saves, public, register
 from hybridml.ops.spec import TensorSpec, broadcast_shapes, spec
-from hybridml.ops.view import permute_dims, reshape, sum_to
-
-
-def matrix_transpose(x: Any, /) -> Any:
-    """The last two axes exchanged.
-
-    >>> import hybridml as hml
-    >>> hml.matrix_transpose(hml.zeros((2, 3, 4))).shape
-    (2, 4, 3)
-    """
-    x = lift(x)
-    if x.ndim < 2:
-        raise ShapeError(f"matrix_transpose needs at least 2 dimensions, got shape {x.shape}")
-    return permute_dims(x, (*range(x.ndim - 2), x.ndim - 1, x.ndim - 2))
+from hybridml.ops.view import reshape, sum_to
 
 
 def _infer_matmul(x: TensorSpec, y: TensorSpec, *, ta: bool, tb: bool) -> TensorSpec:
@@ -58,7 +45,7 @@ def _samples(rng: np.random.Generator) -> Any:
 
 MATMUL = register(Op(
     "matmul", Kind.EXTERN, infer=_infer_matmul, eager=_eager_matmul, vjps=(_vjp_x, _vjp_y), saves=Saves.INPUTS,
-    operator="matmul", flags=("ta", "tb"), samples=_samples,
+    operator="matmul", provider="gemm", flags=("ta", "tb"), samples=_samples, reference=np.matmul,
 ))  # fmt: skip
 
 

@@ -7,7 +7,9 @@ the tests are all derived from the row. When another file would need to know an 
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,12 +53,13 @@ class Reduce:
     """A reduction's algebra.
 
     `identity(dtype)` is the value of an empty reduction, or None where there is none (max of nothing). `combine` is scalar text
-    over {0} (accumulator) and {1} (element). `reassociate` lets the compiler split a float sum into lanes.
+    over {0} (accumulator) and {1} (element). `lanes` names the form that a compiler may spread over vector lanes for floats: "add",
+    "multiply", "maximum" or "minimum".
     """
 
     identity: Callable[[np.dtype], Scalar | None]
     combine: str
-    reassociate: bool = True
+    lanes: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,16 @@ class Layout:
             strides.append(step)
             step *= max(d, 1)
         return Layout(tuple(shape), tuple(reversed(strides)))
+
+    @property
+    def matrix(self) -> tuple[bool, int] | None:
+        """(stored transposed, leading dimension) if the last two axes are a matrix that a GEMM can read, else None."""
+        (m, n), (row, column) = self.shape[-2:], self.strides[-2:]
+        if (column == 1 or n == 1) and (row >= n or m == 1):
+            return False, max(row, n, 1) if m != 1 else max(n, 1)
+        if (row == 1 or m == 1) and (column >= m or n == 1):
+            return True, max(column, m, 1) if n != 1 else max(m, 1)
+        return None
 
     @property
     def is_contiguous(self) -> bool:
@@ -100,6 +113,22 @@ SampleMaker = Callable[[np.random.Generator], Iterable[Sample]]
 SpecOrScalar = TensorSpec | Scalar
 
 
+class EachOperand:
+    """The `vjps` of an op that takes any number of operands: one rule, told which operand it is asked for.
+
+    `rule(i, g, out, *operands, **attrs)` is the gradient of operand i. Indexing and iteration work as on a tuple without end.
+    """
+
+    def __init__(self, rule: Callable[..., Any]) -> None:
+        self._rule = rule
+
+    def __getitem__(self, i: int) -> Callable[..., Any]:
+        return functools.partial(self._rule, i)
+
+    def __iter__(self) -> Iterator[Callable[..., Any]]:
+        return map(self.__getitem__, itertools.count())
+
+
 @dataclass(frozen=True, eq=False)
 class Op:
     """One row of the registry.
@@ -111,25 +140,29 @@ class Op:
     saves     what the vjps read besides shapes and dtypes
     promote   how operands of different dtypes meet
     fixed     how many leading operands keep their own dtype in that (a condition, indices)
-    scalar    kernel text of one element over {0}, {1}...; {out} is the output dtype's constructor. A function
-              (operand dtypes, output dtype, attrs) -> text where the text depends on them
+    scalar    kernel text of one element over {0}, {1}...; {out} is the output dtype's constructor; {index} is the element's
+              index along the attribute `axis`, or in row-major order where there is none. A RANDOM row's text is over {seed}
+              and {counter}, the two words of its operand. A function (operand dtypes, output dtype, attrs) -> text where
+              the text depends on them
     reduce    the algebra of a reduction
     view      (Layout, **attrs) -> Layout, or None where only a copy can do it
     expand    the op written in simpler public ops, for the compiler only
     neutral   {operand number: scalar} that leaves the other operand as it is (x + 0, x * 1)
     involution  True if applying the op twice gives the operand back
+    provider  the native routine of an EXTERN op ("gemm")
     flags     names of the attributes that say "operand i is transposed": the compiler turns transposes into them
     ufunc     the NumPy ufunc that is the whole of `eager`, where there is one: the fast path of operators
     operator  the Python operator's name ("add" for __add__ and __radd__)
     method    True if tensors have a method of this name
     samples   calls for the tests
+    reference the public function again in NumPy, written independently of `eager`, for the tests; the ufunc where there is one
     """
 
     name: str
     kind: Kind
     infer: Callable[..., Any]
     eager: Callable[..., Any]
-    vjps: tuple[Callable[..., Any] | None, ...] | None = None
+    vjps: tuple[Callable[..., Any] | None, ...] | EachOperand | None = None
     saves: Saves = Saves.NOTHING
     promote: Promote = Promote.SAME
     fixed: int = 0
@@ -139,11 +172,13 @@ class Op:
     expand: Callable[..., Any] | None = None
     neutral: dict[int, Scalar] = field(default_factory=dict)
     involution: bool = False
+    provider: str | None = None
     flags: tuple[str, ...] = ()
     ufunc: Any = None
     operator: str | None = None
     method: bool = False
     samples: SampleMaker | None = None
+    reference: Callable[..., Any] | None = None
     doc: str = ""
 
     def __repr__(self) -> str:
@@ -153,6 +188,12 @@ class Op:
 OPS: dict[str, Op] = {}
 PUBLIC: dict[str, Callable[..., Any]] = {}
 METHODS: dict[str, Callable[..., Any]] = {}
+ATTRIBUTES: dict[str, Callable[..., Any]] = {}
+NAMESPACES: dict[str, dict[str, Callable[..., Any]]] = {}
+
+
+def _names(namespace: str) -> dict[str, Callable[..., Any]]:
+    return NAMESPACES.setdefault(namespace, {}) if namespace else PUBLIC
 
 
 def register(op: Op) -> Op:
@@ -163,13 +204,13 @@ def register(op: Op) -> Op:
     return op
 
 
-def public(op: Op) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator: this function is how people call `op`."""
+def public(op: Op, *, namespace: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: this function is how people call `op`, in the package or in one of its namespaces."""
 
     def attach(f: Callable[..., Any]) -> Callable[..., Any]:
         f.op = op  # type: ignore[attr-defined]
         f.__doc__ = f.__doc__ or op.doc
-        PUBLIC[f.__name__] = f
+        _names(namespace)[f.__name__] = f
         if op.method:
             METHODS[f.__name__] = f
         return f
@@ -177,13 +218,22 @@ def public(op: Op) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     return attach
 
 
-def composite(*, method: bool = False) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Decorator: a public function written in other public ops. It has no row, and the compiler makes it fast by fusing it."""
+def composite(
+    *, method: bool | str = False, attribute: str = "", namespace: str = ""
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator: a public function written in other public ops. It has no row, and the compiler makes it fast by fusing it.
+
+    method     tensors have a method of this name (True: the function's own)
+    attribute  tensors have a property of this name
+    namespace  where people find it ("nn", "random"); "" is the package itself
+    """
 
     def attach(f: Callable[..., Any]) -> Callable[..., Any]:
-        PUBLIC[f.__name__] = f
+        _names(namespace)[f.__name__] = f
         if method:
-            METHODS[f.__name__] = f
+            METHODS[method if isinstance(method, str) else f.__name__] = f
+        if attribute:
+            ATTRIBUTES[attribute] = f
         return f
 
     return attach

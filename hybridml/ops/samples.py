@@ -5,7 +5,7 @@ Arrays are float64 prototypes; the tests recast them to every dtype the row acce
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -15,20 +15,24 @@ from hybridml.ops.registry import Sample, SampleMaker
 SPECIAL = np.array([0.0, -0.0, 1.0, -1.0, np.inf, -np.inf, np.nan, 1e-42, 3e38, -3e38, 0.5, 88.0])
 
 
-def unary_samples(low: float, high: float, *, special: bool = False, kwargs: dict[str, Any] | None = None) -> SampleMaker:
-    """Shapes (), (0, 3), (7,) and (3, 5) with values in [low, high); `special` adds NaN, infinities, zeros and huge values."""
-    kw = kwargs or {}
+def unary_samples(low: float, high: float, *, special: bool = False) -> Callable[..., Iterator[Sample]]:
+    """Shapes (), (0, 3), (7,) and (3, 5) with values in [low, high); `special` adds NaN, infinities, zeros and huge values.
 
-    def make(rng: np.random.Generator) -> Iterator[Sample]:
+    Further arguments of the maker follow x in the call.
+    """
+
+    def make(rng: np.random.Generator, *more: Any) -> Iterator[Sample]:
         for shape in ((3, 5), (7,), (), (0, 3), (2, 3, 4)):
-            yield Sample((rng.uniform(low, high, shape),), kw, label=f"shape {shape}")
+            yield Sample((rng.uniform(low, high, shape), *more), label=f"shape {shape}")
         if special:
-            yield Sample((SPECIAL,), kw, differentiable=False, label="special values")
+            yield Sample((SPECIAL, *more), differentiable=False, label="special values")
 
     return make
 
 
-def binary_samples(low: float, high: float, *, special: bool = False, ties: bool = False) -> SampleMaker:
+def binary_samples(
+    low: float, high: float, *, special: bool = False, ties: bool = False, differentiable: bool = True
+) -> SampleMaker:
     """Equal shapes, every kind of broadcasting, 0-d, empty, and a Python scalar on either side."""
 
     def make(rng: np.random.Generator) -> Iterator[Sample]:
@@ -37,9 +41,9 @@ def binary_samples(low: float, high: float, *, special: bool = False, ties: bool
 
         pairs = [((3, 5), (3, 5)), ((3, 5), (5,)), ((3, 1), (1, 5)), ((), (4,)), ((), ()), ((0, 3), (3,)), ((2, 3, 4), (3, 1))]
         for a, b in pairs:
-            yield Sample((u(*a), u(*b)), label=f"shapes {a} {b}")
-        yield Sample((u(4), 2), label="Python int on the right")
-        yield Sample((1.5, u(4)), label="Python float on the left")
+            yield Sample((u(*a), u(*b)), differentiable=differentiable, label=f"shapes {a} {b}")
+        yield Sample((u(4), 2), differentiable=differentiable, label="Python int on the right")
+        yield Sample((1.5, u(4)), differentiable=differentiable, label="Python float on the left")
         if ties:
             x = np.round(u(4, 4))
             yield Sample((x, np.where(u(4, 4) > (low + high) / 2, x, -x)), differentiable=False, label="ties")

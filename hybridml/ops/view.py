@@ -9,10 +9,9 @@ from typing import Any
 import numpy as np
 
 from hybridml.errors import ShapeError
-from hybridml.ops import infer
 from hybridml.ops.door import call, lift
-from hybridml.ops.registry import Kind, Layout, Op, Promote, Sample, public, register
-from hybridml.ops.spec import Shape, TensorSpec, broadcast_shapes, normalize_axis, spec
+from hybridml.ops.registry import Kind, Layout, Op, Promote, Sample, composite, public, register
+from hybridml.ops.spec import Shape, TensorSpec, broadcast_shapes, normalize_axes, normalize_axis, spec
 
 
 def _view(name: str, **fields: Any) -> Op:
@@ -61,6 +60,7 @@ def _infer_reshape(x: TensorSpec, *, shape: Shape) -> TensorSpec:
 
 RESHAPE = _view(
     "reshape", method=True, infer=_infer_reshape, view=_reshape_layout, eager=lambda xp, x, *, shape: x.reshape(shape),
+    reference=np.reshape,
     vjps=(lambda g, out, x, *, shape: reshape(g, x.shape),),
     samples=lambda rng: [
         Sample((rng.normal(size=(4, 6)),), {"shape": (3, 8)}), Sample((rng.normal(size=(4, 6)),), {"shape": (2, -1, 3)}),
@@ -101,7 +101,7 @@ def _inverse(axes: tuple[int, ...]) -> tuple[int, ...]:
 PERMUTE = _view(
     "permute_dims", infer=lambda x, *, axes: spec([x.shape[a] for a in axes], x.dtype),
     view=lambda v, *, axes: Layout(tuple([v.shape[a] for a in axes]), tuple([v.strides[a] for a in axes]), v.offset),
-    eager=lambda xp, x, *, axes: x.transpose(axes),
+    eager=lambda xp, x, *, axes: x.transpose(axes), reference=np.transpose,
     vjps=(lambda g, out, x, *, axes: permute_dims(g, _inverse(axes)),),
     samples=lambda rng: [
         Sample((rng.normal(size=(2, 3, 4)),), {"axes": (2, 0, 1)}), Sample((rng.normal(size=(3, 5)),), {"axes": (1, 0)}),
@@ -142,7 +142,8 @@ def _infer_broadcast(x: TensorSpec, *, shape: Shape) -> TensorSpec:
 
 BROADCAST = _view(
     "broadcast_to", infer=_infer_broadcast, view=_broadcast_layout,
-    eager=lambda xp, x, *, shape: xp.broadcast_to(x, shape), vjps=(lambda g, out, x, *, shape: sum_to(g, x.shape),),
+    eager=lambda xp, x, *, shape: xp.broadcast_to(x, shape), reference=lambda x, shape: x + np.zeros(shape, x.dtype),
+    vjps=(lambda g, out, x, *, shape: sum_to(g, x.shape),),
     samples=lambda rng: [
         Sample((rng.normal(size=(3, 1)),), {"shape": (2, 3, 4)}), Sample((rng.normal(size=()),), {"shape": (3,)}),
         Sample((rng.normal(size=(1, 3)),), {"shape": (0, 3)}),
@@ -185,10 +186,16 @@ def _slice_layout(v: Layout, *, starts: Shape, stops: Any, steps: Shape) -> Layo
     return Layout(shape, tuple([s * k for s, k in zip(v.strides, steps, strict=True)]), offset)
 
 
+def _reference_slice(x: Any, starts: Any, stops: Any, steps: Any) -> Any:
+    for axis, (a, b, s) in enumerate(zip(starts, stops, steps, strict=True)):
+        x = np.take(x, list(range(*slice(a, b, s).indices(x.shape[axis]))), axis)
+    return x
+
+
 SLICE = _view(
     "slice", view=_slice_layout,
     infer=lambda x, *, starts, stops, steps: spec(_slice_shape(x.shape, _bounds(starts, stops, steps)), x.dtype),
-    eager=lambda xp, x, *, starts, stops, steps: x[_bounds(starts, stops, steps)],
+    eager=lambda xp, x, *, starts, stops, steps: x[_bounds(starts, stops, steps)], reference=_reference_slice,
     vjps=(lambda g, out, x, *, starts, stops, steps: slice_scatter(g, x.shape, starts, stops, steps),),
     samples=lambda rng: [
         Sample((rng.normal(size=(5, 6)),), {"starts": (1, 5), "stops": (4, None), "steps": (1, -2)}),
@@ -210,9 +217,16 @@ def _eager_slice_scatter(xp: Any, g: Any, *, shape: Shape, starts: Shape, stops:
     return out
 
 
+def _reference_slice_scatter(g: Any, shape: Any, starts: Any, stops: Any, steps: Any) -> Any:
+    where = _reference_slice(np.arange(math.prod(shape)).reshape(shape), starts, stops, steps)
+    out = np.zeros(math.prod(shape), g.dtype)
+    out[where.ravel()] = g.ravel()
+    return out.reshape(shape)
+
+
 SLICE_SCATTER = register(Op(
     "slice_scatter", Kind.INDEX, promote=Promote.NO, infer=lambda g, *, shape, starts, stops, steps: spec(shape, g.dtype),
-    eager=_eager_slice_scatter,
+    eager=_eager_slice_scatter, reference=_reference_slice_scatter,
     vjps=(lambda g, out, x, *, shape, starts, stops, steps: strided_slice(g, starts, stops, steps),),
     samples=lambda rng: [
         Sample((rng.normal(size=(3, 2)),), {"shape": (5, 6), "starts": (1, 5), "stops": (4, 1), "steps": (1, -2)}),
@@ -226,4 +240,117 @@ def slice_scatter(g: Any, /, shape: Shape, starts: Shape, stops: tuple[int | Non
     return call(SLICE_SCATTER, lift(g), shape=tuple(shape), starts=tuple(starts), stops=tuple(stops), steps=tuple(steps))
 
 
-__all__ = ["broadcast_to", "infer", "permute_dims", "reshape", "slice_scatter", "strided_slice", "sum_to"]
+# written in the rows above
+
+
+def narrow(x: Any, axis: int, start: int, stop: int) -> Any:
+    """The elements from `start` to `stop` of one axis."""
+    starts, stops = [0] * x.ndim, list(x.shape)
+    starts[axis], stops[axis] = start, stop
+    return x if (start, stop) == (0, x.shape[axis]) else strided_slice(x, tuple(starts), tuple(stops), (1,) * x.ndim)
+
+
+@composite()
+def expand_dims(x: Any, /, *, axis: int = 0) -> Any:
+    """A new axis of size 1 at `axis` of the result.
+
+    >>> import hybridml as hml
+    >>> hml.expand_dims(hml.zeros((2, 3)), axis=-1).shape
+    (2, 3, 1)
+    """
+    x = lift(x)
+    axis = normalize_axis(axis, x.ndim + 1)
+    return reshape(x, (*x.shape[:axis], 1, *x.shape[axis:]))
+
+
+@composite()
+def squeeze(x: Any, /, axis: int | Sequence[int] | None = None) -> Any:
+    """Axes of size 1 left out: those named, or all of them.
+
+    >>> import hybridml as hml
+    >>> hml.squeeze(hml.zeros((1, 3, 1)), axis=0).shape
+    (3, 1)
+    """
+    x = lift(x)
+    named = normalize_axes(axis, x.ndim)
+    if axis is not None and any(x.shape[a] != 1 for a in named):
+        raise ShapeError(f"cannot squeeze axis {axis} of shape {x.shape}: only axes of size 1 can go")
+    return reshape(x, [d for i, d in enumerate(x.shape) if d != 1 or i not in named])
+
+
+@composite()
+def flip(x: Any, /, *, axis: int | Sequence[int] | None = None) -> Any:
+    """The elements in reverse order along the axes named, or all of them.
+
+    >>> import hybridml as hml
+    >>> hml.flip([1., 2., 3.]).tolist()
+    [3.0, 2.0, 1.0]
+    """
+    x = lift(x)
+    if not x.size:
+        return x
+    axes = normalize_axes(axis, x.ndim)
+    back = [i in axes for i in range(x.ndim)]
+    starts = tuple([d - 1 if b else 0 for d, b in zip(x.shape, back, strict=True)])
+    stops = tuple([None if b else d for d, b in zip(x.shape, back, strict=True)])
+    return strided_slice(x, starts, stops, tuple([-1 if b else 1 for b in back])) if x.ndim else x
+
+
+@composite()
+def moveaxis(x: Any, source: int | Sequence[int], destination: int | Sequence[int], /) -> Any:
+    """Axes moved to other places; the rest keep their order.
+
+    >>> import hybridml as hml
+    >>> hml.moveaxis(hml.zeros((2, 3, 4)), 0, -1).shape
+    (3, 4, 2)
+    """
+    x = lift(x)
+    a = [normalize_axis(i, x.ndim) for i in ([source] if isinstance(source, int) else source)]
+    b = [normalize_axis(i, x.ndim) for i in ([destination] if isinstance(destination, int) else destination)]
+    if len(set(a)) != len(a) or len(set(b)) != len(a) or len(b) != len(a):
+        raise ShapeError(f"moveaxis needs as many different destinations as sources, got {source} and {destination}")
+    order = [i for i in range(x.ndim) if i not in a]
+    for place, axis in sorted(zip(b, a, strict=True)):
+        order.insert(place, axis)
+    return permute_dims(x, order)
+
+
+@composite()
+def swapaxes(x: Any, axis1: int, axis2: int, /) -> Any:
+    """Two axes exchanged.
+
+    >>> import hybridml as hml
+    >>> hml.swapaxes(hml.zeros((2, 3, 4)), 0, 2).shape
+    (4, 3, 2)
+    """
+    x = lift(x)
+    order = list(range(x.ndim))
+    a, b = normalize_axis(axis1, x.ndim), normalize_axis(axis2, x.ndim)
+    order[a], order[b] = b, a
+    return permute_dims(x, order)
+
+
+@composite(attribute="mT")
+def matrix_transpose(x: Any, /) -> Any:
+    """The last two axes exchanged.
+
+    >>> import hybridml as hml
+    >>> hml.matrix_transpose(hml.zeros((2, 3, 4))).shape
+    (2, 4, 3)
+    """
+    x = lift(x)
+    if x.ndim < 2:
+        raise ShapeError(f"matrix_transpose needs at least 2 dimensions, got shape {x.shape}")
+    return swapaxes(x, -1, -2)
+
+
+@composite(attribute="T")
+def transpose(x: Any, /, axes: Sequence[int] | None = None) -> Any:
+    """The axes in reverse order, or in the order given.
+
+    >>> import hybridml as hml
+    >>> hml.transpose(hml.zeros((2, 3, 4))).shape
+    (4, 3, 2)
+    """
+    x = lift(x)
+    return permute_dims(x, tuple(reversed(range(x.ndim))) if axes is None else axes)

@@ -16,7 +16,7 @@ from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable
 from hybridml.errors import SignatureError
-from hybridml.kernels.program import Program
+from hybridml.kernels.executable import Executable
 from hybridml.trace.gradient import PureFunction, inline
 from hybridml.trace.graph import Graph
 from hybridml.trace.passes import optimize
@@ -70,7 +70,7 @@ class ConcreteFunction:
         started = time.perf_counter()
         self.optimized = optimize(graph)
         self._passes_seconds = time.perf_counter() - started
-        self.program = Program(self.optimized)
+        self.program = Executable(self.optimized)
 
     # facts
 

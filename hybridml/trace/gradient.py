@@ -20,7 +20,7 @@ from hybridml.eager.dispatch import run as run_op
 from hybridml.eager.state import state
 from hybridml.eager.tape import GradientTape
 from hybridml.eager.tensor import Tensor, wrap
-from hybridml.kernels.program import Program
+from hybridml.kernels.executable import Executable
 from hybridml.trace.builder import Builder
 from hybridml.trace.graph import Graph, Node, Value
 from hybridml.trace.interpret import evaluate
@@ -117,16 +117,16 @@ class PureFunction:
         self.graph = graph
 
     @cached_property
-    def _program(self) -> Program:
-        return Program(optimize(self.graph))
+    def _program(self) -> Executable:
+        return Executable(optimize(self.graph))
 
     @cached_property
     def _split(self) -> Split:
         return differentiate(self.graph)
 
     @cached_property
-    def _forward(self) -> Program:
-        return Program(optimize(self._split.forward))
+    def _forward(self) -> Executable:
+        return Executable(optimize(self._split.forward))
 
     @cached_property
     def _backward(self) -> PureFunction:
@@ -178,5 +178,5 @@ class PureFunction:
         return [next(found) if w else None for w in wanted]
 
 
-def _run(program: Program, tensors: Sequence[Tensor]) -> list[Tensor]:
+def _run(program: Executable, tensors: Sequence[Tensor]) -> list[Tensor]:
     return [wrap(a) for a in program.run([np.ascontiguousarray(x._array) if x.ndim else x._array for x in tensors])]

@@ -1,7 +1,7 @@
-"""Primitives of the Numba CPU target: each is one LLVM instruction or intrinsic, so that loops over them vectorise.
+"""Primitives of the Numba CPU target: one LLVM instruction or intrinsic each, so that loops vectorise.
 
-Numba's own `math.floor` returns an integer and its `math.sqrt` raises; the intrinsics here keep the float type and
-never branch.
+Numba's own `math.floor` returns an integer and its `math.sqrt` raises; the intrinsics here keep the float
+type and never branch.
 """
 
 from __future__ import annotations
@@ -9,20 +9,29 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
-from numba.extending import intrinsic
+from numba.extending import intrinsic, register_jitable
 
-FLOATS = {"f32": types.float32, "f64": types.float64}
-INTEGERS = {"f32": types.int32, "f64": types.int64}
+FLOATS: dict[str, Any] = {"f32": types.float32, "f64": types.float64}
+INTEGERS: dict[str, Any] = {"f32": types.int32, "f64": types.int64}
 
 
 def device(function: Callable[..., Any]) -> Any:
-    """`numba.njit`, inlined by LLVM wherever it is called; division by zero gives inf or NaN, never an exception."""
-    return numba.njit(
-        function, error_model="numpy", forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True
-    )
+    """`function`, compiled where a compiled function calls it and inlined there by LLVM.
+
+    Division by zero gives inf or NaN, never an exception. Called from Python it raises NotImplementedError:
+    the wrappers for that would cost two fifths of the compile time, and the "python" target serves the purpose.
+    """
+    return register_jitable(
+        error_model="numpy", forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True
+    )(function)
+
+
+def _intrinsic(name: str, typing: Any) -> Any:
+    typing.__name__ = name  # what error messages show
+    return intrinsic(typing)
 
 
 def _llvm(name: str, kind: str, count: int) -> Any:
@@ -31,7 +40,8 @@ def _llvm(name: str, kind: str, count: int) -> Any:
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         llvm_type = context.get_value_type(wanted)
-        callee = builder.module.declare_intrinsic(f"llvm.{name}", [llvm_type])
+        function_type = ir.FunctionType(llvm_type, [llvm_type] * count)
+        callee = builder.module.declare_intrinsic(f"llvm.{name}", [llvm_type], function_type)
         return builder.call(callee, args)
 
     def typing_1(typing_context: Any, x: Any) -> Any:
@@ -40,7 +50,7 @@ def _llvm(name: str, kind: str, count: int) -> Any:
     def typing_2(typing_context: Any, x: Any, y: Any) -> Any:
         return (wanted(wanted, wanted), emit) if x == y == wanted else None
 
-    return intrinsic({1: typing_1, 2: typing_2}[count])
+    return _intrinsic(f"{name}_{kind}", {1: typing_1, 2: typing_2}[count])
 
 
 def _fma(kind: str) -> Any:
@@ -52,7 +62,7 @@ def _fma(kind: str) -> Any:
     def typing(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
         return (wanted(wanted, wanted, wanted), emit) if a == b == c == wanted else None
 
-    return intrinsic(typing)
+    return _intrinsic(f"fma_{kind}", typing)
 
 
 def _bitcast(source: Any, result: Any) -> Any:
@@ -62,7 +72,7 @@ def _bitcast(source: Any, result: Any) -> Any:
     def typing(typing_context: Any, x: Any) -> Any:
         return (result(source), emit) if x == source else None
 
-    return intrinsic(typing)
+    return _intrinsic(f"bits_to_{result}", typing)
 
 
 def _fmod(kind: str) -> Any:
@@ -75,7 +85,7 @@ def _fmod(kind: str) -> Any:
     def typing(typing_context: Any, x: Any, y: Any) -> Any:
         return (wanted(wanted, wanted), emit) if x == y == wanted else None
 
-    return intrinsic(typing)
+    return _intrinsic(f"fmod_{kind}", typing)
 
 
 def namespace() -> dict[str, Any]:

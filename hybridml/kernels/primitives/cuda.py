@@ -34,7 +34,7 @@ def namespace() -> dict[str, Any]:
     """
     from numba import config, cuda
 
-    if config.ENABLE_CUDASIM:
+    if config.ENABLE_CUDASIM:  # type: ignore[attr-defined]
         return python.namespace()
     from numba.cuda import libdevice
 

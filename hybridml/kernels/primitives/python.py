@@ -1,7 +1,8 @@
 """Primitives of the plain-Python target: NumPy scalars, the same rounding as the compiled targets.
 
-It is the definition in its slowest form, used by CUDA's simulator, for debugging and for checking the other targets.
-Overflow and invalid operations are meant where they occur, so each function runs with NumPy's warnings off.
+It is the definition in its slowest form, used by CUDA's simulator, for debugging and for checking the other
+targets. Overflow and invalid operations are meant where they occur, so each function runs with NumPy's
+warnings off.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def device(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _fma(a: Any, b: Any, c: Any) -> Any:
-    """a * b + c in the arguments' type, rounded once (float32: once in float64, once more on the way back)."""
+    """a * b + c in the arguments' type, rounded once (float32: in float64, and again on the way back)."""
     kind = type(a)
     with np.errstate(all="ignore"):
         if kind is np.float32:

@@ -1,9 +1,31 @@
 """x = q * pi/2 + r with |r| <= pi/4, right over the whole range of x, huge arguments included.
 
-Up to a bound, r = x - n * pi/2 in two or three parts of pi/2 (Cody and Waite). Beyond it, x = m * 2**e times the
-bits of 2/pi that can reach the result (Payne and Hanek): the bits that give multiples of 4 are skipped, 96 or
-192 bits of 2/pi follow in fixed point. Both ways are computed and one selected, so loops stay vector code.
+Up to a bound, r = x - n * pi/2 in two or three parts of pi/2 (Cody and Waite). Beyond it, x = m * 2**e times
+the bits of 2/pi that can reach the result (Payne and Hanek): the bits that give multiples of 4 are skipped,
+96 or 192 bits of 2/pi follow in fixed point. Both ways are computed and one selected, so loops stay vector
+code.
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .names import (  # fmt: skip
+        INF_F32,
+        INF_F64,
+        NAN_F64,
+        ROUND_F64,
+        bits_f32,
+        bits_f64,
+        device,
+        f32,
+        f64,
+        fabs_f32,
+        fabs_f64,
+        fma_f64,
+        i32,
+        i64,
+        u64,
+    )
 
 TWO_OVER_PI_F64 = f64(0.6366197723675814)
 PIO2_F64 = f64(1.5707963267948966)

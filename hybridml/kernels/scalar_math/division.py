@@ -1,5 +1,27 @@
 """floor_divide and remainder of floating-point numbers, rounded exactly where NumPy rounds."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .names import (  # fmt: skip
+        INF_F32,
+        NAN_F64,
+        bits_f64,
+        copysign_f32,
+        copysign_f64,
+        device,
+        f32,
+        f64,
+        fabs_f32,
+        float_from_bits_f64,
+        floor_f32,
+        floor_f64,
+        fma_f64,
+        fmod_f64,
+        i64,
+        trunc_f64,
+    )
+
 # Keeps 25 significant bits of a float64: times a float32 that is exact in float64.
 TOP_25_BITS = i64(-(1 << 28))
 
@@ -14,9 +36,10 @@ def fmod_step(r, inverse, b):
 
 @device
 def remainder_exact_f32(x, y):
-    """x - trunc(x / y) * y as an exact float64, with the sign of x (zero may have either); C's fmod without its loop.
+    """x - trunc(x / y) * y as an exact float64, with the sign of x (zero may have either).
 
-    The quotient of two float32 numbers has at most 277 bits and each step takes off 24, so thirteen steps always do.
+    The quotient of two float32 numbers has at most 277 bits and each step takes off 24, so thirteen steps
+    always do.
     """
     a = fabs_f32(x)
     b = fabs_f32(y)
@@ -71,7 +94,7 @@ def m_floor_divide_f32(x, y):
 
 @device
 def m_remainder_f64(x, y):
-    """x - floor(x / y) * y, with the sign of y; NaN where y is 0. Calls fmod, which is exact but no vector code."""
+    """x - floor(x / y) * y, with the sign of y; NaN where y is 0. Calls C's fmod: exact, not vectorised."""
     r = fmod_f64(x, y)
     opposite = (r != f64(0.0)) & ((r < f64(0.0)) != (y < f64(0.0)))
     z = r + y if opposite else r

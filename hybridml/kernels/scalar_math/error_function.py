@@ -1,4 +1,22 @@
-"""erf: an odd polynomial below 1, and 1 - erfc above, where erfc only has to be right to the last place of 1."""
+"""erf: an odd polynomial below 1, and 1 - erfc above, where erfc only has to be right to an ulp of 1."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .names import (  # fmt: skip
+        copysign_f32,
+        copysign_f64,
+        device,
+        expm1_reduced_f32,
+        f32,
+        f64,
+        fabs_f32,
+        fabs_f64,
+        fma_f32,
+        fma_f64,
+        m_exp_f64,
+        power_of_two_f32,
+    )
 
 # erf(x) / x - 1 as a polynomial in x**2, |x| <= 0.92 and |x| <= 1
 ERF_F32 = (  # error 2^-26.8

@@ -1,5 +1,24 @@
 """exp, exp2, expm1, sigmoid: x = n ln2 + r with |r| <= ln2 / 2, so e**x = 2**n * (1 + r + r*r*q(r))."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .names import (  # fmt: skip
+        bits_f32,
+        bits_f64,
+        device,
+        f32,
+        f64,
+        fabs_f32,
+        fabs_f64,
+        float_from_bits_f32,
+        float_from_bits_f64,
+        fma_f32,
+        fma_f64,
+        i32,
+        i64,
+    )
+
 INF_F32 = f32(float("inf"))
 INF_F64 = f64(float("inf"))
 NAN_F32 = f32(float("nan"))
@@ -76,7 +95,7 @@ def power_of_two_f64(n):
 
 @device
 def scale_f32(p, n):
-    """p * 2**n for |n| < 252, in two steps: each factor is a normal number, and only the second step rounds."""
+    """p * 2**n for |n| < 252, in two steps: each factor is normal, and only the second step rounds."""
     half = i32(n >> 1)
     return p * power_of_two_f32(half) * power_of_two_f32(i32(n - half))
 
@@ -198,13 +217,23 @@ def m_expm1_f64(x):
 
 @device
 def m_sigmoid_f32(x):
-    e = m_exp_f32(-fabs_f32(x))  # at most 1, so neither form below overflows or cancels
+    e = m_exp_f32(-fabs_f32(x))  # at most 1, so neither 1 / (1 + e) nor e / (1 + e) overflows or cancels
     top = f32(1.0) if x >= f32(0.0) else e
-    return top / (f32(1.0) + e)
+    d = f32(1.0) + e
+    d_low = e - (d - f32(1.0))
+    inverse = f32(1.0) / d
+    y = top * inverse
+    return fma_f32(
+        fma_f32(-y, d, top) - y * d_low, inverse, y
+    )  # one Newton step takes the roundings back out
 
 
 @device
 def m_sigmoid_f64(x):
     e = m_exp_f64(-fabs_f64(x))
     top = f64(1.0) if x >= f64(0.0) else e
-    return top / (f64(1.0) + e)
+    d = f64(1.0) + e
+    d_low = e - (d - f64(1.0))
+    inverse = f64(1.0) / d
+    y = top * inverse
+    return fma_f64(fma_f64(-y, d, top) - y * d_low, inverse, y)

@@ -1,4 +1,27 @@
-"""tanh, sinh, cosh: an odd polynomial near zero, where exponentials would cancel, and exponentials elsewhere."""
+"""tanh, sinh, cosh: an odd polynomial near zero, where exponentials would cancel; exponentials elsewhere."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .names import (  # fmt: skip
+        copysign_f32,
+        copysign_f64,
+        device,
+        expm1_reduced_f32,
+        expm1_reduced_f64,
+        f32,
+        f64,
+        fabs_f32,
+        fabs_f64,
+        fma_f32,
+        fma_f64,
+        i32,
+        i64,
+        m_expm1_f64,
+        power_of_two_f32,
+        power_of_two_f64,
+        scale_f32,
+    )
 
 # (tanh(x) - x) / x**3 as a polynomial in x**2, |x| <= 0.55
 TANH_F32 = (  # error 2^-27.5
@@ -74,7 +97,7 @@ def m_cosh_f32(x):
 @device
 def quarter_expm1_f64(a):
     """(e**a - 1) / 4 without overflow before sinh(a) overflows; a >= 0 or NaN."""
-    c = f64(711.0) if a > f64(711.0) else a
+    c = f64(710.6) if a > f64(710.6) else a
     p, n = expm1_reduced_f64(c)
     s = power_of_two_f64(n - i64(2))
     return fma_f64(s, p, s - f64(0.25))

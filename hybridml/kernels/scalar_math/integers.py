@@ -1,4 +1,9 @@
-"""Integer functions, one per dtype from one text each: NumPy's results, wrap-around included, and never a trap."""
+"""Integer functions, one per dtype from one text: NumPy's results, wrap-around included, and never a trap."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .names import device, i8, i16, i32, i64, u8, u16, u32, u64
 
 
 def signed_functions(cast):

@@ -1,5 +1,26 @@
 """asin, acos, atan, atan2: odd polynomials on a small interval, and the identities that lead there."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .names import (  # fmt: skip
+        INF_F64,
+        PIO2_F64,
+        bits_f32,
+        bits_f64,
+        copysign_f32,
+        copysign_f64,
+        device,
+        f32,
+        f64,
+        fabs_f32,
+        fabs_f64,
+        fma_f32,
+        fma_f64,
+        sqrt_f32,
+        sqrt_f64,
+    )
+
 # Half a turn over 2 and over 4, high and low parts.
 PIO2_HIGH_F32 = f32(1.5707964)
 PIO2_LOW_F32 = f32(-4.371139e-08)
@@ -103,17 +124,21 @@ def asin_parts_f64(a):
 @device
 def m_asin_f32(x):
     s, rest, folded = asin_parts_f32(fabs_f32(x))
-    near = s + rest
-    far = PIO2_HIGH_F32 - (near + near - PIO2_LOW_F32)
-    return copysign_f32(far if folded else near, x)
+    double = s + s
+    main = PIO2_HIGH_F32 - double
+    lost = (PIO2_HIGH_F32 - main) - double
+    far = main + (lost + (PIO2_LOW_F32 - (rest + rest)))
+    return copysign_f32(far if folded else s + rest, x)
 
 
 @device
 def m_asin_f64(x):
     s, rest, folded = asin_parts_f64(fabs_f64(x))
-    near = s + rest
-    far = PIO2_F64 - (near + near - PIO2_LOW_F64)
-    return copysign_f64(far if folded else near, x)
+    double = s + s
+    main = PIO2_F64 - double
+    lost = (PIO2_F64 - main) - double
+    far = main + (lost + (PIO2_LOW_F64 - (rest + rest)))
+    return copysign_f64(far if folded else s + rest, x)
 
 
 @device
@@ -197,7 +222,7 @@ def m_atan_f64(x):
 
 @device
 def m_atan2_f32(y, x):
-    """The angle of the point (x, y); float64 inside, so that neither the quotient nor its parts over- or underflow."""
+    """The angle of the point (x, y); float64 inside, so that no quotient or sum over- or underflows."""
     a = f64(fabs_f32(y))
     b = f64(fabs_f32(x))
     over = a > b

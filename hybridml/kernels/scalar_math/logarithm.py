@@ -1,4 +1,33 @@
-"""log, log2, log10, log1p, logaddexp: x = 2**k * (1 + f) with 1 + f in [2/3, 4/3), so nothing cancels near x = 1."""
+"""log, log2, log10, log1p, logaddexp: x = 2**k * (1 + f) with 1 + f in [2/3, 4/3): nothing cancels near 1."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .names import (  # fmt: skip
+        INF_F32,
+        INF_F64,
+        LN2_F32,
+        LN2_F64,
+        NAN_F32,
+        NAN_F64,
+        bits_f32,
+        bits_f64,
+        device,
+        f32,
+        f64,
+        fabs_f32,
+        fabs_f64,
+        float_from_bits_f32,
+        float_from_bits_f64,
+        fma_f32,
+        fma_f64,
+        i32,
+        i64,
+        m_exp_f32,
+        m_exp_f64,
+        power_of_two_f32,
+        power_of_two_f64,
+    )
 
 TWO_THIRDS_BITS_F32 = i32(0x3F2AAAAB)
 TWO_THIRDS_BITS_F64 = i64(0x3FE5555555555555)
@@ -153,7 +182,7 @@ def m_log_f64(x):
 
 @device
 def log_base_f32(f, high, rest, whole, fraction):
-    """whole + fraction + log(1 + f) * (high + rest), with one rounding that matters; |whole| >= 0.3 or whole == 0."""
+    """whole + fraction + log(1 + f) * (high + rest), with one rounding that matters; |whole| >= 0.3 or 0."""
     p = f * high
     low = fma_f32(f, high, -p) + fma_f32(f, rest, log1p_rest_f32(f) * high)
     total = whole + p
@@ -202,7 +231,7 @@ def m_log1p_f32(x):
     u = f32(1.0) + x
     bits = bits_f32(u)
     k = i32(i32(bits - TWO_THIRDS_BITS_F32) >> 23)
-    # f = (1 + x) / 2**k - 1 from x itself, for u has lost the low bits of x; above 2**60 that does not matter.
+    # f = (1 + x) / 2**k - 1 from x itself, for u has lost its low bits; above 2**60 no matter.
     scale = power_of_two_f32(i32(-k))
     near = fma_f32(scale, x, scale - f32(1.0))
     far = float_from_bits_f32(i32(bits - i32(k << 23))) - f32(1.0)

@@ -1,5 +1,41 @@
 """pow, sqrt, rsqrt, hypot. x**y = 2**(y log2 |x|) with the logarithm in about twice the working precision."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .names import (  # fmt: skip
+        EXP2_F64,
+        INF_F32,
+        INF_F64,
+        LN2_F64,
+        LN2_LOW_F64,
+        LOG2E_F64,
+        LOG2E_HIGH_F64,
+        LOG2E_REST_F64,
+        NAN_F32,
+        NAN_F64,
+        ROUND_BITS_F64,
+        ROUND_F64,
+        TWO_THIRDS_BITS_F64,
+        bits_f32,
+        bits_f64,
+        device,
+        f32,
+        f64,
+        fabs_f32,
+        fabs_f64,
+        float_from_bits_f64,
+        fma_f64,
+        i64,
+        log_split_f64,
+        power_of_two_f64,
+        scale_f64,
+        sqrt_f32,
+        sqrt_f64,
+        trunc_f32,
+        trunc_f64,
+    )
+
 TWO_THIRDS_LOW_F64 = f64(3.700743415417188e-17)
 TWO_THIRDS_HIGH_F64 = f64(0.6666666666666666)
 # (2 atanh(s) - 2 s) / s**3 as a polynomial in s**2, |s| <= 1/5: good for a float32 result
@@ -10,7 +46,7 @@ LOG_SHORT_F64 = (  # error 2^-41.2
     f64(0.2213471754585294),
     f64(0.20126976201023625),
 )
-# (2 atanh(s) - 2 s - 2/3 s**3) / s**5, as above: the part of the logarithm that float64 precision is enough for
+# (2 atanh(s) - 2 s - 2/3 s**3) / s**5, as above: the part that needs no more than float64 precision
 LOG_TAIL_F64 = (  # error 2^-67.7
     f64(0.3999999999999972),
     f64(0.28571428571579854),
@@ -140,9 +176,8 @@ def m_pow_f64(x, y):
     log2 = f64(-INF_F64) if a == f64(0.0) else log2
     t = y * log2
     t_low = fma_f64(y, log2, -t) + y * low
-    t = f64(0.0) if a == f64(1.0) else t
-    inside = fabs_f64(t) < f64(1100.0)
-    t_low = t_low if inside else f64(0.0)
+    t_low = t_low if fabs_f64(t) < f64(1100.0) else f64(0.0)  # NaN beyond
+    t = f64(0.0) if a == f64(1.0) else t  # y may be infinite
     t = f64(1100.0) if t > f64(1100.0) else t
     t = f64(-1100.0) if t < f64(-1100.0) else t
     n = t + ROUND_F64

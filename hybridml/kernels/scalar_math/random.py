@@ -1,9 +1,29 @@
 """Counter-based random numbers: Philox4x32-10 (Salmon et al., 2011), the same bits on every target.
 
-The stream of a `(seed, counter)` is a sequence of 32-bit words: word i is word `i mod 4` of the block with key = the
-seed's two halves (low, high) and 128-bit counter = `(counter + i // 4) mod 2**64` in the low half, 0 in the high half.
-`hybridml.ops.philox` is the same in NumPy.
+The stream of a `(seed, counter)` is a sequence of 32-bit words: word i is word `i mod 4` of the block with
+key = the seed's two halves (low, high) and 128-bit counter = `(counter + i // 4) mod 2**64` in the low half,
+0 in the high half. `hybridml.ops.philox` is the same in NumPy.
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .names import (  # fmt: skip
+        device,
+        f32,
+        f64,
+        fma_f32,
+        i32,
+        i64,
+        m_log_f32,
+        m_log_f64,
+        sin_of_quarter_f32,
+        sin_of_quarter_f64,
+        sqrt_f32,
+        sqrt_f64,
+        u32,
+        u64,
+    )
 
 PHILOX_M0 = u64(0xD2511F53)
 PHILOX_M1 = u64(0xCD9E8D57)
@@ -130,8 +150,8 @@ def m_normal_f32(seed, counter, i):
 def m_normal_f64(seed, counter, i):
     """Element i of a standard normal sample in float64.
 
-    Elements 2j and 2j + 1 share block j: u from words 0 (low) and 1, the angle from words 2 (low) and 3, each pair as
-    64 bits w: u = (w >> 11 + 1/2) / 2**53, angle = 2 pi * (w >> 11) / 2**53; cosine first, then sine.
+    Elements 2j and 2j + 1 share block j: u from words 0 (low) and 1, the angle from words 2 (low) and 3, each
+    pair as 64 bits w: u = (w >> 11 + 1/2) / 2**53, angle = 2 pi * (w >> 11) / 2**53; cosine first, then sine.
     """
     n = u64(i)
     w0, w1, w2, w3 = random_block(seed, counter + (n >> u64(1)))

@@ -1,5 +1,24 @@
 """abs, sign, floor, ceil, round, trunc, maximum, minimum of floating-point numbers, as NumPy defines them."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .names import (  # fmt: skip
+        ceil_f32,
+        ceil_f64,
+        device,
+        f32,
+        f64,
+        fabs_f32,
+        fabs_f64,
+        floor_f32,
+        floor_f64,
+        rint_f32,
+        rint_f64,
+        trunc_f32,
+        trunc_f64,
+    )
+
 
 @device
 def m_abs_f32(x):

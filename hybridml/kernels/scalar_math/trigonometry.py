@@ -1,5 +1,21 @@
 """sin, cos, tan of the reduced argument; see `argument_reduction`."""
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .names import (  # fmt: skip
+        device,
+        f32,
+        f64,
+        fabs_f32,
+        fabs_f64,
+        fma_f32,
+        fma_f64,
+        i64,
+        reduce_f32,
+        reduce_f64,
+    )
+
 # (sin(r) - r) / r**3 and (cos(r) - 1 + r**2 / 2) / r**4 as polynomials in r**2, |r| <= pi/4
 SIN_F32 = (  # error 2^-27.3
     f32(-0.16666655),

@@ -19,7 +19,7 @@ _FOLDABLE = (Kind.ELEMENTWISE, Kind.REDUCTION, Kind.VIEW, Kind.INDEX, Kind.EXTER
 
 def fold(graph: Graph) -> Graph:
     def visit(r: Rewriter, n: Node) -> bool:
-        if n.op.kind not in _FOLDABLE or len(n.outputs) != 1:
+        if n.op.kind not in _FOLDABLE or len(n.outputs) != 1 or not n.inputs:
             return False
         operands = [r[x] for x in n.inputs]
         arrays = [r.constants.get(x) if isinstance(x, Value) else x for x in operands]

@@ -21,6 +21,10 @@ def materialize(graph: Graph) -> Graph:
 
     for n in graph.nodes:
         if n.op.kind is not Kind.VIEW or n.op.view is None:
+            if n.op.provider == "gemm":
+                for v in n.values:
+                    if resolved(v)[1].matrix is None:
+                        r.replace(v, r.emit(copy, (r[v],), {}, n.source))
             r.keep(n)
             continue
         x = r[n.inputs[0]]

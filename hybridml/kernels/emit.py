@@ -1,0 +1,179 @@
+"""KernelSpec to Python source for Numba on the CPU.
+
+The text of a row-wise softmax, for example, is
+
+    def exp_max_subtract_sum_divide(args, begin, end):
+        x0 = float32_in(args, 0, 0)
+        o0 = float32_out(args, 1, 1)
+        n_i = size(args, 2)
+        ...
+        for i in range(begin, end):
+            a0 = c0
+            for jb in range(0, n_j, BLOCK):              # pass 1: the largest of the row
+                p0 = c0
+                for j in range(jb, min(jb + BLOCK, n_j)):
+                    v0 = x0[i * x0_i + j]
+                    p0 = lane_maximum_f32(p0, v0)
+                a0 = m_maximum_f32(a0, p0)
+            ...
+
+Sums run in blocks whose partial sums are added up, and within a block in the vector's lanes: faster and more accurate than one long
+chain of additions (the idea of NumPy's pairwise summation).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from hybridml.kernels.spec import Accumulate, Accumulator, KernelSpec, Let, Load, Loop, Statement, Store, suffix
+
+BLOCK = 1024
+_CALL = re.compile(r"\b(m_\w+|lane_\w+|[fiu](?:8|16|32|64))(?=\()")
+
+
+class _Lines:
+    def __init__(self) -> None:
+        self.text: list[str] = []
+        self.depth = 0
+
+    def __call__(self, line: str) -> None:
+        self.text.append("    " * self.depth + line)
+
+    def open(self, line: str) -> None:
+        self(line)
+        self.depth += 1
+
+    def close(self) -> None:
+        self.depth -= 1
+
+
+def emit(spec: KernelSpec) -> tuple[str, str]:
+    """(name, source) of the kernel; equal structures give equal text."""
+    out = _Lines()
+    out.depth = 1
+    word = 0
+    for number, operand in enumerate(spec.operands):
+        way = "out" if operand.written else "in"
+        out(f"{operand.name} = {operand.dtype.name}_{way}(args, {word}, {number})")
+        word += 1
+    for name in spec.words:
+        out(f"{name} = size(args, {word})")
+        word += 1
+    for scalar in spec.scalars:
+        out(f"{scalar.name} = {scalar.dtype.name}_scalar(args, {word})")
+        word += 1
+    if spec.parallel:
+        _parallel(out, spec)
+    elif spec.body and isinstance(spec.body[0], Loop) and spec.body[0].split:
+        _body(out, spec.body)
+    else:
+        out.open("for _ in range(begin, end):")
+        _body(out, spec.body)
+        out.close()
+    body = "\n".join(out.text)
+    digest = hashlib.sha256(body.encode()).hexdigest()[:12]
+    name = f"{spec.title[:60]}_{digest}"
+    return name, f"{_header(body)}\n\ndef {name}(args, begin, end):\n{body}\n"
+
+
+def _header(body: str) -> str:
+    pointers = sorted(set(re.findall(r"\b\w+_(?:in|out|scalar)(?=\(args)", body)) | {"size"})
+    used = sorted(set(_CALL.findall(body)))
+    lines = [f"from hybridml.kernels.pointer import {', '.join(pointers)}"]
+    lanes = [u for u in used if u.startswith("lane_")]
+    if lanes:
+        lines.append(f"from hybridml.kernels.lanes import {', '.join(lanes)}")
+    functions = [u for u in used if not u.startswith("lane_")]
+    if functions:
+        lines += ["from hybridml.kernels.targets import scalar_functions", "", 'm = scalar_functions("cpu")']
+        lines += [f"{f} = m.{f}" for f in functions]
+    if "BLOCK" in body:
+        lines.append(f"BLOCK = {BLOCK}")
+    return "\n".join(lines) + "\n"
+
+
+def _parallel(out: _Lines, spec: KernelSpec) -> None:
+    axes = spec.parallel
+    if len(axes) == 1:
+        out.open(f"for {axes[0].name} in range(begin, end):")
+    else:
+        out.open("for r in range(begin, end):")
+        rest = "r"
+        for position, axis in enumerate(reversed(axes)):
+            if position == len(axes) - 1:
+                out(f"{axis.name} = {rest}")
+            else:
+                out(f"{axis.name} = {rest} % {axis.size}")
+                if position < len(axes) - 2:
+                    out(f"r{position} = {rest} // {axis.size}")
+                    rest = f"r{position}"
+                else:
+                    rest = f"{rest} // {axis.size}"
+    _body(out, spec.body)
+    out.close()
+
+
+def _body(out: _Lines, body: list[Statement]) -> None:
+    for s in body:
+        match s:
+            case Load(name, operand, index):
+                out(f"{name} = {operand.name}[{index}]")
+            case Let(name, text, _, note):
+                out(f"{name} = {text}" + (f"  # {note}" if note else ""))
+            case Store(operand, index, value):
+                out(f"{operand.name}[{index}] = {value}")
+            case Accumulate():
+                out(f"{s.name} = {_step(s.name, s.value, s)}")
+            case Loop() if s.reduces:
+                for a in s.reduces:
+                    out(f"{a.name} = {a.identity}")
+                _reduction(out, s, s.reduces)
+            case Loop():
+                bounds = "begin, end" if s.split else s.axis.size
+                out.open(f"for {s.axis.name} in range({bounds}):")
+                _body(out, s.body)
+                out.close()
+
+
+def _step(accumulator: str, value: str, s: Accumulate) -> str:
+    if s.lanes is not None:
+        return f"lane_{s.lanes}_{suffix(s.dtype)}({accumulator}, {value})"
+    return _typed(s.combine.format(accumulator, value), s)
+
+
+def _typed(text: str, s: Accumulate) -> str:
+    if s.dtype.kind == "b":
+        return f"({text}) != 0"
+    return f"{suffix(s.dtype)}({text})" if s.dtype.kind in "iu" and s.dtype.itemsize < 8 else text
+
+
+def _reduction(out: _Lines, loop: Loop, accumulators: tuple[Accumulator, ...]) -> None:
+    """The loops of a reduction; the innermost one runs in blocks with partial results."""
+    inner = [s for s in loop.body if isinstance(s, Loop)]
+    if inner:
+        out.open(f"for {loop.axis.name} in range({loop.axis.size}):")
+        for s in loop.body:
+            if isinstance(s, Loop):
+                _reduction(out, s, accumulators)
+            else:
+                _body(out, [s])
+        out.close()
+        return
+    j, n = loop.axis.name, loop.axis.size
+    partial = {a.name: f"p{a.name[1:]}" for a in accumulators}
+    steps = {s.name: s for s in loop.body if isinstance(s, Accumulate)}
+    out.open(f"for {j}b in range(0, {n}, BLOCK):")
+    for a in accumulators:
+        out(f"{partial[a.name]} = {a.identity}")
+    out.open(f"for {j} in range({j}b, min({j}b + BLOCK, {n})):")
+    for s in loop.body:
+        if isinstance(s, Accumulate):
+            out(f"{partial[s.name]} = {_step(partial[s.name], s.value, s)}")
+        else:
+            _body(out, [s])
+    out.close()
+    for a in accumulators:
+        s = steps[a.name]
+        out(f"{a.name} = {_typed(s.combine.format(a.name, partial[a.name]), s)}")
+    out.close()

@@ -1,0 +1,230 @@
+"""Matrix products as instructions of a program: which kernel, how it is split, and the words of its arguments.
+
+Three kernels share one argument layout (`Words`): register tiles for products up to middle size, dot products where the
+result is one column and both operands lie along the summed axis, and the process's BLAS for the large rest.
+"""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+
+from hybridml.kernels import blas, jit
+from hybridml.kernels.jit import Kernel
+
+TILED_LIMITS = {True: 1 << 30, False: 1 << 21}
+"""Multiplications up to which the tiles are used, with and without AVX-512. With it they were measured at 1.4 to 2 times
+OpenBLAS's one thread all the way up; without it a tile has a quarter of the registers, and only the library's call
+overhead is sure to be beaten."""
+
+CHUNK_WORK = 1 << 18
+"""Multiplications that make a chunk worth sharing out: about two microseconds, six times what sharing costs."""
+
+_TILE_ROWS = 8
+_ROW_VECTORS_BYTES = 128  # two vectors of 64 bytes: what a tile is wide
+_NUMBER_LIMIT = 2**31
+
+
+class Words(IntEnum):
+    """The argument block of a matrix product. Strides and leading dimensions count elements, addresses bytes."""
+
+    FUNCTION = 0
+    TRANSA = 1
+    TRANSB = 2
+    M = 3
+    N = 4
+    K = 5
+    A = 6
+    LDA = 7
+    B = 8
+    LDB = 9
+    C = 10
+    LDC = 11
+    BATCH = 12
+    STRIDE_A = 13
+    STRIDE_B = 14
+    STRIDE_C = 15
+    SPLIT = 16
+    ACCUMULATE = 17
+    HOLD = 18
+
+
+class Split(IntEnum):
+    """What an extent of a matrix product counts."""
+
+    ROWS = 0
+    COLUMNS = 1
+    BATCH = 2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything `driver.Table.run` needs for one product, but for the addresses.
+
+    ``template`` is the argument block with zeros at ``a_word``, ``b_word`` and ``c_word``, where the addresses of A, B and
+    C belong (a product may be computed as its transpose, and then A's place is B's).
+    """
+
+    kernel: Kernel
+    extent: int
+    chunks: int
+    grain: int
+    template: tuple[int, ...]
+    a_word: int
+    b_word: int
+    c_word: int
+
+    def words(self, a: int = 0, b: int = 0, c: int = 0) -> list[int]:
+        """The argument block for operands at these addresses; leave 0 what a patch fills in."""
+        words = list(self.template)
+        words[self.a_word], words[self.b_word], words[self.c_word] = a, b, c
+        return words
+
+
+def plan(
+    m: int,
+    n: int,
+    k: int,
+    dtype: str = "float32",
+    transa: bool = False,
+    transb: bool = False,
+    batch: int = 1,
+    threads: int = 1,
+    *,
+    lda: int | None = None,
+    ldb: int | None = None,
+    ldc: int | None = None,
+    strides: tuple[int, int, int] | None = None,
+    accumulate: bool = False,
+    split: Split | None = None,
+    chunks: int | None = None,
+    provider: str | None = None,
+) -> Plan:
+    """Plan C = op(A) @ op(B), or C += op(A) @ op(B), on row-major matrices.
+
+    Args:
+        m, n, k: op(A) is m x k, op(B) is k x n, C is m x n; any of them may be 0 (k = 0 gives zeros).
+        dtype: ``"float32"`` or ``"float64"``.
+        transa: A is stored k x m.
+        transb: B is stored n x k.
+        batch: number of products.
+        threads: how many threads may share the work.
+        lda, ldb, ldc: elements from one stored row to the next; default: rows are contiguous.
+        strides: elements from one batch entry to the next in A, B and C, 0 to share an operand; default: contiguous.
+        accumulate: add to what C holds.
+        split, chunks, provider: decide what is otherwise chosen: the split axis, the number of pieces, and the kernel
+            (``"tiled"`` or ``"library"``).
+
+    Raises:
+        ValueError: a size is negative or too large, a leading dimension is less than a row, the dtype or provider is unknown.
+
+    Example:
+        >>> product = plan(64, 10, 100)
+        >>> table.run(product.kernel.address, table.block(product.words(a, b, c)), product.extent, product.chunks,
+        ...           product.grain)                                                              # doctest: +SKIP
+    """
+    if dtype not in ("float32", "float64"):
+        raise ValueError(f"a matrix product takes float32 or float64, not {dtype!r}")
+    if provider not in (None, "tiled", "library"):
+        raise ValueError(f"provider={provider!r}: expected 'tiled' or 'library'")
+    for name, value in {"m": m, "n": n, "k": k, "batch": batch}.items():
+        if not 0 <= value < _NUMBER_LIMIT:
+            raise ValueError(f"{name}={value}: expected a number from 0 to 2**31 - 1")
+    lda = _leading("lda", lda, m if transa else k)
+    ldb = _leading("ldb", ldb, k if transb else n)
+    ldc = _leading("ldc", ldc, n)
+    stride_a, stride_b, stride_c = strides or ((k if transa else m) * lda, (n if transb else k) * ldb, m * ldc)
+    a_word, b_word = int(Words.A), int(Words.B)
+    if m == 1 and transb and (not transa or lda == 1):
+        # One row times rows of B: as B times a column, a dot product for each element of C.
+        m, n, ldc = n, 1, 1
+        lda, ldb, transa, transb = ldb, 1, False, False
+        stride_a, stride_b = stride_b, stride_a
+        a_word, b_word = b_word, a_word
+        split = _SWAPPED.get(split, split)
+    elif n == 1 and transa and ldc == 1 and (transb or ldb == 1):
+        # A column of C that lies along A's rows: as one row times A, vectors along C.
+        m, n, ldc = 1, m, max(m, 1)
+        lda, ldb, transa, transb = 1, lda, True, False
+        stride_a, stride_b = stride_b, stride_a
+        a_word, b_word = b_word, a_word
+        split = _SWAPPED.get(split, split)
+    entry = provider or _choose(m, n, k, transa, transb, ldb)
+    split, chunks, grain = _share(m, n, k, dtype, transb, batch, threads, split, chunks)
+    words = [0] * len(Words)
+    if entry == "library":
+        library = blas.find()
+        if library is None:
+            entry = "tiled"
+        else:
+            words[Words.FUNCTION] = library.sgemm if dtype == "float32" else library.dgemm
+            words[Words.HOLD] = library.hold
+    words[Words.TRANSA : Words.K + 1] = [int(transa), int(transb), m, n, k]
+    words[Words.LDA], words[Words.LDB], words[Words.LDC] = lda, ldb, ldc
+    words[Words.BATCH : Words.ACCUMULATE + 1] = [batch, stride_a, stride_b, stride_c, int(split), int(accumulate)]
+    extent = (m, n, batch)[split] if min(m, n, batch) else 0
+    return Plan(load(entry, dtype), extent, chunks, grain, tuple(words), a_word, b_word, int(Words.C))
+
+
+def load(entry: str, dtype: str) -> Kernel:
+    """The kernel ``"tiled"``, ``"dotted"``, ``"row"`` or ``"library"`` for a dtype."""
+    return jit.load(_source(dtype), entry)
+
+
+@functools.cache
+def _source(dtype: str) -> str:
+    text = Path(__file__).with_name("gemm_loops.py").read_text(encoding="utf-8")
+    return text.replace("float32", dtype)
+
+
+_SWAPPED: dict[Split | None, Split] = {  # the axes of a transposed result
+    Split.ROWS: Split.COLUMNS, Split.COLUMNS: Split.ROWS,
+}
+
+
+def _leading(name: str, given: int | None, width: int) -> int:
+    if given is not None and given < width:
+        raise ValueError(f"{name}={given} is less than a row of {width} elements")
+    # BLAS wants a positive number also where there is nothing to step over.
+    return max(1, width if given is None else given)
+
+
+def _choose(m: int, n: int, k: int, transa: bool, transb: bool, ldb: int) -> str:
+    if n == 1 and not transa and (transb or ldb == 1):
+        return "dotted"
+    if m == 1 and not transb:
+        return "row"
+    return "tiled" if m * n * k <= _tiled_limit() else "library"
+
+
+@functools.cache
+def _tiled_limit() -> int:
+    return TILED_LIMITS[bool(jit.host_features().get("avx512f"))]
+
+
+def _share(
+    m: int,
+    n: int,
+    k: int,
+    dtype: str,
+    transb: bool,
+    batch: int,
+    threads: int,
+    split: Split | None,
+    chunks: int | None,
+) -> tuple[Split, int, int]:
+    """Along which axis to split, into how many pieces, and the multiple of rows or columns that pieces begin at."""
+    tile_columns = _ROW_VECTORS_BYTES // (4 if dtype == "float32" else 8)
+    grains = {Split.ROWS: _TILE_ROWS, Split.COLUMNS: tile_columns, Split.BATCH: 1}
+    units = {Split.ROWS: -(-m // _TILE_ROWS), Split.COLUMNS: -(-n // tile_columns), Split.BATCH: batch}
+    if chunks is None:
+        chunks = max(1, min(threads, m * n * k * batch // CHUNK_WORK))
+    if split is None:
+        # The axis whose busiest piece is the smallest share; among equals the batch, then what reads less twice.
+        preferred = [Split.BATCH, Split.COLUMNS, Split.ROWS] if transb or n > m else [Split.BATCH, Split.ROWS, Split.COLUMNS]
+        split = min(preferred, key=lambda axis: -(-units[axis] // chunks) / max(units[axis], 1))
+    if units[split] < chunks and split != Split.BATCH:
+        return split, max(1, chunks), 1
+    return split, chunks, grains[split]

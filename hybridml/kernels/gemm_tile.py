@@ -1,0 +1,296 @@
+"""The vector code of the generated matrix product: a tile of C held in registers.
+
+Numba has no vector types, so these intrinsics write LLVM vectors. ``*_tile`` computes a few rows and one or two vectors of
+columns of C at once: for each step along the summed axis it loads the vectors of B, and multiplies them by one element of A
+for each row. ``*_dots`` computes a few elements of one column of C from operands that lie along the summed axis.
+
+Every operand is an int64 address, every stride a number of elements. Columns beyond the last are masked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba.core import cgutils, types
+from numba.extending import intrinsic
+
+_FEATURES = llvm.get_host_cpu_features()
+_VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx2") else 16
+# With 32 registers eight rows of two vectors fit beside what is loaded, with 16 only four.
+_ROWS_AT_ONCE = 8 if _FEATURES.get("avx512f") or not _FEATURES.get("sse2") else 4
+_FREE_MASKS = bool(_FEATURES.get("avx512f"))
+
+float32_width = _VECTOR_BYTES // 4
+float64_width = _VECTOR_BYTES // 8
+float32_item = 4
+float64_item = 8
+
+_I64 = ir.IntType(64)
+_I32 = ir.IntType(32)
+_BOOL = ir.IntType(1)
+
+
+class _Emitter:
+    """Writes vector instructions for one element type at the builder's place."""
+
+    def __init__(self, builder: Any, element: ir.Type) -> None:
+        self.builder = builder
+        self.element = element
+        self.item_bytes = 4 if element == ir.FloatType() else 8
+        self.width = _VECTOR_BYTES // self.item_bytes
+        self.vector = ir.VectorType(element, self.width)
+        self.mask = ir.VectorType(_BOOL, self.width)
+
+    def address(self, base: Any, *terms: Any) -> Any:
+        """``base`` plus a number of elements."""
+        for term in terms:
+            base = self.builder.add(base, self.builder.mul(term, _I64(self.item_bytes)))
+        return base
+
+    def splat(self, value: Any, vector: ir.VectorType) -> Any:
+        single = self.builder.insert_element(ir.Constant(vector, ir.Undefined), value, _I32(0))
+        lanes = ir.Constant(ir.VectorType(_I32, vector.count), [0] * vector.count)
+        return self.builder.shuffle_vector(single, ir.Constant(vector, ir.Undefined), lanes)
+
+    def first_lanes(self, count: Any) -> Any:
+        """The mask of the lanes below ``count``, an int64 of any size."""
+        lanes = ir.VectorType(_I64, self.width)
+        return self.builder.icmp_signed("<", ir.Constant(lanes, list(range(self.width))), self.splat(count, lanes))
+
+    def scalar(self, address: Any) -> Any:
+        return self.builder.load(self.builder.inttoptr(address, self.element.as_pointer()))
+
+    def load(self, address: Any, mask: Any | None) -> Any:
+        pointer = self.builder.inttoptr(address, self.vector.as_pointer())
+        if mask is None:
+            return self.builder.load(pointer, align=self.item_bytes)
+        function = self._masked("load", self.vector, [pointer.type, _I32, self.mask, self.vector])
+        return self.builder.call(function, [pointer, _I32(self.item_bytes), mask, self.zero()])
+
+    def store(self, value: Any, address: Any, mask: Any | None) -> None:
+        pointer = self.builder.inttoptr(address, self.vector.as_pointer())
+        if mask is None:
+            self.builder.store(value, pointer, align=self.item_bytes)
+            return
+        function = self._masked("store", ir.VoidType(), [self.vector, pointer.type, _I32, self.mask])
+        self.builder.call(function, [value, pointer, _I32(self.item_bytes), mask])
+
+    def _masked(self, what: str, result: ir.Type, parameters: Sequence[ir.Type]) -> Any:
+        name = f"llvm.masked.{what}.v{self.width}f{self.item_bytes * 8}.p0"
+        return cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(result, parameters), name)
+
+    def zero(self) -> Any:
+        return ir.Constant(self.vector, [0.0] * self.width)
+
+    def variables(self, count: int) -> list[Any]:
+        """Vectors that start at zero; LLVM keeps them in registers."""
+        places = [cgutils.alloca_once(self.builder, self.vector) for _ in range(count)]
+        for place in places:
+            self.builder.store(self.zero(), place)
+        return places
+
+    def multiply_add(self, place: Any, x: Any, y: Any) -> None:
+        # "contract" lets the two become one fused instruction where the processor has it, and stay two where not.
+        product = self.builder.fmul(x, y, flags=("contract",))
+        self.builder.store(self.builder.fadd(self.builder.load(place), product, flags=("contract",)), place)
+
+    def total(self, value: Any) -> Any:
+        """The sum of a vector's lanes, halves first: always the same order."""
+        lanes = self.width
+        while lanes > 1:
+            lanes //= 2
+            upper = list(range(lanes, 2 * lanes)) + [0] * (self.width - lanes)
+            mask = ir.Constant(ir.VectorType(_I32, self.width), upper)
+            value = self.builder.fadd(value, self.builder.shuffle_vector(value, value, mask))
+        return self.builder.extract_element(value, _I32(0))
+
+
+def _emit_tile(builder: Any, element: ir.Type, rows: int, vectors: int, values: Sequence[Any]) -> None:
+    columns = values[8]
+    emit = _Emitter(builder, element)
+    if _FREE_MASKS:
+        _emit_tile_body(builder, emit, rows, vectors, values, masked=True)
+        return
+    full = builder.icmp_signed(">=", columns, _I64(vectors * emit.width))
+    with builder.if_else(full) as (then, otherwise):
+        with then:
+            _emit_tile_body(builder, emit, rows, vectors, values, masked=False)
+        with otherwise:
+            _emit_tile_body(builder, emit, rows, vectors, values, masked=True)
+
+
+def _emit_tile_body(
+    builder: Any, emit: _Emitter, rows: int, vectors: int, values: Sequence[Any], masked: bool
+) -> None:
+    a, a_row, a_column, b, b_row, c, c_row, depth, columns, accumulate = values
+    width = emit.width
+    masks = [emit.first_lanes(builder.sub(columns, _I64(v * width))) if masked else None for v in range(vectors)]
+    for first in range(0, rows, _ROWS_AT_ONCE):
+        block = range(first, min(first + _ROWS_AT_ONCE, rows))
+        sums = {(r, v): place for r in block for v, place in enumerate(emit.variables(vectors))}
+        row_starts = {r: emit.address(a, builder.mul(a_row, _I64(r))) for r in block}
+        with cgutils.for_range(builder, depth, intp=_I64) as loop:
+            step = builder.mul(loop.index, b_row)
+            b_vectors = [emit.load(emit.address(b, step, _I64(v * width)), masks[v]) for v in range(vectors)]
+            across = builder.mul(loop.index, a_column)
+            for r in block:
+                factor = emit.splat(emit.scalar(emit.address(row_starts[r], across)), emit.vector)
+                for v in range(vectors):
+                    emit.multiply_add(sums[r, v], factor, b_vectors[v])
+        for r in block:
+            for v in range(vectors):
+                place = emit.address(c, builder.mul(c_row, _I64(r)), _I64(v * width))
+                with builder.if_then(cgutils.is_not_null(builder, accumulate)):
+                    builder.store(builder.fadd(builder.load(sums[r, v]), emit.load(place, masks[v])), sums[r, v])
+                emit.store(builder.load(sums[r, v]), place, masks[v])
+
+
+def _emit_dots(builder: Any, element: ir.Type, rows: int, values: Sequence[Any]) -> None:
+    a, a_row, b, c, c_row, depth, accumulate = values
+    emit = _Emitter(builder, element)
+    width = _I64(emit.width)
+    sums = emit.variables(rows)
+    whole = builder.sdiv(depth, width)
+
+    def step(start: Any, mask: Any | None) -> None:
+        vector = emit.load(emit.address(b, start), mask)
+        for r in range(rows):
+            row = emit.load(emit.address(a, builder.mul(a_row, _I64(r)), start), mask)
+            emit.multiply_add(sums[r], row, vector)
+
+    with cgutils.for_range(builder, whole, intp=_I64) as loop:
+        step(builder.mul(loop.index, width), None)
+    done = builder.mul(whole, width)
+    with builder.if_then(builder.icmp_signed("<", done, depth)):
+        step(done, emit.first_lanes(builder.sub(depth, done)))
+    for r in range(rows):
+        place = builder.inttoptr(emit.address(c, builder.mul(c_row, _I64(r))), element.as_pointer())
+        total = emit.total(builder.load(sums[r]))
+        old = builder.select(cgutils.is_not_null(builder, accumulate), builder.load(place), element(0.0))
+        builder.store(builder.fadd(total, old), place)
+
+
+def _make_tile(element: ir.Type) -> Any:
+    @intrinsic(prefer_literal=True)
+    def tile(  # type: ignore[no-untyped-def]
+        typingctx, rows, vectors, a, a_row, a_column, b, b_row, c, c_row, depth, columns, accumulate
+    ):
+        """C[rows, vectors * width] = A[rows, depth] @ B[depth, columns] (+ C); rows and vectors are literal."""
+
+        def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+            _emit_tile(builder, element, rows.literal_value, vectors.literal_value, values[2:])
+            return context.get_dummy_value()
+
+        return types.none(rows, vectors, *[types.int64] * 10), codegen
+
+    return tile
+
+
+def _make_dots(element: ir.Type) -> Any:
+    @intrinsic(prefer_literal=True)
+    def dots(typingctx, rows, a, a_row, b, c, c_row, depth, accumulate):  # type: ignore[no-untyped-def]
+        """C[rows] = A[rows, depth] @ B[depth] (+ C), A's rows and B contiguous; rows is literal."""
+
+        def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+            _emit_dots(builder, element, rows.literal_value, values[1:])
+            return context.get_dummy_value()
+
+        return types.none(rows, *[types.int64] * 7), codegen
+
+    return dots
+
+
+def _make_copy(element: ir.Type) -> Any:
+    """``copy(to, to_index, of, of_index)`` moves one element; indices count elements."""
+
+    @intrinsic
+    def copy(typingctx, to, to_index, of, of_index):  # type: ignore[no-untyped-def]
+        def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+            emit = _Emitter(builder, element)
+            target = builder.inttoptr(emit.address(values[0], values[1]), element.as_pointer())
+            builder.store(emit.scalar(emit.address(values[2], values[3])), target)
+            return context.get_dummy_value()
+
+        return types.none(*[types.int64] * 4), codegen
+
+    return copy
+
+
+def _make_copy_columns(element: ir.Type) -> Any:
+    """``copy_columns(vectors, to, of, columns)`` moves up to a literal number of whole vectors of one row."""
+
+    @intrinsic(prefer_literal=True)
+    def copy_columns(typingctx, vectors, to, of, columns):  # type: ignore[no-untyped-def]
+        def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+            emit = _Emitter(builder, element)
+            for v in range(vectors.literal_value):
+                mask = emit.first_lanes(builder.sub(values[3], _I64(v * emit.width)))
+                place = _I64(v * emit.width)
+                # The target has room for whole vectors: zeros there do no harm.
+                emit.store(emit.load(emit.address(values[2], place), mask), emit.address(values[1], place), None)
+            return context.get_dummy_value()
+
+        return types.none(vectors, *[types.int64] * 3), codegen
+
+    return copy_columns
+
+
+def _make_blas_call(element: ir.Type) -> Any:
+    @intrinsic
+    def call_blas(typingctx, function, trans1, trans2, m, n, k, x, ldx, y, ldy, beta, z, ldz):  # type: ignore[no-untyped-def]
+        """Call a Fortran ``?gemm(trans1, trans2, m, n, k, 1, x, ldx, y, ldy, beta, z, ldz)`` by its address.
+
+        Fortran takes every argument by address. An int64 in little-endian memory is also the int32 that a library with
+        32-bit integers reads there, so one call serves both kinds.
+        """
+
+        def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+            def place(value: Any) -> Any:
+                slot = cgutils.alloca_once(builder, value.type)
+                builder.store(value, slot)
+                return builder.ptrtoint(slot, _I64)
+
+            function, trans1, trans2, m, n, k, x, ldx, y, ldy, beta, z, ldz = values
+            one, zero = element(1.0), element(0.0)
+            factor = builder.select(cgutils.is_not_null(builder, beta), one, zero)
+            letters = [builder.select(cgutils.is_not_null(builder, t), _I64(84), _I64(78)) for t in (trans1, trans2)]
+            arguments = [
+                *[place(value) for value in (*letters, m, n, k, one)],
+                *(x, place(ldx), y, place(ldy), place(factor), z, place(ldz)),
+            ]
+            signature = ir.FunctionType(ir.VoidType(), [_I64] * len(arguments))
+            builder.call(builder.inttoptr(function, signature.as_pointer()), arguments)
+            return context.get_dummy_value()
+
+        return types.none(*[types.int64] * 13), codegen
+
+    return call_blas
+
+
+@intrinsic(prefer_literal=True)
+def scratch(typingctx, count):  # type: ignore[no-untyped-def]
+    """The address of a literal number of bytes on this call's stack, at the start of a cache line."""
+
+    def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+        # Not cgutils.alloca_once: it stores an undefined value, which LLVM would take apart byte by byte.
+        with builder.goto_entry_block():
+            space = builder.alloca(ir.IntType(8), size=_I64(count.literal_value))
+            space.align = 64
+        return builder.ptrtoint(space, _I64)
+
+    return types.int64(count), codegen
+
+
+float32_tile = _make_tile(ir.FloatType())
+float64_tile = _make_tile(ir.DoubleType())
+float32_dots = _make_dots(ir.FloatType())
+float64_dots = _make_dots(ir.DoubleType())
+float32_copy = _make_copy(ir.FloatType())
+float64_copy = _make_copy(ir.DoubleType())
+float32_copy_columns = _make_copy_columns(ir.FloatType())
+float64_copy_columns = _make_copy_columns(ir.DoubleType())
+float32_call_blas = _make_blas_call(ir.FloatType())
+float64_call_blas = _make_blas_call(ir.DoubleType())

@@ -1,0 +1,299 @@
+"""Fusion: which nodes share a kernel.
+
+A group has one iteration space. Its nodes live on one of two levels: *full*, one element per point of the space, or *kept*, one per
+point of the axes that the group's reductions keep. Producers fold into a reduction, consumers follow it, and several
+reductions over the same rows share a kernel, because all of them are merely levels of one space.
+
+Merging is greedy, in order of bytes saved. It is legal if the two spaces can be unified, every value that passes between the groups is
+read where it is written (element for element, or once a row), and no path leaves the merged group and comes back. Every refusal is
+recorded with its reason.
+"""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from hybridml.kernels.space import Space, canonical, parts, refine, squeeze, stretch, strides_over
+from hybridml.kernels.views import Place
+from hybridml.ops.registry import Kind
+from hybridml.trace.graph import Graph, Node, Value
+
+NATIVE = frozenset("?bBhHiIlLqQfd")  # dtype characters that kernels compute with
+MAX_OPERANDS = 24
+MAX_NODES = 96
+ROW_BYTES = 1 << 18  # a row read twice should still be in the second-level cache
+BLOCK_BYTES = 1 << 20  # likewise for all rows of a column block
+
+
+class Refusal(NamedTuple):
+    """Two neighbours that stayed apart, and why."""
+
+    producer: str
+    consumer: str
+    reason: str
+
+
+@dataclass(eq=False)
+class Group:
+    """Nodes of one kernel. `kept` are the nodes that live on the kept level; `reduced` are axes of `space`."""
+
+    nodes: list[int]
+    space: Space
+    reduced: frozenset[int] = frozenset()
+    kept: frozenset[int] = frozenset()
+    fusible: bool = True
+    before: set[Group] = field(default_factory=set)
+    after: set[Group] = field(default_factory=set)
+
+    @property
+    def kept_axes(self) -> tuple[int, ...]:
+        return tuple([k for k in range(len(self.space)) if k not in self.reduced])
+
+    @property
+    def first(self) -> int:
+        return self.nodes[0]
+
+
+def reduction_axes(n: Node) -> tuple[Space, frozenset[int]]:
+    """A reduction's squeezed space and the axes of it that it reduces."""
+    shape, wanted = n.values[0].shape, set(n.attrs["axis"])
+    space, reduced = [], set()
+    for a, d in enumerate(shape):
+        if d != 1:
+            if a in wanted:
+                reduced.add(len(space))
+            space.append(d)
+    return tuple(space), frozenset(reduced)
+
+
+def can_fuse(n: Node) -> bool:
+    """True for nodes that kernels are generated for."""
+    if n.op.kind not in (Kind.ELEMENTWISE, Kind.REDUCTION, Kind.RANDOM) or len(n.outputs) != 1:
+        return False
+    if n.op.scalar is None and n.op.reduce is None:
+        return False
+    specs = [v.spec for v in (*n.values, n.out)]
+    if any(s.dtype.char not in NATIVE or 0 in s.shape for s in specs):
+        return False
+    return n.op.reduce is None or bool(reduction_axes(n)[1])
+
+
+class Fuser:
+    """Groups the compute nodes of one graph."""
+
+    def __init__(self, graph: Graph, places: dict[Value, Place]) -> None:
+        self.graph, self.places = graph, places
+        self.nodes = graph.nodes
+        self.refusals: dict[tuple[int, int], Refusal] = {}
+        self.owner: dict[int, Group] = {}
+        self._producer = {v: i for i, n in enumerate(self.nodes) for v in n.outputs}
+        self._readers: dict[Value, list[int]] = {}
+        self._results = {places[v][0] for v in graph.results}
+        self._start()
+
+    # the beginning: one group a node
+
+    def _start(self) -> None:
+        for i, n in enumerate(self.nodes):
+            if n.op.kind is Kind.VIEW and n.op.view is not None:
+                continue
+            if not can_fuse(n):
+                group = Group([i], (), fusible=False)
+            elif n.op.reduce is not None:
+                space, reduced = reduction_axes(n)
+                group = Group([i], space, reduced)
+            else:
+                group = Group([i], squeeze(n.out.shape))
+            self.owner[i] = group
+            for v in n.values:
+                base = self.places[v][0]
+                self._readers.setdefault(base, []).append(i)
+                if base in self._producer:
+                    before = self.owner[self._producer[base]]
+                    group.before.add(before)
+                    before.after.add(group)
+
+    @property
+    def groups(self) -> list[Group]:
+        """Every group once, in an order that runs producers first."""
+        pending = {g: len(g.before) for g in dict.fromkeys(self.owner.values())}
+        ready = [(g.first, id(g), g) for g, k in pending.items() if k == 0]
+        heapq.heapify(ready)
+        order: list[Group] = []
+        while ready:
+            _, _, g = heapq.heappop(ready)
+            order.append(g)
+            for a in g.after:
+                pending[a] -= 1
+                if pending[a] == 0:
+                    heapq.heappush(ready, (a.first, id(a), a))
+        return order
+
+    # merging
+
+    def fuse(self) -> list[Group]:
+        """Merge until nothing more saves memory traffic."""
+        queue: list[tuple[int, int, int]] = []
+        for base, readers in self._readers.items():
+            size = base.spec.nbytes
+            source = self._producer.get(base)
+            if source is not None:
+                saved = size * (2 if base not in self._results and len(readers) == 1 else 1)
+                queue += [(-saved, source, r) for r in readers]
+            queue += [(-size, a, b) for a, b in zip(readers, readers[1:], strict=False)]
+        heapq.heapify(queue)
+        again: list[tuple[int, int, int]] = []
+        progress = True
+        while progress:  # a refusal may become legal once other groups have merged
+            progress = False
+            while queue:
+                item = heapq.heappop(queue)
+                a, b = self.owner[item[1]], self.owner[item[2]]
+                if a is b:
+                    continue
+                reason = self._merge(a, b)
+                if reason is None:
+                    progress = True
+                    self.refusals.pop((item[1], item[2]), None)
+                else:
+                    again.append(item)
+                    self._refuse(item[1], item[2], reason)
+            queue, again = again, []
+            heapq.heapify(queue)
+        self.refusals = {
+            (a, b): r for (a, b), r in self.refusals.items() if self.owner[a] is not self.owner[b]
+        }
+        return self.groups
+
+    def _refuse(self, a: int, b: int, reason: str) -> None:
+        self.refusals[a, b] = Refusal(self._name(a), self._name(b), reason)
+
+    def _name(self, i: int) -> str:
+        n = self.nodes[i]
+        return f"{n.op.name} {self.graph.label(n.out)}" + (f" ({n.source.file.rsplit('/', 1)[-1]}:{n.source.line})" if n.source else "")
+
+    def _merge(self, a: Group, b: Group) -> str | None:
+        """Merge two groups, or say why not."""
+        if not a.fusible or not b.fusible:
+            n = self.nodes[(a if not a.fusible else b).first]
+            return f"{n.op.name} runs in a routine of its own"
+        if len(a.nodes) + len(b.nodes) > MAX_NODES:
+            return f"the kernel would have more than {MAX_NODES} operations"
+        if self._cycle(a, b) or self._cycle(b, a):
+            return "another kernel lies between them"
+        reason: str | None = "their iteration spaces differ"
+        for merged in self._unifications(a, b):
+            reason = self._check(merged, a, b)
+            if reason is None:
+                self._replace(a, b, merged)
+                return None
+        return reason
+
+    def _cycle(self, a: Group, b: Group) -> bool:
+        """True if a path leads from a to b through a third group."""
+        last = b.nodes[-1]
+        stack = [g for g in a.after if g is not b]
+        seen: set[Group] = set(stack)
+        while stack:
+            for g in stack.pop().after:
+                if g is b:
+                    return True
+                if g not in seen and g.first <= last:
+                    seen.add(g)
+                    stack.append(g)
+        return False
+
+    def _unifications(self, a: Group, b: Group) -> list[Group]:
+        """The ways to put both groups into one space: both full, or one of them on the kept level of the other."""
+        nodes = sorted(a.nodes + b.nodes)
+        found: list[Group] = []
+        fine = refine(a.space, b.space)
+        if fine is not None:
+            ra, rb = _refined(a, fine), _refined(b, fine)
+            if not ra or not rb or ra == rb:
+                found.append(Group(nodes, fine, ra or rb, a.kept | b.kept))
+        for plain, reducing in ((a, b), (b, a)):
+            if plain.reduced or not reducing.reduced:
+                continue
+            kept = tuple([reducing.space[k] for k in reducing.kept_axes])
+            fine = refine(plain.space, kept)
+            if fine is None:
+                continue
+            space: list[int] = []
+            reduced: set[int] = set()
+            pieces = dict(zip(reducing.kept_axes, parts(kept, fine), strict=True))
+            for k, d in enumerate(reducing.space):
+                if k in reducing.reduced:
+                    reduced.add(len(space))
+                    space.append(d)
+                else:
+                    space += [fine[p] for p in pieces[k]]
+            found.append(Group(nodes, tuple(space), frozenset(reduced), reducing.kept | frozenset(plain.nodes)))
+        return found
+
+    def _check(self, g: Group, a: Group, b: Group) -> str | None:
+        members = set(g.nodes)
+        operands: set[Value] = set()
+        outputs = 0
+        again = False
+        level_axes = (None, g.kept_axes)
+        waits: dict[int, int] = {}  # full-level nodes: how many passes over the row they have to wait for
+        for i in g.nodes:
+            n = self.nodes[i]
+            reads_full = n.op.reduce is not None or i not in g.kept
+            domain = n.values[0].shape if n.op.reduce is not None and n.values else n.out.shape
+            wait = 0
+            for v in n.values:
+                base, layout = self.places[v]
+                source = self._producer.get(base)
+                if source not in members:
+                    operands.add(base)
+                    continue
+                assert source is not None
+                reduces = self.nodes[source].op.reduce is not None
+                from_kept = source in g.kept or reduces
+                wait = max(wait, waits[source] + reduces)
+                if not from_kept and not reads_full:
+                    return "a value of every element is read once a row"
+                target = g.space if reads_full else tuple([g.space[k] for k in g.kept_axes])
+                wanted = canonical(g.space, level_axes[from_kept]) if reads_full else canonical(target)
+                seen = strides_over(stretch(layout, domain), target)
+                if layout.offset or any(s != w for s, w, d in zip(seen, wanted, target, strict=True) if d != 1):
+                    return "it is read in another order than it is written"
+            waits[i] = wait
+            again |= wait > 0 and reads_full
+            if n.out in self._results or any(r not in members for r in self._readers.get(n.out, [])):
+                outputs += 1
+        if len(operands) + outputs > MAX_OPERANDS:
+            return f"the kernel would have more than {MAX_OPERANDS} operands"
+        if again:
+            widest = max(self.nodes[i].out.dtype.itemsize for i in g.nodes)
+            row = widest
+            for k in g.reduced:
+                row *= g.space[k]
+            if max(g.reduced) == len(g.space) - 1:
+                if row > ROW_BYTES:
+                    return f"a row of {row} bytes is too long to be read twice from cache"
+            elif row * g.space[-1] > BLOCK_BYTES:
+                return "the columns are too long to be read twice from cache"
+        return None
+
+    def _replace(self, a: Group, b: Group, merged: Group) -> None:
+        for i in merged.nodes:
+            self.owner[i] = merged
+        merged.before = (a.before | b.before) - {a, b}
+        merged.after = (a.after | b.after) - {a, b}
+        for g in merged.before:
+            g.after -= {a, b}
+            g.after.add(merged)
+        for g in merged.after:
+            g.before -= {a, b}
+            g.before.add(merged)
+
+
+def _refined(g: Group, fine: Space) -> frozenset[int]:
+    """The group's reduced axes as axes of a finer space."""
+    pieces = parts(g.space, fine)
+    return frozenset(p for k in g.reduced for p in pieces[k])

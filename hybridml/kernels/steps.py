@@ -1,0 +1,151 @@
+"""What an executable does, step by step: generated kernels, matrix products, and the Python steps between."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from hybridml.kernels import gemm
+from hybridml.kernels.jit import Kernel
+from hybridml.kernels.lower import Lowered
+from hybridml.kernels.space import collapse, stretch
+from hybridml.kernels.spec import Let, Loop, Statement, Store
+from hybridml.kernels.views import Place
+from hybridml.ops.registry import Layout
+from hybridml.trace.graph import Graph, Node, Value
+
+CHUNK_NANOSECONDS = 8000.0  # work that makes a piece worth handing to another thread
+GRAIN = 64  # elements: pieces begin at cache lines
+
+
+@dataclass
+class KernelStep:
+    """One generated kernel."""
+
+    lowered: Lowered
+    kernel: Kernel
+    source: str
+    reads: tuple[Value, ...]
+    writes: tuple[Value, ...]
+
+    @property
+    def nanoseconds(self) -> float:
+        """A rough estimate of one thread's time, to decide on splitting."""
+        return self.lowered.work * sum(_cost(s) for s in self.lowered.spec.body)
+
+    def chunks(self, threads: int) -> tuple[int, int]:
+        """(pieces, grain) for this many threads."""
+        spec, extent = self.lowered.spec, self.lowered.extent
+        along_elements = spec.parallel == [] or not any(isinstance(s, Loop) for s in spec.body)
+        grain = GRAIN if along_elements else 1
+        pieces = min(2 * threads, int(self.nanoseconds / CHUNK_NANOSECONDS), -(-extent // grain))
+        return max(1, pieces if threads > 1 else 1), grain
+
+
+def _cost(s: Statement) -> float:
+    """Nanoseconds an element, from what was seen of vectorised loops on one core."""
+    if isinstance(s, Loop):
+        return sum(_cost(t) for t in s.body)
+    if isinstance(s, Let):
+        return 0.5 if "m_" in s.text else 0.04
+    return 0.15 if isinstance(s, Store) else 0.1
+
+
+@dataclass
+class GemmStep:
+    """One matrix product of a batch."""
+
+    plan: gemm.Plan
+    a: tuple[Value, int]  # base and byte offset
+    b: tuple[Value, int]
+    c: tuple[Value, int]
+    flops: int
+    title: str = "matmul"
+
+    @property
+    def reads(self) -> tuple[Value, ...]:
+        return (self.a[0], self.b[0])
+
+    @property
+    def writes(self) -> tuple[Value, ...]:
+        return (self.c[0],)
+
+    @property
+    def nanoseconds(self) -> float:
+        return self.flops / 50.0
+
+
+@dataclass
+class PythonStep:
+    """A node without a native kernel: its row's eager form, called between two native segments."""
+
+    node: Node
+    reads: tuple[Value, ...]
+    writes: tuple[Value, ...] = field(default=())
+    nanoseconds: float = 1e5
+
+
+Step = KernelStep | GemmStep | PythonStep
+
+
+def gemm_steps(graph: Graph, n: Node, places: dict[Value, Place], threads: int) -> list[GemmStep] | None:
+    """The products that make up a (batched) matmul node, or None where the provider cannot take it."""
+    x, y = n.values
+    out = n.out
+    if out.dtype.name not in ("float32", "float64") or out.spec.size == 0:
+        return None
+    batch = out.shape[:-2]
+    m, cols = out.shape[-2:]
+    a = _operand(places[x], batch)
+    b = _operand(places[y], batch)
+    if a is None or b is None:
+        return None
+    (a_base, a_layout, a_t, lda), (b_base, b_layout, b_t, ldb) = a, b
+    ta, tb = n.attrs["ta"] != a_t, n.attrs["tb"] != b_t
+    k = x.shape[-2] if n.attrs["ta"] else x.shape[-1]
+    c_strides = Layout.contiguous(out.shape).strides
+    a_batch, b_batch = a_layout.strides[:-2], b_layout.strides[:-2]
+    if batch and not ta and all(s == 0 or d == 1 for s, d in zip(b_batch, batch, strict=True)) and _stacks(a_layout, lda):
+        m, batch, a_batch, b_batch = m * math.prod(batch), (), (), ()  # one tall product instead of a batch
+    itemsize = out.dtype.itemsize
+    dims = tuple([d for d in batch if d != 1])
+    kept = [i for i, d in enumerate(batch) if d != 1]
+    strides = [tuple([s[i] for i in kept]) for s in (a_batch, b_batch, c_strides[: len(batch)])]
+    runs = collapse(dims, (0,) * len(dims), strides)
+    sizes = [math.prod(dims[i] for i in run) for run in runs]
+    starts = [tuple([s[run[-1]] for run in runs]) for s in strides]
+    inner = sizes[-1] if sizes else 1
+    step = tuple([s[-1] if s else 0 for s in starts])
+    plan = gemm.plan(
+        m, cols, k, out.dtype.name, ta, tb, inner, threads, lda=lda, ldb=ldb, strides=(step[0], step[1], step[2])
+    )  # fmt: skip
+    found = []
+    for index in np.ndindex(*sizes[:-1]):
+        offsets = [sum(i * s for i, s in zip(index, st, strict=False)) * itemsize for st in starts]
+        found.append(
+            GemmStep(
+                plan, (a_base, a_layout.offset * itemsize + offsets[0]), (b_base, b_layout.offset * itemsize + offsets[1]),
+                (out, offsets[2]), 2 * m * cols * k * inner,
+            )
+        )  # fmt: skip
+    return found
+
+
+def _operand(place: Place, batch: tuple[int, ...]) -> tuple[Value, Layout, bool, int] | None:
+    base, layout = place
+    matrix = layout.matrix
+    if matrix is None:
+        return None
+    return base, stretch(layout, (*batch, *layout.shape[-2:])), matrix[0], matrix[1]
+
+
+def _stacks(layout: Layout, ld: int) -> bool:
+    """True if the batch axes merely continue the rows."""
+    step = ld * layout.shape[-2]
+    for d, s in zip(reversed(layout.shape[:-2]), reversed(layout.strides[:-2]), strict=True):
+        if d != 1 and s != step:
+            return False
+        step *= d
+    return True

@@ -1,0 +1,60 @@
+"""Operations that hand their operand on: a stop to gradients, and a check of values."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hybridml.errors import NonFiniteError
+from hybridml.ops.door import call, lift
+from hybridml.ops.registry import Kind, Op, Promote, Sample, public, register
+from hybridml.ops.samples import unary_samples
+
+STOP_GRADIENT = register(Op(
+    "stop_gradient", Kind.VIEW, infer=lambda x: x, eager=lambda xp, x: x, view=lambda layout: layout, promote=Promote.NO,
+    samples=lambda rng: [Sample(s.args, differentiable=False, label=s.label) for s in unary_samples(-3, 3)(rng)],
+    reference=lambda x: x,
+))  # fmt: skip
+
+
+@public(STOP_GRADIENT)
+def stop_gradient(x: Any, /) -> Any:
+    """The same values, constant to every gradient.
+
+    >>> import hybridml as hml
+    >>> x = hml.asarray(3.0)
+    >>> float(hml.grad(lambda x: x * hml.stop_gradient(x))(x))
+    3.0
+    """
+    return call(STOP_GRADIENT, lift(x))
+
+
+def _eager_check(xp: Any, x: Any, *, message: str) -> Any:
+    if x.dtype.kind == "f":
+        bad = ~xp.isfinite(x)
+        n = int(bad.sum())
+        if n:
+            first = tuple(int(i) for i in np.unravel_index(int(bad.reshape(-1).argmax()), x.shape))
+            raise NonFiniteError(
+                f"{message or 'check_finite'}: {n} of {x.size} elements are not finite, the first at {first} is {x[first]}"
+            )
+    return x
+
+
+CHECK_FINITE = register(Op(
+    "check_finite", Kind.EFFECT, infer=lambda x, *, message: x, eager=_eager_check, promote=Promote.NO,
+    vjps=(lambda g, out, x, *, message: g,),
+    samples=lambda rng: unary_samples(-3, 3)(rng), reference=lambda x: x,
+))  # fmt: skip
+
+
+@public(CHECK_FINITE)
+def check_finite(x: Any, message: str = "", /) -> Any:
+    """`x` itself, or NonFiniteError with the message if an element is NaN or infinite.
+
+    >>> import hybridml as hml
+    >>> hml.check_finite([1., 2.], "the loss").tolist()
+    [1.0, 2.0]
+    """
+    return call(CHECK_FINITE, lift(x), message=message)

@@ -1,0 +1,332 @@
+"""Gather and scatter: take, take_along_axis, and their gradients, which are each other.
+
+Indices count from the end where negative, as in NumPy, and raise IndexOutOfRangeError beyond.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hybridml import dtypes
+from hybridml.errors import DTypeError, IndexOutOfRangeError, ShapeError, TraceError
+from hybridml.ops.door import call, lift
+from hybridml.ops.elementwise import astype
+from hybridml.ops.registry import Kind, Op, Promote, Sample, Saves, public, register
+from hybridml.ops.spec import Shape, TensorSpec, broadcast_shapes, normalize_axis, spec
+from hybridml.ops.view import broadcast_to
+
+
+def zeros_view(shape: Shape, dtype: np.dtype) -> Any:
+    """Zeros that take no memory."""
+    return broadcast_to(lift(np.zeros((), dtype)), shape)
+
+
+def wrap_index(xp: Any, indices: Any, n: int, axis: int) -> Any:
+    """Indices counted from the front, or IndexOutOfRangeError with the first bad one."""
+    bad = (indices < -n) | (indices >= n)
+    if bad.any():
+        raise IndexOutOfRangeError(f"index {int(indices[bad][0])} is out of range for axis {axis} of size {n}")
+    return xp.where(indices < 0, indices + n, indices)
+
+
+def integer_index(indices: Any) -> Any:
+    """Indices as a signed integer tensor, or DTypeError."""
+    indices = lift(indices)
+    if indices.dtype.kind not in "iu":
+        if indices.size == 0:
+            return astype(indices, dtypes.int64)  # an empty list has no dtype of its own
+        raise DTypeError(f"indices must be integers, got {indices.dtype.name}; cast them with .astype(hml.int64)")
+    return astype(indices, dtypes.int64) if indices.dtype.kind == "u" else indices
+
+
+# take
+
+
+def _infer_take(x: TensorSpec, indices: TensorSpec, *, axis: int) -> TensorSpec:
+    return spec((*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]), x.dtype)
+
+
+def _eager_take(xp: Any, x: Any, indices: Any, *, axis: int) -> Any:
+    if xp is np:
+        try:
+            return np.take(x, indices, axis=axis)
+        except IndexError:
+            pass  # told again below, by name
+    return xp.take(x, wrap_index(xp, xp.asarray(indices), x.shape[axis], axis), axis=axis)
+
+
+def _take_vjp(g: Any, out: Any, x: Any, indices: Any, *, axis: int) -> Any:
+    return scatter_add(zeros_view(x.shape, g.dtype), indices, g, axis=axis)
+
+
+def _take_samples(rng: np.random.Generator) -> Any:
+    x = rng.normal(size=(5, 4, 3))
+    for indices, axis in (([0, -1, 0], 0), ([[1, 2], [3, 3]], 1), (2, -1), ([4, 4, 4, 4], 0)):
+        yield Sample((x, np.array(indices)), {"axis": axis}, label=f"{indices} on axis {axis}")
+    yield Sample((x[:, 0, 0], np.zeros((0,), np.int64)), label="no indices")
+
+
+TAKE = register(Op(
+    "take", Kind.INDEX, infer=_infer_take, eager=_eager_take, vjps=(_take_vjp, None), saves=Saves.INPUTS, promote=Promote.NO,
+    samples=_take_samples, reference=lambda x, i, axis=0: np.take(x, i, axis=axis),
+))  # fmt: skip
+
+
+@public(TAKE)
+def take(x: Any, indices: Any, /, *, axis: int | None = None) -> Any:
+    """The elements (rows, ...) of an axis at integer `indices` of any shape, which replaces the axis.
+
+    The gradient of an element is the sum over all the places that read it.
+
+    >>> import hybridml as hml
+    >>> hml.take([[1., 2.], [3., 4.]], [1, -1, 0], axis=0).tolist()
+    [[3.0, 4.0], [3.0, 4.0], [1.0, 2.0]]
+    """
+    x = lift(x)
+    if axis is None:
+        if x.ndim != 1:
+            raise ShapeError(f"take from {x.ndim} dimensions needs an axis")
+        axis = 0
+    return call(TAKE, x, integer_index(indices), axis=normalize_axis(axis, x.ndim))
+
+
+# scatter_add
+
+
+def _infer_scatter(x: TensorSpec, indices: TensorSpec, updates: TensorSpec, *, axis: int) -> TensorSpec:
+    expected = _infer_take(x, indices, axis=axis).shape
+    if updates.shape != expected:
+        raise ShapeError(f"scatter_add of {x} at {indices} on axis {axis} needs updates of shape {expected}, got {updates}")
+    return x
+
+
+def _eager_scatter(xp: Any, x: Any, indices: Any, updates: Any, *, axis: int) -> Any:
+    """Updates are sorted by index and summed in runs: much faster than `np.add.at` on rows, and as deterministic."""
+    if updates.shape != (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]):
+        raise ValueError("updates do not fit")
+    out = xp.array(x, order="C")
+    rows = xp.moveaxis(out, axis, 0)
+    index = wrap_index(xp, indices.reshape(-1), x.shape[axis], axis)
+    flat = updates.reshape((*x.shape[:axis], index.size, *x.shape[axis + 1 :]))
+    new = xp.moveaxis(flat, axis, 0)
+    if not index.size:
+        return out
+    if xp is not np:
+        xp.add.at(rows, index, new)
+        return out
+    order = np.argsort(index, kind="stable")
+    ordered = index[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    rows[ordered[starts]] += np.add.reduceat(new[order], starts, axis=0, dtype=x.dtype)
+    return out
+
+
+def _scatter_samples(rng: np.random.Generator) -> Any:
+    x = rng.normal(size=(5, 4))
+    yield Sample((x, np.array([0, -1, 0, 3]), rng.normal(size=(4, 4))), label="rows, repeated")
+    yield Sample((x, np.array([[1, 2], [3, 3]]), rng.normal(size=(5, 2, 2))), {"axis": 1}, label="on axis 1")
+    yield Sample((x[:, 0], np.array(2), rng.normal(size=())), label="one element")
+    yield Sample((x, np.zeros((0,), np.int64), np.zeros((0, 4))), label="nothing")
+
+
+def _reference_scatter(x: Any, indices: Any, updates: Any, axis: int = 0) -> Any:
+    out = np.array(x)
+    lead = out.shape[:axis]
+    for where_ in np.ndindex(*lead, *indices.shape):
+        before, inside = where_[:axis], where_[axis:]
+        out[(*before, indices[inside])] += updates[where_]
+    return out
+
+
+SCATTER_ADD = register(Op(
+    "scatter_add", Kind.INDEX, infer=_infer_scatter, eager=_eager_scatter, promote=Promote.NO, saves=Saves.INPUTS,
+    vjps=(
+        lambda g, out, x, indices, updates, *, axis: g, None,
+        lambda g, out, x, indices, updates, *, axis: take(g, indices, axis=axis),
+    ),
+    samples=_scatter_samples, reference=_reference_scatter,
+))  # fmt: skip
+
+
+@public(SCATTER_ADD)
+def scatter_add(x: Any, indices: Any, updates: Any, /, *, axis: int = 0) -> Any:
+    """`x` with `updates` added at `indices` of an axis; repeated indices add up. The opposite of `take`.
+
+    updates: the shape of `take(x, indices, axis=axis)`.
+
+    >>> import hybridml as hml
+    >>> hml.scatter_add([0., 0., 0.], [0, 2, 2], [1., 2., 3.]).tolist()
+    [1.0, 0.0, 5.0]
+    """
+    x = lift(x)
+    return call(SCATTER_ADD, x, integer_index(indices), astype(updates, x.dtype), axis=normalize_axis(axis, x.ndim))
+
+
+# take_along_axis and its opposite
+
+
+def _infer_take_along(x: TensorSpec, indices: TensorSpec, *, axis: int) -> TensorSpec:
+    want, got = list(x.shape), list(indices.shape)
+    if len(want) != len(got) or want[:axis] + want[axis + 1 :] != got[:axis] + got[axis + 1 :]:
+        raise ShapeError(f"take_along_axis of {x} with indices {indices}: all axes but {axis} must be equal")
+    return spec(indices.shape, x.dtype)
+
+
+def _grid(xp: Any, indices: Any, n: int, axis: int) -> tuple[Any, ...]:
+    grid = list(xp.ogrid[tuple([slice(d) for d in indices.shape])])
+    grid[axis] = wrap_index(xp, indices, n, axis)
+    return tuple(grid)
+
+
+def _along_samples(rng: np.random.Generator) -> Any:
+    x = rng.normal(size=(3, 4))
+    yield Sample((x, rng.integers(-4, 4, (3, 6))), {"axis": 1}, label="more than there are")
+    yield Sample((x, rng.integers(0, 3, (2, 4))), {"axis": 0}, label="axis 0")
+    yield Sample((x, np.array([[0, 3]])), {"axis": -1}, label="broadcast indices")
+    yield Sample((x, np.zeros((3, 0), np.int64)), label="no indices")
+
+
+TAKE_ALONG = register(Op(
+    "take_along_axis", Kind.INDEX, infer=_infer_take_along, promote=Promote.NO, saves=Saves.INPUTS,
+    eager=lambda xp, x, indices, *, axis: x[_grid(xp, indices, x.shape[axis], axis)],
+    vjps=(lambda g, out, x, i, *, axis: scatter_add_along_axis(zeros_view(x.shape, g.dtype), i, g, axis=axis), None),
+    samples=_along_samples, reference=lambda x, i, axis=-1: np.take_along_axis(x, i, axis=axis),
+))  # fmt: skip
+
+
+@public(TAKE_ALONG)
+def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Any:
+    """For each position of `indices`, the element of `x` at that index of `axis` and the same place on the other axes.
+
+    >>> import hybridml as hml
+    >>> hml.take_along_axis([[1., 2.], [3., 4.]], [[1], [0]]).tolist()
+    [[2.0], [3.0]]
+    """
+    x, indices = lift(x), integer_index(indices)
+    if x.ndim != indices.ndim:
+        raise ShapeError(f"take_along_axis needs as many dimensions on both sides, got {x.shape} and {indices.shape}")
+    axis = normalize_axis(axis, x.ndim)
+    others = broadcast_shapes((*x.shape[:axis], 1, *x.shape[axis + 1 :]), (*indices.shape[:axis], 1, *indices.shape[axis + 1 :]))
+    x = broadcast_to(x, (*others[:axis], x.shape[axis], *others[axis + 1 :]))
+    indices = broadcast_to(indices, (*others[:axis], indices.shape[axis], *others[axis + 1 :]))
+    return call(TAKE_ALONG, x, indices, axis=axis)
+
+
+def _infer_scatter_along(x: TensorSpec, indices: TensorSpec, updates: TensorSpec, *, axis: int) -> TensorSpec:
+    _infer_take_along(x, indices, axis=axis)
+    if updates.shape != indices.shape:
+        raise ShapeError(f"scatter_add_along_axis needs updates of the indices' shape {indices.shape}, got {updates}")
+    return x
+
+
+def _eager_scatter_along(xp: Any, x: Any, indices: Any, updates: Any, *, axis: int) -> Any:
+    if updates.shape != indices.shape:
+        raise ValueError("updates do not fit")
+    out = xp.array(x, order="C")
+    xp.add.at(out, _grid(xp, indices, x.shape[axis], axis), updates)
+    return out
+
+
+def _reference_scatter_along(x: Any, indices: Any, updates: Any, axis: int = -1) -> Any:
+    out = np.array(x)
+    for where_ in np.ndindex(*indices.shape):
+        to = list(where_)
+        to[axis] = indices[where_]
+        out[tuple(to)] += updates[where_]
+    return out
+
+
+def _scatter_along_samples(rng: np.random.Generator) -> Any:
+    x = rng.normal(size=(3, 4))
+    yield Sample((x, rng.integers(-4, 4, (3, 6)), rng.normal(size=(3, 6))), {"axis": 1}, label="repeated")
+    yield Sample((x, rng.integers(0, 3, (2, 4)), rng.normal(size=(2, 4))), {"axis": 0}, label="axis 0")
+
+
+SCATTER_ALONG = register(Op(
+    "scatter_add_along_axis", Kind.INDEX, infer=_infer_scatter_along, promote=Promote.NO, saves=Saves.INPUTS,
+    eager=_eager_scatter_along,
+    vjps=(
+        lambda g, out, x, i, updates, *, axis: g, None,
+        lambda g, out, x, i, updates, *, axis: take_along_axis(g, i, axis=axis),
+    ),
+    samples=_scatter_along_samples, reference=_reference_scatter_along,
+))  # fmt: skip
+
+
+@public(SCATTER_ALONG)
+def scatter_add_along_axis(x: Any, indices: Any, updates: Any, /, *, axis: int = -1) -> Any:
+    """`x` with each update added at its index of `axis`: the opposite of `take_along_axis`.
+
+    >>> import hybridml as hml
+    >>> hml.scatter_add_along_axis([[0., 0.]], [[1, 1]], [[2., 3.]]).tolist()
+    [[0.0, 5.0]]
+    """
+    x = lift(x)
+    axis = normalize_axis(axis, x.ndim)
+    return call(SCATTER_ALONG, x, integer_index(indices), astype(updates, x.dtype), axis=axis)
+
+
+# several index tensors at once
+
+
+def _infer_ravel(*indices: TensorSpec, dims: Shape) -> TensorSpec:
+    return spec(broadcast_shapes(*[i.shape for i in indices]), dtypes.int64)
+
+
+def _eager_ravel(xp: Any, *indices: Any, dims: Shape) -> Any:
+    out = 0
+    for axis, (i, n) in enumerate(zip(indices, dims, strict=True)):
+        out = out * n + wrap_index(xp, i, n, axis).astype(np.int64)
+    return out
+
+
+RAVEL_INDEX = register(Op(
+    "ravel_index", Kind.INDEX, infer=_infer_ravel, eager=_eager_ravel, promote=Promote.NO,
+    samples=lambda rng: [
+        Sample(((np.array([0, -1, 2]), np.array([[1], [-4]])), (3, 4)), differentiable=False),
+        Sample(((np.array([0, 1, 2]),), (3,)), differentiable=False),
+    ],
+    reference=lambda indices, dims: np.ravel_multi_index(
+        tuple([np.where(i < 0, i + n, i) for i, n in zip(np.broadcast_arrays(*indices), dims, strict=True)]), dims
+    ),
+))  # fmt: skip
+
+
+@public(RAVEL_INDEX)
+def ravel_index(indices: Any, dims: Shape, /) -> Any:
+    """One index tensor an axis of `dims`, broadcast against each other, as positions in the flattened array.
+
+    >>> import hybridml as hml
+    >>> hml.ravel_index(([0, 1], [2, -1]), (2, 3)).tolist()
+    [2, 5]
+    """
+    return call(RAVEL_INDEX, *[integer_index(i) for i in indices], dims=tuple(dims))
+
+
+def _infer_nonzero(x: TensorSpec) -> Any:
+    raise TraceError(
+        f"the shape of nonzero({x}), and so of x[mask], depends on values, which a trace does not have; "
+        "use hml.where(mask, x, 0), or index outside the function"
+    )
+
+
+NONZERO = register(Op(
+    "nonzero", Kind.INDEX, infer=_infer_nonzero, eager=lambda xp, x: tuple(xp.nonzero(x)), promote=Promote.NO,
+    doc="Where x is not zero.",
+))  # fmt: skip
+
+
+@public(NONZERO)
+def nonzero(x: Any, /) -> tuple[Any, ...]:
+    """Where x is not zero: one integer tensor an axis. Eager only, because the shape depends on the values.
+
+    >>> import hybridml as hml
+    >>> [i.tolist() for i in hml.nonzero([[0, 3], [4, 0]])]
+    [[0, 1], [1, 0]]
+    """
+    x = lift(x)
+    if x.ndim == 0:
+        raise ShapeError("nonzero needs at least 1 dimension, got a 0-d tensor")
+    return call(NONZERO, x)

@@ -1,0 +1,444 @@
+"""The scalar functions against NumPy and SciPy: the float32 line, special values, vector code."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+import pytest
+import scipy.special
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from llvmlite import binding
+from numba import types
+
+from hybridml.kernels.targets import TARGETS, scalar_functions, source_files, source_hash
+
+Array = np.ndarray[Any, Any]
+
+
+def erf(x: Array) -> Array:
+    """SciPy's erf up to float64 input; in long double a series of positive terms times exp(-x*x).
+
+    SciPy's own error reaches 3 units in the last place of float64, more than the functions under test.
+    """
+    if x.dtype != np.longdouble:
+        return np.asarray(scipy.special.erf(x))
+    small = np.where(np.abs(x) < 7, x, 0)
+    term = total = small
+    for n in range(1, 250):
+        term = term * (2 * small * small / (2 * n + 1))
+        total = total + term
+    pi = 4 * np.arctan(np.longdouble(1))
+    value = 2 / np.sqrt(pi) * np.exp(-small * small) * total
+    return np.where(np.abs(x) < 7, value, np.sign(x))
+
+
+REFERENCES: dict[str, Callable[..., Array]] = {
+    "exp": np.exp,
+    "exp2": np.exp2,
+    "expm1": np.expm1,
+    "log": np.log,
+    "log2": np.log2,
+    "log10": np.log10,
+    "log1p": np.log1p,
+    "sqrt": np.sqrt,
+    "rsqrt": lambda x: 1 / np.sqrt(x),
+    "tanh": np.tanh,
+    "sinh": np.sinh,
+    "cosh": np.cosh,
+    "sigmoid": lambda x: np.where(x > 0, 1 / (1 + np.exp(-x)), np.exp(x) / (1 + np.exp(x))),
+    "erf": erf,
+    "sin": np.sin,
+    "cos": np.cos,
+    "tan": np.tan,
+    "asin": np.arcsin,
+    "acos": np.arccos,
+    "atan": np.arctan,
+}
+# Bounds on the error in units in the last place over the whole float32 line.
+ULP_F32 = {name: 2.0 for name in REFERENCES}
+# The same for float64, on samples from every region.
+ULP_F64 = {name: 2.0 for name in REFERENCES} | {"tanh": 3.0, "sinh": 3.0, "tan": 2.5}
+EXACT: dict[str, Callable[..., Array]] = {
+    "abs": np.abs,
+    "sign": np.sign,
+    "floor": np.floor,
+    "ceil": np.ceil,
+    "round": np.rint,
+    "trunc": np.trunc,
+}
+BINARY: dict[str, Callable[..., Array]] = {
+    "pow": np.power,
+    "atan2": np.arctan2,
+    "hypot": np.hypot,
+    "logaddexp": np.logaddexp,
+    "maximum": np.maximum,
+    "minimum": np.minimum,
+    "remainder": np.remainder,
+    "floor_divide": np.floor_divide,
+}
+FLOATS = {"f32": np.float32, "f64": np.float64}
+INTEGERS = {f"{sign}{bits}": np.dtype(f"{sign}{bits // 8}") for sign in "iu" for bits in (8, 16, 32, 64)}
+
+SPECIAL = [
+    *(
+        0.0,
+        -0.0,
+        np.inf,
+        -np.inf,
+        np.nan,
+        1.0,
+        -1.0,
+        0.5,
+        -0.5,
+        2.0,
+        -2.0,
+        3.0,
+        -3.0,
+        2.5,
+        -2.5,
+        1.5,
+        0.1,
+        -0.3,
+    ),
+    *(1e-45, -1e-45, 1e-40, -1e-40, 1.1754944e-38, 3.4028235e38, -3.4028235e38, 5e-324, -5e-324, 2.3e-308),
+    *(
+        1.7e308,
+        -1.7e308,
+        88.72284,
+        88.73,
+        -87.4,
+        -103.9,
+        -104.1,
+        89.4,
+        709.78,
+        709.79,
+        710.47,
+        710.48,
+        -745.1,
+        -746.0,
+    ),
+    *(1e10, -1e10, 1e22, 3e38, 16777216.0, 16777217.0, 9007199254740993.0, np.pi, -np.pi / 2, 0.785, 1e300),
+]
+
+
+@functools.cache
+def loop(name: str, kind: str, arguments: int = 1) -> Callable[..., None]:
+    """A compiled loop over arrays that applies one scalar function, written as generated kernels are."""
+    function = getattr(scalar_functions("cpu"), f"m_{name}_{kind}")
+    if arguments == 1:
+
+        def run(x: Array, out: Array) -> None:
+            for i in range(x.size):
+                out[i] = function(x[i])
+
+        return numba.njit(run, error_model="numpy")
+
+    def run_2(x: Array, y: Array, out: Array) -> None:
+        for i in range(x.size):
+            out[i] = function(x[i], y[i])
+
+    return numba.njit(run_2, error_model="numpy")
+
+
+def apply(name: str, kind: str, *arrays: Array) -> Array:
+    out = np.empty_like(arrays[0])
+    loop(name, kind, len(arrays))(*arrays, out)
+    return out
+
+
+def quiet(function: Callable[..., Array], *arrays: Array) -> Array:
+    with np.errstate(all="ignore"):
+        return np.asarray(function(*arrays))
+
+
+def widen(x: Array, dtype: Any) -> Array:
+    with np.errstate(invalid="ignore"):  # signalling NaN among the bit patterns
+        return x.astype(dtype)
+
+
+def ulp_errors(got: Array, exact: Array) -> Array:
+    """|got - exact| in units in the last place of got's dtype; infinite where only one is NaN or infinite."""
+    with np.errstate(all="ignore"):
+        rounded = exact.astype(got.dtype)
+        finite = np.isfinite(rounded) & np.isfinite(got)
+        unit = np.spacing(np.where(finite, np.abs(rounded), 1)).astype(exact.dtype)
+        errors = np.abs(got.astype(exact.dtype) - exact) / unit
+        same = (np.isnan(rounded) & np.isnan(got)) | (rounded == got)
+    return np.where(finite, errors, np.where(same, 0, np.inf))
+
+
+def assert_close(got: Array, exact: Array, bound: float, *inputs: Array) -> None:
+    errors = ulp_errors(got, exact)
+    worst = int(np.argmax(errors))
+    shown = ", ".join(repr(x[worst]) for x in inputs)
+    assert errors[worst] <= bound, (
+        f"{errors[worst]} ulp at {shown}: got {got[worst]!r}, expected {exact[worst]!r}"
+    )
+    with np.errstate(all="ignore"):
+        rounded = exact.astype(got.dtype)
+    zeros = (got == 0) & (rounded == 0) & (np.signbit(got) != np.signbit(rounded))
+    assert not zeros.any(), f"sign of zero at {[x[zeros][0] for x in inputs]}"
+
+
+def assert_same(got: Array, expected: Array, *inputs: Array) -> None:
+    """Equal bit for bit, but for the sign and payload of NaN."""
+    different = ~((got == expected) & (np.signbit(got) == np.signbit(expected)))
+    different &= ~(np.isnan(got) & np.isnan(expected))
+    at = int(np.argmax(different))
+    assert not different.any(), f"at {[x[at] for x in inputs]}: got {got[at]!r}, expected {expected[at]!r}"
+
+
+def float32_line(step: int) -> Array:
+    """Every step-th float32, over all exponents, both signs, subnormals, infinities and NaN."""
+    return np.arange(0, 2**32, step, dtype=np.uint64).astype(np.uint32).view(np.float32)
+
+
+def float64_samples(rng: np.random.Generator, n: int) -> Array:
+    return np.concatenate(
+        [
+            rng.integers(0, 2**64, n, dtype=np.uint64).view(np.float64),
+            *(rng.uniform(-bound, bound, n) for bound in (1, 3, 30, 750)),
+            1 + rng.normal(size=n) * 10.0 ** rng.uniform(-10, 0, n),
+            rng.normal(size=n) * 10.0 ** rng.uniform(-8, 8, n),
+            np.pi / 2 * rng.integers(1, 10**6, n),
+        ]
+    )
+
+
+def special(kind: str) -> Array:
+    with np.errstate(all="ignore"):
+        return np.array(SPECIAL).astype(FLOATS[kind])
+
+
+def pairs(kind: str, n: int, seed: int = 0) -> tuple[Array, Array]:
+    """Pairs of special values, of random bit patterns, of ordinary numbers and of small integers."""
+    rng = np.random.default_rng(seed)
+    dtype = FLOATS[kind]
+    unsigned: Any = np.uint32 if kind == "f32" else np.uint64
+    bits = rng.integers(0, np.iinfo(unsigned).max, (2, n), dtype=unsigned, endpoint=True).view(dtype)
+    grid = np.stack(np.meshgrid(special(kind), special(kind))).reshape(2, -1)
+    ordinary = rng.uniform(-4, 4, (2, n)).astype(dtype)
+    powers = np.stack([np.exp2(rng.uniform(-30, 30, n)), rng.normal(size=n) * 4]).astype(dtype)
+    near_one = np.stack([1 + rng.normal(size=n) * 1e-4, rng.normal(size=n) * 1e5]).astype(dtype)
+    whole = rng.integers(-20, 20, (2, n)).astype(dtype)
+    both = np.concatenate([grid, bits, ordinary, powers, near_one, whole], axis=1)
+    return np.ascontiguousarray(both[0]), np.ascontiguousarray(both[1])
+
+
+@pytest.mark.parametrize("name", REFERENCES)
+def test_float32_error_over_the_whole_line(name: str) -> None:
+    x = float32_line(397)
+    assert_close(apply(name, "f32", x), quiet(REFERENCES[name], widen(x, np.float64)), ULP_F32[name], x)
+
+
+@pytest.mark.skipif(np.finfo(np.longdouble).nmant < 63, reason="needs a long double wider than float64")
+@pytest.mark.parametrize("name", REFERENCES)
+def test_float64_error(name: str) -> None:
+    x = np.concatenate([float64_samples(np.random.default_rng(7), 20_000), special("f64")])
+    assert_close(apply(name, "f64", x), quiet(REFERENCES[name], widen(x, np.longdouble)), ULP_F64[name], x)
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+@pytest.mark.parametrize("name", [*REFERENCES, *EXACT])
+def test_special_values(name: str, kind: str) -> None:
+    x = special(kind)
+    reference = (REFERENCES | EXACT)[name]
+    wide = x.astype(np.float64) if kind == "f32" else x
+    assert_close(apply(name, kind, x), quiet(reference, wide), 4.0 if name in REFERENCES else 0.0, x)
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+@pytest.mark.parametrize("name", EXACT)
+def test_rounding_is_exact(name: str, kind: str) -> None:
+    x = widen(float32_line(9973), FLOATS[kind])
+    x = np.concatenate([x, np.arange(-40, 40, dtype=FLOATS[kind]) / 4])
+    assert_same(apply(name, kind, x), quiet(EXACT[name], x), x)
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+@pytest.mark.parametrize("name", ["pow", "atan2", "hypot"])
+def test_binary_error(name: str, kind: str) -> None:
+    wide: Any = np.float64 if kind == "f32" else np.longdouble
+    if np.finfo(wide).nmant <= np.finfo(FLOATS[kind]).nmant:
+        pytest.skip("needs a long double wider than float64")
+    x, y = pairs(kind, 50_000)
+    exact = quiet(BINARY[name], widen(x, wide), widen(y, wide))
+    assert_close(apply(name, kind, x, y), exact, 1.0 if kind == "f32" else 2.0, x, y)
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+def test_logaddexp_error(kind: str) -> None:
+    # Near log(e**x + e**y) = 0 the two terms cancel, as in NumPy; so the error is measured against the terms.
+    x, y = pairs(kind, 50_000)
+    got = apply("logaddexp", kind, x, y)
+    expected = quiet(np.logaddexp, widen(x, np.float64), widen(y, np.float64))
+    regular = np.isfinite(expected) & np.isfinite(got)
+    with np.errstate(all="ignore"):
+        assert_same(got[~regular], expected.astype(got.dtype)[~regular], x[~regular], y[~regular])
+    scale = np.maximum(np.maximum(np.abs(x), np.abs(y)), 1)[regular].astype(np.float64)
+    errors = np.abs(got[regular].astype(np.float64) - expected[regular]) / scale
+    assert errors.max() <= 2 * np.finfo(FLOATS[kind]).eps
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+@pytest.mark.parametrize("name", ["remainder", "floor_divide"])
+def test_float_division_is_numpys(name: str, kind: str) -> None:
+    x, y = pairs(kind, 50_000)
+    assert_same(apply(name, kind, x, y), quiet(BINARY[name], x, y), x, y)
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+@pytest.mark.parametrize("name", ["maximum", "minimum"])
+def test_extrema_propagate_nan(name: str, kind: str) -> None:
+    x, y = pairs(kind, 10_000)
+    got, expected = apply(name, kind, x, y), quiet(BINARY[name], x, y)
+    both_zero = (x == 0) & (y == 0)  # NumPy leaves open which zero it returns
+    assert (got[both_zero] == 0).all()
+    assert_same(got[~both_zero], expected[~both_zero], x[~both_zero], y[~both_zero])
+
+
+@pytest.mark.parametrize("kind", INTEGERS)
+@pytest.mark.parametrize("name", ["maximum", "minimum", "remainder", "floor_divide"])
+def test_integer_binary_is_numpys(name: str, kind: str) -> None:
+    x, y = integer_pairs(kind)
+    assert np.array_equal(apply(name, kind, x, y), quiet(BINARY[name], x, y))
+
+
+@pytest.mark.parametrize("kind", INTEGERS)
+def test_integer_unary_and_power_are_numpys(kind: str) -> None:
+    x, y = integer_pairs(kind)
+    for name in ("abs", "sign"):
+        assert np.array_equal(apply(name, kind, x), EXACT[name](x))
+    natural = y >= 0
+    assert np.array_equal(apply("pow", kind, x[natural], y[natural]), np.power(x[natural], y[natural]))
+    if kind[0] == "i":
+        bases = np.array([1, -1, -1, 2, 0], dtype=x.dtype)
+        exponents = np.array([-3, -3, -4, -1, -1], dtype=x.dtype)
+        assert apply("pow", kind, bases, exponents).tolist() == [1, -1, 1, 0, 0]
+
+
+def integer_pairs(kind: str) -> tuple[Array, Array]:
+    dtype = INTEGERS[kind]
+    info = np.iinfo(dtype)
+    edges = [info.min, info.min + 1, info.max - 1, info.max, *range(0, 12), 63, 100]
+    edges += [-value for value in range(1, 12)] if info.min < 0 else []
+    values = np.array(edges, dtype=dtype)
+    x, y = np.meshgrid(values, values)
+    return np.ascontiguousarray(x.ravel()), np.ascontiguousarray(y.ravel())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.floats(width=32), st.floats(width=32))
+def test_float32_remainder_of_any_pair(x: float, y: float) -> None:
+    a, b = np.array([x], dtype=np.float32), np.array([y], dtype=np.float32)
+    assert_same(apply("remainder", "f32", a, b), quiet(np.remainder, a, b), a, b)
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+@pytest.mark.parametrize("name", [*REFERENCES, *EXACT])
+def test_python_target_agrees_unary(name: str, kind: str) -> None:
+    x = np.concatenate([special(kind), np.linspace(-7, 7, 23, dtype=FLOATS[kind])])
+    function = getattr(scalar_functions("python"), f"m_{name}_{kind}")
+    slow = np.array([function(value) for value in x])
+    assert slow.dtype == FLOATS[kind]
+    assert_close(slow, apply(name, kind, x), 1.0, x)
+
+
+@pytest.mark.parametrize("kind", FLOATS)
+@pytest.mark.parametrize("name", BINARY)
+def test_python_target_agrees_binary(name: str, kind: str) -> None:
+    x, y = (part[::37].copy() for part in pairs(kind, 100))
+    function = getattr(scalar_functions("python"), f"m_{name}_{kind}")
+    slow = np.array([function(a, b) for a, b in zip(x, y, strict=True)])
+    assert slow.dtype == FLOATS[kind]
+    assert_close(slow, apply(name, kind, x, y), 1.0, x, y)
+
+
+@pytest.mark.parametrize("kind", INTEGERS)
+def test_python_target_agrees_integers(kind: str) -> None:
+    x, y = (part[::7].copy() for part in integer_pairs(kind))
+    python = scalar_functions("python")
+    for name in ("maximum", "minimum", "remainder", "floor_divide", "pow"):
+        slow = [getattr(python, f"m_{name}_{kind}")(a, b) for a, b in zip(x, y, strict=True)]
+        assert np.array_equal(np.array(slow, dtype=x.dtype), apply(name, kind, x, y))
+    for name in ("abs", "sign"):
+        assert [getattr(python, f"m_{name}_{kind}")(a) for a in x] == apply(name, kind, x).tolist()
+
+
+X86_FMA = platform.machine() in ("x86_64", "AMD64") and binding.get_host_cpu_features().get("fma", False)
+PACKED = re.compile(r"^\s+v(?!mov|broadcast)\w+p[sd]\s", re.MULTILINE)
+SCALAR_CALLS = re.compile(r"^\s+callq?\s", re.MULTILINE)
+
+
+def kernel_assembly(name: str, kind: str, arguments: int) -> str:
+    """Machine code of `for i in range(begin, end)` over raw pointers, as the kernel emitter writes it."""
+    function = getattr(scalar_functions("cpu"), f"m_{name}_{kind}")
+    pointer = types.CPointer({"f32": types.float32, "f64": types.float64}[kind])
+
+    def kernel_1(x: Any, out: Any, begin: int, end: int) -> None:
+        for i in range(begin, end):
+            out[i] = function(x[i])
+
+    def kernel_2(x: Any, y: Any, out: Any, begin: int, end: int) -> None:
+        for i in range(begin, end):
+            out[i] = function(x[i], y[i])
+
+    pointers = [pointer] * (arguments + 1)
+    signature = types.void(*pointers, types.int64, types.int64)
+    compiled = numba.cfunc(signature, error_model="numpy")({1: kernel_1, 2: kernel_2}[arguments])
+    assembly = compiled._library.get_asm_str()
+    # Behind this label is Numba's C entry point, which calls the kernel once.
+    return str(assembly[: assembly.index(f"\n{compiled.native_name}:")])
+
+
+@pytest.mark.skipif(not X86_FMA, reason="looks for x86 vector instructions")
+@pytest.mark.parametrize("kind", FLOATS)
+@pytest.mark.parametrize(
+    "name", [*REFERENCES, *EXACT, "pow", "atan2", "hypot", "logaddexp", "maximum", "minimum"]
+)
+def test_loops_are_vector_code(name: str, kind: str) -> None:
+    assembly = kernel_assembly(name, kind, 2 if name in BINARY else 1)
+    assert PACKED.search(assembly), "no packed arithmetic"
+    assert not SCALAR_CALLS.search(assembly), "the loop calls a function"
+
+
+@pytest.mark.skipif(not X86_FMA, reason="looks for x86 vector instructions")
+@pytest.mark.parametrize("name", ["remainder", "floor_divide"])
+def test_float32_division_is_vector_code(name: str) -> None:
+    assembly = kernel_assembly(name, "f32", 2)
+    assert PACKED.search(assembly)
+    assert not SCALAR_CALLS.search(assembly)
+
+
+def test_the_vector_code_check_sees_a_call() -> None:
+    # fmod in float64 is the C library's: what the two tests above look for must show here.
+    assert SCALAR_CALLS.search(kernel_assembly("remainder", "f64", 2)) or not X86_FMA
+
+
+def test_targets_are_memoised_and_named() -> None:
+    assert scalar_functions("cpu") is scalar_functions("cpu")
+    names = [{name for name in vars(scalar_functions(t)) if name.startswith("m_")} for t in ("cpu", "python")]
+    assert names[0] == names[1] and "m_exp_f32" in names[0]
+    with pytest.raises(ValueError, match=r"unknown target 'gpu'.*cpu, cuda, python"):
+        scalar_functions("gpu")  # type: ignore[arg-type]
+    assert TARGETS == ("cpu", "cuda", "python")
+
+
+def test_cpu_functions_refuse_calls_from_python() -> None:
+    with pytest.raises(NotImplementedError):
+        scalar_functions("cpu").m_exp_f32(np.float32(1))
+
+
+def test_source_hash_follows_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = source_hash()
+    assert re.fullmatch(r"[0-9a-f]{64}", before)
+    fewer = source_files()[1:]
+    monkeypatch.setattr("hybridml.kernels.targets.source_files", lambda: fewer)
+    assert source_hash.__wrapped__() != before
