@@ -48,7 +48,9 @@ def custom_gradient(f: Callable[..., tuple[Any, Callable[..., Any]]]) -> Callabl
     return with_rule
 
 
-def _pullback(f: Callable[..., Any], rule: Callable[..., Any], operands: list[Any], results: list[Any]) -> Any:
+def _pullback(
+    f: Callable[..., Any], rule: Callable[..., Any], operands: list[Any], results: list[Any]
+) -> Any:
     specs = [r.spec for r in results]
     n = len(operands)
 
@@ -56,7 +58,9 @@ def _pullback(f: Callable[..., Any], rule: Callable[..., Any], operands: list[An
         found = rule(*[zeros_like(s) if g is None else g for g, s in zip(grads, specs, strict=True)])
         gradients = list(found) if isinstance(found, (tuple, list)) else [found]
         if len(gradients) != n:
-            raise ShapeError(f"the gradient rule of {f.__name__} returned {len(gradients)} gradients for {n} tensor arguments")
+            raise ShapeError(
+                f"the gradient rule of {f.__name__} returned {len(gradients)} gradients for {n} tensor arguments"
+            )
         return [g if want else None for g, want in zip(gradients, wanted, strict=True)]
 
     return pull

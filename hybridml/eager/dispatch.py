@@ -47,6 +47,8 @@ def _promote(op: Op, operands: list[Any]) -> list[Any]:
     common = dtypes.promote([t.dtype for t in tensors], [x for x in part if not isinstance(x, Tensor)])
     if op.promote is Promote.FLOAT and not dtypes.is_float(common):
         common = dtypes.default_float
+    elif op.promote is Promote.NUMBER and common.kind == "b":
+        common = dtypes.default_int
     if not tensors:
         return [*head, *[asarray(x, dtype=common) for x in part]]
     return [*head, *[_cast(x, common) for x in part]]

@@ -35,12 +35,12 @@ def _reversed(f: Callable[..., Any]) -> Callable[[Any, Any], Any]:
 def _fast_binary(op: Op) -> Callable[[Any, Any], Any]:
     ufunc, enter, leave, quiet_setting, here = op.ufunc, quiet.enter_with, quiet.leave, quiet.QUIET, state
     new = Tensor.__new__
-    floats_only = op.promote is Promote.FLOAT
+    kinds = {Promote.FLOAT: "f", Promote.NUMBER: "iuf"}.get(op.promote, "biuf")
 
     def operate(self: Tensor, other: Any) -> Any:
         if type(other) is Tensor and type(self) is Tensor and not here.tapes:
             a, b = self._array, other._array
-            if a.dtype is b.dtype and not (floats_only and a.dtype.kind != "f"):
+            if a.dtype is b.dtype and a.dtype.kind in kinds:
                 token = enter(quiet_setting)
                 try:
                     out = ufunc(a, b)

@@ -66,7 +66,9 @@ class Generator:
         dtype = dtypes.as_dtype(float if dtype is None else dtype)
         if not dtypes.is_float(dtype):
             raise DTypeError(f"expected a floating point dtype for random numbers, got {dtype.name}")
-        return astype(self._draw(f, _shape(shape), dtypes.float64 if dtype == dtypes.float64 else dtypes.float32), dtype)
+        return astype(
+            self._draw(f, _shape(shape), dtypes.float64 if dtype == dtypes.float64 else dtypes.float32), dtype
+        )
 
     def uniform(self, shape: Shape = (), minval: Any = 0.0, maxval: Any = 1.0, dtype: Any = None) -> Any:
         """Floats spread evenly over [minval, maxval); float32 unless told otherwise.
@@ -86,7 +88,9 @@ class Generator:
         z = self._floats(stateless_normal, shape, dtype)
         return z if (mean, stddev) == (0.0, 1.0) else z * stddev + mean
 
-    def truncated_normal(self, shape: Shape = (), mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None) -> Any:
+    def truncated_normal(
+        self, shape: Shape = (), mean: Any = 0.0, stddev: Any = 1.0, dtype: Any = None
+    ) -> Any:
         """Normally distributed floats within two standard deviations of the mean.
 
         A uniform number goes through the inverse distribution function, so that every draw costs the same; the values are

@@ -33,7 +33,9 @@ def _own(x: Any) -> Any:
     return positive(x) if dtypes.is_float(x.dtype) else x
 
 
-def value_and_grad(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False) -> Callable[..., tuple[Any, Any]]:
+def value_and_grad(
+    f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = False
+) -> Callable[..., tuple[Any, Any]]:
     """A function that returns f's value and its gradient with respect to the arguments `argnums`.
 
     f returns one element; with `has_aux` it returns (that, anything else), and so does the value. Arguments may be nested
@@ -53,9 +55,13 @@ def value_and_grad(f: Callable[..., Any], argnums: Argnums = 0, has_aux: bool = 
             out = f(*args, **kwargs)
         target = out[0] if has_aux else out
         if not isinstance(target, Tensor):
-            raise TypeError(f"the function must return a tensor to be differentiated, got {type(target).__name__}")
+            raise TypeError(
+                f"the function must return a tensor to be differentiated, got {type(target).__name__}"
+            )
         if target.size != 1:
-            raise ShapeError(f"grad needs a function of one element, got shape {target.shape}; use hml.jacobian or hml.vjp")
+            raise ShapeError(
+                f"grad needs a function of one element, got shape {target.shape}; use hml.jacobian or hml.vjp"
+            )
         return out, tape.gradient(target, sources, unconnected_gradients="zero")
 
     return with_gradient

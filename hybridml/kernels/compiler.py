@@ -8,9 +8,12 @@ from __future__ import annotations
 import linecache
 from typing import Any
 
+from llvmlite import ir
 from numba.core import compiler, types
-from numba.core.ccallback import CFunc
+from numba.core.codegen import CPUCodeLibrary
+from numba.core.compiler_lock import global_compiler_lock
 from numba.core.compiler_machinery import PassManager
+from numba.core.registry import cpu_target
 from numba.core.typed_passes import (
     IRLegalization,
     NativeLowering,
@@ -22,7 +25,11 @@ from numba.core.untyped_passes import FixupArgs, IRProcessing, ReconstructSSA, T
 
 
 class KernelPipeline(compiler.CompilerBase):
-    """Numba's passes without those for closures, comprehensions, objects and array expressions: kernels have none."""
+    """Numba's passes without those for closures, comprehensions, objects and array expressions, which kernels lack."""
+
+    def __init__(self, typingctx: Any, *rest: Any) -> None:
+        super().__init__(typingctx, *rest)
+        self.state.typingctx = _RememberingTypes(self.state.typingctx)
 
     def define_pipelines(self) -> list[PassManager]:
         manager = PassManager("kernel")
@@ -42,6 +49,59 @@ class KernelPipeline(compiler.CompilerBase):
         return [manager]
 
 
+class _ObjectPipeline(KernelPipeline):
+    """A pipeline whose result is not loaded: Numba would link it into its own engine, and end the process if it cannot."""
+
+    def __init__(self, typingctx: Any, targetctx: Any, library: Any, *rest: Any) -> None:
+        super().__init__(typingctx, targetctx, _ObjectLibrary(targetctx.codegen(), "kernel"), *rest)
+
+
+class _ObjectLibrary(CPUCodeLibrary):
+    def _finalize_final_module(self) -> None:
+        self._finalize_dynamic_globals()
+        self._verify_declare_only_symbols()
+        self._finalized = True
+
+    def emit_object(self) -> bytes:
+        self._ensure_finalized()
+        code: bytes = self._codegen._tm.emit_object(self._final_module)
+        return code
+
+    def declared_functions(self) -> set[str]:
+        functions = self._final_module.functions
+        return {f.name for f in functions if f.is_declaration and not f.name.startswith("llvm.")}
+
+
+class _RememberingTypes:
+    """A typing context that finds the type of an operator on numbers once.
+
+    Numba tries some dozens of templates for each ``+`` it meets, a third of a millisecond each time, and kernels are
+    little else.
+    """
+
+    _known: dict[tuple[int, tuple[types.Type, ...]], tuple[Any, Any]] = {}  # noqa: RUF012  # shared on purpose
+
+    def __init__(self, context: Any) -> None:
+        self._context = context
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._context, name)
+
+    def resolve_function_type(self, function: Any, args: tuple[types.Type, ...], kws: dict[str, Any]) -> Any:
+        if kws or not _is_operator(function) or not all(isinstance(a, (types.Number, types.Boolean)) for a in args):
+            return self._context.resolve_function_type(function, args, kws)
+        key = id(function), args
+        if key not in self._known:
+            # Holding the function keeps its id from being given to another one.
+            self._known[key] = function, self._context.resolve_function_type(function, args, kws)
+        return self._known[key][1]
+
+
+def _is_operator(function: Any) -> bool:
+    return isinstance(function, types.Function) or getattr(function, "__module__", "") == "_operator"
+
+
+@global_compiler_lock
 def compile_object(source: str, name: str, signature: str, path: str, unique: str) -> tuple[str, bytes, set[str]]:
     """Compile the function ``name`` of ``source``.
 
@@ -61,11 +121,49 @@ def compile_object(source: str, name: str, signature: str, path: str, unique: st
         function = namespace[name]
         function.__name__ = function.__qualname__ = f"{name}_{unique}"
         parsed = eval(signature, {"__builtins__": {}, **vars(types)})
-        options = {"nopython": True, "nogil": True, "error_model": "numpy", "_nrt": False}
-        native = CFunc(function, (parsed.args, parsed.return_type), {}, options, pipeline_class=KernelPipeline)
-        native.compile()
+        flags = compiler.Flags()
+        flags.error_model = "numpy"
+        # The library is finished below, and nothing but the C function added there is called from outside.
+        flags.no_compile = flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
+        result = compiler.compile_extra(
+            cpu_target.typing_context,
+            cpu_target.target_context,
+            function,
+            parsed.args,
+            parsed.return_type,
+            flags,
+            {},
+            pipeline_class=_ObjectPipeline,
+        )
     finally:
         linecache.cache.pop(path, None)
-    library = native._library
-    declared = {f.name for f in library._final_module.functions if f.is_declaration and not f.name.startswith("llvm.")}
-    return native.native_name, library._get_compiled_object(), declared
+    library: _ObjectLibrary = result.library
+    symbol = f"{name}_{unique}"
+    library.add_ir_module(_c_function(symbol, result.fndesc))
+    return symbol, library.emit_object(), library.declared_functions()
+
+
+def _c_function(symbol: str, compiled: Any) -> ir.Module:
+    """A module with the C function ``symbol`` around a function in Numba's calling convention.
+
+    Numba's own wrapper asks whether an exception was raised and reports it through the interpreter; kernels raise none,
+    and object code that mentions the interpreter's functions would not be self-contained.
+    """
+    context = cpu_target.target_context
+    module: ir.Module = context.create_module(symbol)
+    convention = context.call_conv
+    inner = ir.Function(
+        module, convention.get_function_type(compiled.restype, compiled.argtypes), compiled.llvm_func_name
+    )
+    returns = compiled.restype != types.none
+    result = context.get_value_type(compiled.restype) if returns else ir.VoidType()
+    outer = ir.Function(
+        module, ir.FunctionType(result, [context.get_value_type(t) for t in compiled.argtypes]), symbol
+    )
+    builder = ir.IRBuilder(outer.append_basic_block())
+    _, value = convention.call_function(builder, inner, compiled.restype, compiled.argtypes, outer.args)
+    if returns:
+        builder.ret(value)
+    else:
+        builder.ret_void()
+    return module

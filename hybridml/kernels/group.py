@@ -251,6 +251,8 @@ class Fuser:
                 if source not in members:
                     operands.add(base)
                     continue
+                if n.op.kind is Kind.RANDOM:
+                    return "a random state is read whole"
                 assert source is not None
                 reduces = self.nodes[source].op.reduce is not None
                 from_kept = source in g.kept or reduces

@@ -246,11 +246,11 @@ def _link(entry: cache.Entry) -> int | None:
     import ctypes
 
     llvm = _llvm()
-    # MCJIT ends the process when a symbol is missing, so ask first.
-    if any(llvm.address_of_symbol(needed) is None for needed in entry.needs):
-        return None
     machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(jit=True)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
+    # MCJIT ends the process when a symbol is missing, so ask first. Only an engine's creation opens the process's symbols.
+    if any(llvm.address_of_symbol(needed) is None for needed in entry.needs):
+        return None
     engine.add_object_file(llvm.ObjectFileRef.from_data(entry.code))
     engine.finalize_object()
     address: int = engine.get_function_address(entry.symbol)
@@ -263,17 +263,15 @@ def _link(entry: cache.Entry) -> int | None:
 
 # -- compiling -------------------------------------------------------------------------------------------------------
 
-_C_LIBRARY = frozenset(
-    "memcpy memmove memset memcmp bcmp "
-    + " ".join(
-        f"{function} {function}f"
-        for function in (
-            "acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp2 expm1 fabs floor fma fmax "
-            "fmin fmod frexp hypot ldexp lgamma llrint log log10 log1p log2 logb lrint modf nearbyint nextafter pow "
-            "remainder rint round roundeven scalbn sin sincos sinh sqrt tan tanh tgamma trunc"
-        ).split()
-    )
+_MATHEMATICS = (
+    "acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp2 expm1 fabs floor fma fmax fmin"
+    " fmod frexp hypot ldexp lgamma llrint log log10 log1p log2 logb lrint modf nearbyint nextafter pow remainder rint"
+    " round roundeven scalbn sin sincos sinh sqrt tan tanh tgamma trunc"
 )
+# What object code may call and still be stored: any process has these.
+_C_LIBRARY = frozenset(["memcpy", "memmove", "memset", "memcmp", "bcmp"]) | {
+    function + suffix for function in _MATHEMATICS.split() for suffix in ("", "f")
+}
 
 
 def _compile_and_store(source: str, name: str, signature: str, key: str) -> int:
@@ -297,9 +295,12 @@ def _undefined_symbols(code: bytes) -> set[str] | None:
     """The symbols an ELF object leaves to the linker; None for another format."""
     if code[:6] != b"\x7fELF\x02\x01":
         return None
-    sections = {section.name(): section.data() for section in _llvm().ObjectFileRef.from_data(code).sections()}
-    names, undefined = sections.get(".strtab", b""), set()
-    for name, _info, _other, section, _value, _size in struct.iter_unpack("<IBBHQQ", sections.get(".symtab", b"")):
+    sections = {}
+    for section in _llvm().ObjectFileRef.from_data(code).sections():
+        title = section.name()  # bytes or str, by llvmlite's version
+        sections[title if isinstance(title, bytes) else str(title).encode()] = section.data()
+    names, undefined = sections[b".strtab"], set()
+    for name, _info, _other, section, _value, _size in struct.iter_unpack("<IBBHQQ", sections[b".symtab"]):
         if section == 0 and name:
             undefined.add(names[name : names.index(b"\0", name)].decode())
     return undefined

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
@@ -28,7 +29,8 @@ def _extremum(name: str, kind: Any) -> Any:
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         llvm_type = context.get_value_type(kind)
-        return builder.call(builder.module.declare_intrinsic(f"llvm.{name}", [llvm_type]), args)
+        shape = ir.FunctionType(llvm_type, [llvm_type, llvm_type])
+        return builder.call(builder.module.declare_intrinsic(f"llvm.{name}", [llvm_type], shape), args)
 
     def typing(typing_context: Any, accumulator: Any, value: Any) -> Any:
         return (kind(kind, kind), emit) if accumulator == value == kind else None

@@ -31,7 +31,7 @@ from hybridml.kernels.spec import (
     suffix,
 )
 from hybridml.kernels.views import Place
-from hybridml.ops.registry import Layout
+from hybridml.ops.registry import Kind, Layout
 from hybridml.trace.graph import Graph, Value
 
 _FUNCTION = re.compile(r"\bm_\w+(?=\()")
@@ -107,6 +107,8 @@ class Lowering:
         """An operand's strides over the group's space (0 along reduced axes for a kept reader), and its offset."""
         n = self.nodes[i]
         _, layout = self.places[v]
+        if n.op.kind is Kind.RANDOM:
+            return (0,) * len(self.group.space), layout.offset
         domain = v.shape if self.reduces(i) else n.out.shape
         return self._over_space(stretch(layout, domain), i), layout.offset
 
@@ -121,17 +123,22 @@ class Lowering:
         return tuple(found)
 
     def _coordinates(self, i: int) -> Layout:
-        """The affine index that {index} (linear) or {coordinate} (along attrs["axis"]) stands for."""
+        """The affine index that {index} stands for: along attrs["axis"], or linear where there is no axis."""
         n = self.nodes[i]
-        text = n.op.scalar if isinstance(n.op.scalar, str) else ""
-        if "{coordinate}" not in text:
+        axis = n.attrs.get("axis")
+        if axis is None:
             return Layout.contiguous(n.out.shape)
-        axis = n.attrs["axis"]
-        return Layout(n.out.shape, tuple([1 if a == axis else 0 for a in range(len(n.out.shape))]))
+        return Layout(n.out.shape, tuple([int(a == axis) for a in range(len(n.out.shape))]))
+
+    def _template(self, i: int) -> str:
+        n = self.nodes[i]
+        text = n.op.scalar
+        if callable(text):
+            text = text(tuple([x.dtype for x in n.values]), n.out.dtype, **n.attrs)
+        return text or ""
 
     def _uses_index(self, i: int) -> bool:
-        text = self.nodes[i].op.scalar
-        return isinstance(text, str) and ("{index}" in text or "{coordinate}" in text)
+        return "{index}" in self._template(i)
 
     def _axes(self) -> None:
         g = self.group
@@ -238,19 +245,18 @@ class Lowering:
     # scalar text
 
     def text(self, i: int, names: list[str]) -> str:
+        """The node's scalar text over these names, its functions chosen by dtype, its result of the output's dtype."""
         n = self.nodes[i]
-        dtypes_in = [x.dtype for x in n.values]
-        template = n.op.scalar
-        if callable(template):
-            template = template(tuple(dtypes_in), n.out.dtype, **n.attrs)
-        assert template is not None
-        operand_dtype = self.literal_dtype(i)
-        index = self.coordinate(i) if self._uses_index(i) else ""
-        text = template.format(*names, out=suffix(n.out.dtype), index=index, coordinate=index)
-        text = _FUNCTION.sub(lambda m: f"{m[0]}_{suffix(operand_dtype)}", text)
-        if n.out.dtype.kind == "b" and n.op.infer is not None and any(d.kind == "b" for d in dtypes_in):
-            return f"({text}) != 0" if not re.search(r"[=<>]| not ", text) else text
-        return f"{suffix(n.out.dtype)}({text})" if n.out.dtype.kind in "iu" and n.out.dtype.itemsize < 8 else text
+        template, out = self._template(i), n.out.dtype
+        index = self.coordinate(i) if "{index}" in template else ""
+        if n.op.kind is Kind.RANDOM:
+            return template.format(seed=names[0], counter=names[1], index=index)
+        text = template.format(*names, out=suffix(out), index=index)
+        functions = suffix(self.literal_dtype(i))
+        text = _FUNCTION.sub(lambda m: f"{m[0]}_{functions}", text)
+        if out.kind == "b" and any(v.dtype.kind == "b" for v in n.values):
+            return f"({text}) != 0"  # arithmetic on bools is done in integers
+        return f"{suffix(out)}({text})" if out.kind in "iu" else text
 
     def literal_dtype(self, i: int) -> np.dtype:
         """The dtype of a node's promoted operands, which its literals take and its functions are chosen by."""
@@ -318,6 +324,8 @@ class Lowering:
         return found
 
     def _operand_names(self, i: int, body: list[Statement], hoisted: list[Statement], env: dict[Any, str], stage: int) -> list[str]:
+        if self.nodes[i].op.kind is Kind.RANDOM:
+            return self._state(i, hoisted, env)
         names = []
         for x in self.nodes[i].inputs:
             if not isinstance(x, Value):
@@ -325,6 +333,18 @@ class Lowering:
                 continue
             j = self.index_of.get(self.places[x][0])
             names.append(self._outside(i, x, body, hoisted, env) if j is None else self._inside(j, body, hoisted, env, stage))
+        return names
+
+    def _state(self, i: int, hoisted: list[Statement], env: dict[Any, str]) -> list[str]:
+        """Seed and counter: the two words of a random node's operand."""
+        operand, _, _ = self.source(i, self.nodes[i].values[0])
+        names = []
+        for word in ("0", "1"):
+            key = (operand, word)
+            if key not in env:
+                env[key] = self._new()
+                hoisted.append(Load(env[key], operand, word))
+            names.append(env[key])
         return names
 
     def _outside(self, i: int, x: Value, body: list[Statement], hoisted: list[Statement], env: dict[Any, str]) -> str:
@@ -523,8 +543,8 @@ class Lowering:
             env[i] = self._new()
             body.append(Load(env[i], operand, index))
         if i not in env:
-            names = []
-            for x in self.nodes[i].inputs:
+            names = self._state(i, body, env) if self.nodes[i].op.kind is Kind.RANDOM else []
+            for x in () if names else self.nodes[i].inputs:
                 if not isinstance(x, Value):
                     names.append(self.scalar(x, self.literal_dtype(i)))
                     continue

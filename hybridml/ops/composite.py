@@ -78,7 +78,7 @@ def silu(x: Any, /) -> Any:
 
     >>> import hybridml as hml
     >>> hml.nn.silu([-1000., 0., 1000.]).tolist()
-    [0.0, 0.0, 1000.0]
+    [-0.0, 0.0, 1000.0]
     """
     x = lift(x)
     return x * sigmoid(x)
@@ -163,10 +163,14 @@ def softmax_cross_entropy(logits: Any, labels: Any, /, axis: int = -1) -> Any:
     axis = normalize_axis(axis, logits.ndim)
     if labels.dtype.kind == "f":
         if labels.shape != logits.shape:
-            raise ShapeError(f"probabilities of shape {labels.shape} for logits of shape {logits.shape}: they must be equal")
+            raise ShapeError(
+                f"probabilities of shape {labels.shape} for logits of shape {logits.shape}: they must be equal"
+            )
         return -sum_(labels * log_softmax(logits, axis), axis=axis)
     if labels.shape != (*logits.shape[:axis], *logits.shape[axis + 1 :]):
-        raise ShapeError(f"integer labels of shape {labels.shape} for logits of shape {logits.shape} with classes on axis {axis}")
+        raise ShapeError(
+            f"integer labels of shape {labels.shape} for logits of shape {logits.shape} with classes on axis {axis}"
+        )
     line = tuple([d if i == axis else 1 for i, d in enumerate(logits.shape)])
     hit = equal(iota(line, axis, labels.dtype), expand_dims(labels, axis=axis))
     return logsumexp(logits, axis=axis) - sum_(where(hit, logits, 0), axis=axis)

@@ -31,14 +31,20 @@ def _parse(equation: str, xs: list[Any]) -> tuple[list[str], str]:
     if len(inputs) != len(xs):
         raise ShapeError(f"einsum {equation!r} names {len(inputs)} operands, got {len(xs)}")
     spare = [c for c in string.ascii_letters if c not in equation]
-    widths = [x.ndim - len(i.replace("...", "")) if "..." in i else 0 for i, x in zip(inputs, xs, strict=True)]
+    widths = [
+        x.ndim - len(i.replace("...", "")) if "..." in i else 0 for i, x in zip(inputs, xs, strict=True)
+    ]
     if min(widths) < 0:
-        raise ShapeError(f"einsum {equation!r} names more axes than an operand of {[x.shape for x in xs]} has")
+        raise ShapeError(
+            f"einsum {equation!r} names more axes than an operand of {[x.shape for x in xs]} has"
+        )
     dots = spare[: max(widths)]
     inputs = [i.replace("...", "".join(dots[len(dots) - w :])) for i, w in zip(inputs, widths, strict=True)]
     for labels, x in zip(inputs, xs, strict=True):
-        if len(labels) != x.ndim or not labels.isalpha() and labels:
-            raise ShapeError(f"einsum {equation!r}: an operand of shape {x.shape} is named {labels!r}, one letter an axis")
+        if len(labels) != x.ndim or (not labels.isalpha() and labels):
+            raise ShapeError(
+                f"einsum {equation!r}: an operand of shape {x.shape} is named {labels!r}, one letter an axis"
+            )
     if arrow:
         return inputs, right.replace("...", "".join(dots))
     joined = "".join(inputs)
@@ -52,7 +58,9 @@ def _sizes(equation: str, terms: list[Term]) -> dict[str, int]:
         for c, d in zip(labels, x.shape, strict=True):
             if sizes.setdefault(c, d) != d:
                 if 1 not in (sizes[c], d):
-                    raise ShapeError(f"einsum {equation!r}: axis {c!r} has size {sizes[c]} in one operand and {d} in another")
+                    raise ShapeError(
+                        f"einsum {equation!r}: axis {c!r} has size {sizes[c]} in one operand and {d} in another"
+                    )
                 sizes[c] = max(sizes[c], d)
     return sizes
 
@@ -119,7 +127,9 @@ def einsum(equation: str, /, *operands: Any) -> Any:
     terms: list[Term] = list(zip(inputs, xs, strict=True))
     sizes = _sizes(equation, terms)
     if set(result) - set(sizes) or len(set(result)) != len(result):
-        raise ShapeError(f"einsum {equation!r}: the result's axes {result!r} must be different and come from the operands")
+        raise ShapeError(
+            f"einsum {equation!r}: the result's axes {result!r} must be different and come from the operands"
+        )
     terms = [(labels, broadcast_to(x, [sizes[c] for c in labels])) for labels, x in terms]
     for step in _order(inputs, result, terms):
         chosen = [terms[i] for i in step]
@@ -152,7 +162,9 @@ def tensordot(x: Any, y: Any, /, *, axes: int | tuple[Sequence[int], Sequence[in
     x, y = lift(x), lift(y)
     if isinstance(axes, (int, np.integer)):
         if not 0 <= axes <= min(x.ndim, y.ndim):
-            raise ShapeError(f"tensordot over {axes} axes of shapes {x.shape} and {y.shape}: they have too few")
+            raise ShapeError(
+                f"tensordot over {axes} axes of shapes {x.shape} and {y.shape}: they have too few"
+            )
         a, b = list(range(x.ndim - int(axes), x.ndim)), list(range(int(axes)))
     else:
         a, b = ([normalize_axis(i, t.ndim) for i in part] for part, t in zip(axes, (x, y), strict=True))

@@ -62,9 +62,15 @@ def _items(x: Any, key: Any) -> list[Any]:
 
 def _index_tensors(k: Any) -> list[Any]:
     if isinstance(k, (bool, str, float)):
-        raise DTypeError(f"cannot index with {k!r}; expected integers, slices, None, ..., integer or bool tensors")
+        raise DTypeError(
+            f"cannot index with {k!r}; expected integers, slices, None, ..., integer or bool tensors"
+        )
     k = lift(k)
-    return [_Masked(i, n) for i, n in zip(nonzero(k), k.shape, strict=True)] if k.dtype.kind == "b" else [integer_index(k)]
+    return (
+        [_Masked(i, n) for i, n in zip(nonzero(k), k.shape, strict=True)]
+        if k.dtype.kind == "b"
+        else [integer_index(k)]
+    )
 
 
 class _Masked:
@@ -98,7 +104,9 @@ def _basic(x: Any, items: list[Any]) -> tuple[Any, list[tuple[int, Any]], int]:
         start, stop, step = 0, n, 1
         if isinstance(k, int):
             if not -n <= k < n:
-                raise IndexOutOfRangeError(f"index {k} is out of range for axis {axis} of size {n} of a tensor of shape {x.shape}")
+                raise IndexOutOfRangeError(
+                    f"index {k} is out of range for axis {axis} of size {n} of a tensor of shape {x.shape}"
+                )
             start = k % n
             stop = start + 1
         elif isinstance(k, slice):
@@ -107,7 +115,9 @@ def _basic(x: Any, items: list[Any]) -> tuple[Any, list[tuple[int, Any]], int]:
         else:
             if isinstance(k, _Masked):
                 if k.size != n:
-                    raise IndexOutOfRangeError(f"a mask of size {k.size} on axis {axis} of a tensor of shape {x.shape}")
+                    raise IndexOutOfRangeError(
+                        f"a mask of size {k.size} on axis {axis} of a tensor of shape {x.shape}"
+                    )
                 k = k.indices
             arrays.append((len(shape), k))
             shape.append(n)
@@ -126,7 +136,9 @@ def _gather(x: Any, arrays: list[tuple[int, Any]], place: int) -> Any:
         out = take(x, indices, axis=axis)
         if axis == place or indices.ndim == 0:
             return out
-        return moveaxis(out, tuple(range(axis, axis + indices.ndim)), tuple(range(place, place + indices.ndim)))
+        return moveaxis(
+            out, tuple(range(axis, axis + indices.ndim)), tuple(range(place, place + indices.ndim))
+        )
     axes = [a for a, _ in arrays]
     rest = [a for a in range(x.ndim) if a not in axes]
     order = rest[:place] + axes + rest[place:]

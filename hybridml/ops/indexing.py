@@ -27,7 +27,9 @@ def wrap_index(xp: Any, indices: Any, n: int, axis: int) -> Any:
     """Indices counted from the front, or IndexOutOfRangeError with the first bad one."""
     bad = (indices < -n) | (indices >= n)
     if bad.any():
-        raise IndexOutOfRangeError(f"index {int(indices[bad][0])} is out of range for axis {axis} of size {n}")
+        raise IndexOutOfRangeError(
+            f"index {int(indices[bad][0])} is out of range for axis {axis} of size {n}"
+        )
     return xp.where(indices < 0, indices + n, indices)
 
 
@@ -37,7 +39,9 @@ def integer_index(indices: Any) -> Any:
     if indices.dtype.kind not in "iu":
         if indices.size == 0:
             return astype(indices, dtypes.int64)  # an empty list has no dtype of its own
-        raise DTypeError(f"indices must be integers, got {indices.dtype.name}; cast them with .astype(hml.int64)")
+        raise DTypeError(
+            f"indices must be integers, got {indices.dtype.name}; cast them with .astype(hml.int64)"
+        )
     return astype(indices, dtypes.int64) if indices.dtype.kind == "u" else indices
 
 
@@ -98,7 +102,9 @@ def take(x: Any, indices: Any, /, *, axis: int | None = None) -> Any:
 def _infer_scatter(x: TensorSpec, indices: TensorSpec, updates: TensorSpec, *, axis: int) -> TensorSpec:
     expected = _infer_take(x, indices, axis=axis).shape
     if updates.shape != expected:
-        raise ShapeError(f"scatter_add of {x} at {indices} on axis {axis} needs updates of shape {expected}, got {updates}")
+        raise ShapeError(
+            f"scatter_add of {x} at {indices} on axis {axis} needs updates of shape {expected}, got {updates}"
+        )
     return x
 
 
@@ -161,7 +167,9 @@ def scatter_add(x: Any, indices: Any, updates: Any, /, *, axis: int = 0) -> Any:
     [1.0, 0.0, 5.0]
     """
     x = lift(x)
-    return call(SCATTER_ADD, x, integer_index(indices), astype(updates, x.dtype), axis=normalize_axis(axis, x.ndim))
+    return call(
+        SCATTER_ADD, x, integer_index(indices), astype(updates, x.dtype), axis=normalize_axis(axis, x.ndim)
+    )
 
 
 # take_along_axis and its opposite
@@ -206,9 +214,13 @@ def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Any:
     """
     x, indices = lift(x), integer_index(indices)
     if x.ndim != indices.ndim:
-        raise ShapeError(f"take_along_axis needs as many dimensions on both sides, got {x.shape} and {indices.shape}")
+        raise ShapeError(
+            f"take_along_axis needs as many dimensions on both sides, got {x.shape} and {indices.shape}"
+        )
     axis = normalize_axis(axis, x.ndim)
-    others = broadcast_shapes((*x.shape[:axis], 1, *x.shape[axis + 1 :]), (*indices.shape[:axis], 1, *indices.shape[axis + 1 :]))
+    others = broadcast_shapes(
+        (*x.shape[:axis], 1, *x.shape[axis + 1 :]), (*indices.shape[:axis], 1, *indices.shape[axis + 1 :])
+    )
     x = broadcast_to(x, (*others[:axis], x.shape[axis], *others[axis + 1 :]))
     indices = broadcast_to(indices, (*others[:axis], indices.shape[axis], *others[axis + 1 :]))
     return call(TAKE_ALONG, x, indices, axis=axis)
@@ -217,7 +229,9 @@ def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Any:
 def _infer_scatter_along(x: TensorSpec, indices: TensorSpec, updates: TensorSpec, *, axis: int) -> TensorSpec:
     _infer_take_along(x, indices, axis=axis)
     if updates.shape != indices.shape:
-        raise ShapeError(f"scatter_add_along_axis needs updates of the indices' shape {indices.shape}, got {updates}")
+        raise ShapeError(
+            f"scatter_add_along_axis needs updates of the indices' shape {indices.shape}, got {updates}"
+        )
     return x
 
 

@@ -37,7 +37,9 @@ def only(categories: str, rule: Callable[..., TensorSpec] = elementwise) -> Call
     def checked(*operands: Any, **attrs: Any) -> TensorSpec:
         for x in operands:
             if not is_scalar(x) and x.dtype.kind not in categories:
-                raise DTypeError(f"expected a {names.get(categories, categories)} tensor, got {x}; cast it with .astype")
+                raise DTypeError(
+                    f"expected a {names.get(categories, categories)} tensor, got {x}; cast it with .astype"
+                )
         return rule(*operands, **attrs)
 
     return checked

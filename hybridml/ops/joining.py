@@ -20,7 +20,9 @@ from hybridml.ops.view import broadcast_to, expand_dims, narrow, reshape, stride
 def _infer_concat(*xs: TensorSpec, axis: int) -> TensorSpec:
     first = xs[0].shape
     for i, x in enumerate(xs[1:], start=1):
-        if x.ndim != len(first) or any(a != b for k, (a, b) in enumerate(zip(first, x.shape, strict=True)) if k != axis):
+        if x.ndim != len(first) or any(
+            a != b for k, (a, b) in enumerate(zip(first, x.shape, strict=True)) if k != axis
+        ):
             raise ShapeError(
                 f"concat along axis {axis}: tensor {i} has shape {x.shape} and tensor 0 has {first}; "
                 "all other axes must be equal"
@@ -73,7 +75,9 @@ def stack(arrays: Sequence[Any], /, *, axis: int = 0) -> Any:
     xs = [lift(x) for x in arrays]
     shapes = {x.shape for x in xs}
     if len(shapes) != 1:
-        raise ShapeError(f"stack needs tensors of one shape, got {', '.join(map(str, sorted(shapes))) or 'none'}")
+        raise ShapeError(
+            f"stack needs tensors of one shape, got {', '.join(map(str, sorted(shapes))) or 'none'}"
+        )
     where = normalize_axis(axis, xs[0].ndim + 1)
     return concat([expand_dims(x, axis=where) for x in xs], axis=where)
 
@@ -123,7 +127,9 @@ Widths = tuple[tuple[int, int], ...]
 
 def _pad_vjp(g: Any, out: Any, x: Any, *, widths: Widths, value: float) -> Any:
     starts = tuple([a for a, _ in widths])
-    return strided_slice(g, starts, tuple([a + d for a, d in zip(starts, x.shape, strict=True)]), (1,) * x.ndim)
+    return strided_slice(
+        g, starts, tuple([a + d for a, d in zip(starts, x.shape, strict=True)]), (1,) * x.ndim
+    )
 
 
 PAD = register(Op(
@@ -151,7 +157,9 @@ def pad(x: Any, /, pad_width: Any, *, value: float = 0) -> Any:
         pad_width = ((pad_width, pad_width),) * x.ndim
     widths = tuple([(int(a), int(b)) for a, b in pad_width])
     if len(widths) != x.ndim or any(w < 0 for pair in widths for w in pair):
-        raise ShapeError(f"pad of shape {x.shape} needs {x.ndim} pairs of widths that are not negative, got {pad_width}")
+        raise ShapeError(
+            f"pad of shape {x.shape} needs {x.ndim} pairs of widths that are not negative, got {pad_width}"
+        )
     return call(PAD, x, widths=widths, value=value)
 
 
@@ -171,7 +179,9 @@ def tile(x: Any, repetitions: Sequence[int], /) -> Any:
     shape = (1,) * (len(times) - x.ndim) + x.shape
     apart: Shape = tuple([n for d in shape for n in (1, d)])
     spread = tuple([n for r, d in zip(times, shape, strict=True) for n in (r, d)])
-    return reshape(broadcast_to(reshape(x, apart), spread), [r * d for r, d in zip(times, shape, strict=True)])
+    return reshape(
+        broadcast_to(reshape(x, apart), spread), [r * d for r, d in zip(times, shape, strict=True)]
+    )
 
 
 @composite()

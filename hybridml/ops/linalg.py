@@ -8,7 +8,7 @@ import numpy as np
 
 from hybridml.errors import ShapeError
 from hybridml.ops.door import call, lift
-from hybridml.ops.registry import Kind, Op, Promote, Sample, Saves, public, register
+from hybridml.ops.registry import Kind, Op, Sample, Saves, public, register
 from hybridml.ops.spec import TensorSpec, broadcast_shapes, spec
 from hybridml.ops.view import reshape, sum_to
 
@@ -59,7 +59,9 @@ def matmul(x: Any, y: Any, /) -> Any:
     """
     x, y = lift(x), lift(y)
     if x.ndim == 0 or y.ndim == 0:
-        raise ShapeError(f"matmul needs at least 1 dimension on both sides, got shapes {x.shape} and {y.shape}")
+        raise ShapeError(
+            f"matmul needs at least 1 dimension on both sides, got shapes {x.shape} and {y.shape}"
+        )
     a = reshape(x, (1, -1)) if x.ndim == 1 else x
     b = reshape(y, (-1, 1)) if y.ndim == 1 else y
     out = call(MATMUL, a, b, ta=False, tb=False)

@@ -19,9 +19,17 @@ from hybridml.ops.samples import unary_samples
 def _truth_samples(n: int) -> SampleMaker:
     def make(rng: np.random.Generator) -> Any:
         for shape in ((3, 5), (7,), (), (0, 3)):
-            yield Sample(tuple([np.round(rng.uniform(-1, 1, shape)) for _ in range(n)]), differentiable=False, label=f"{shape}")
+            yield Sample(
+                tuple([np.round(rng.uniform(-1, 1, shape)) for _ in range(n)]),
+                differentiable=False,
+                label=f"{shape}",
+            )
         if n == 2:
-            yield Sample((np.array([[True], [False]]), np.array([True, False])), differentiable=False, label="truth table")
+            yield Sample(
+                (np.array([[True], [False]]), np.array([True, False])),
+                differentiable=False,
+                label="truth table",
+            )
 
     return make
 
@@ -47,15 +55,29 @@ def _logical(name: str, text: str, ufunc: Any, doc: str, example: str) -> Any:
 
 
 logical_and = _logical(
-    "logical_and", "{0} & {1}", np.logical_and, "True where x and y both are.", "[True, True], [True, False] -> [True, False]"
+    "logical_and",
+    "{0} & {1}",
+    np.logical_and,
+    "True where x and y both are.",
+    "[True, True], [True, False] -> [True, False]",
 )
 logical_or = _logical(
-    "logical_or", "{0} | {1}", np.logical_or, "True where x or y is.", "[True, False], [False, False] -> [True, False]"
+    "logical_or",
+    "{0} | {1}",
+    np.logical_or,
+    "True where x or y is.",
+    "[True, False], [False, False] -> [True, False]",
 )
 logical_xor = _logical(
-    "logical_xor", "{0} ^ {1}", np.logical_xor, "True where exactly one of x and y is.", "[True, True], [True, False] -> [False, True]"
+    "logical_xor",
+    "{0} ^ {1}",
+    np.logical_xor,
+    "True where exactly one of x and y is.",
+    "[True, True], [True, False] -> [False, True]",
 )
-logical_not = _logical("logical_not", "not {0}", np.logical_not, "True where x is not.", "[True, False] -> [False, True]")
+logical_not = _logical(
+    "logical_not", "not {0}", np.logical_not, "True where x is not.", "[True, False] -> [False, True]"
+)
 
 # Bits
 
@@ -66,7 +88,11 @@ def _bit_samples(n: int, high: int = 100) -> SampleMaker:
             args = [rng.integers(0, 100, shape), *[rng.integers(0, high, shape) for _ in range(n - 1)]]
             yield Sample(tuple(args), differentiable=False, label=f"{shape}")
         if n == 2:
-            yield Sample((rng.integers(0, 100, (3, 1)), rng.integers(0, high, 4)), differentiable=False, label="broadcast")
+            yield Sample(
+                (rng.integers(0, 100, (3, 1)), rng.integers(0, high, 4)),
+                differentiable=False,
+                label="broadcast",
+            )
             yield Sample((rng.integers(0, 100, 4), 3), differentiable=False, label="Python int")
 
     return make
@@ -104,14 +130,29 @@ bitwise_right_shift = elementwise(
 
 def _test(name: str, text: str, ufunc: Any, doc: str, example: str) -> Any:
     return elementwise(
-        name, text, ufunc, doc, example, infer=infer.predicate, promote=Promote.NO, samples=unary_samples(-3, 3, special=True)
+        name,
+        text,
+        ufunc,
+        doc,
+        example,
+        infer=infer.predicate,
+        promote=Promote.NO,
+        samples=unary_samples(-3, 3, special=True),
     )
 
 
 isnan = _test("isnan", "{0} != {0}", np.isnan, "True where x is NaN.", "[float('nan'), 1.] -> [True, False]")
 isinf = _test(
-    "isinf", "({0} == {0}) & ({0} - {0} != {0} - {0})", np.isinf, "True where x is an infinity.", "[float('-inf'), 1.] -> [True, False]"
+    "isinf",
+    "({0} == {0}) & ({0} - {0} != {0} - {0})",
+    np.isinf,
+    "True where x is an infinity.",
+    "[float('-inf'), 1.] -> [True, False]",
 )
 isfinite = _test(
-    "isfinite", "{0} - {0} == {0} - {0}", np.isfinite, "True where x is neither NaN nor an infinity.", "[float('nan'), 1.] -> [False, True]"
+    "isfinite",
+    "{0} - {0} == {0} - {0}",
+    np.isfinite,
+    "True where x is neither NaN nor an infinity.",
+    "[float('nan'), 1.] -> [False, True]",
 )

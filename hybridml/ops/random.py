@@ -25,7 +25,9 @@ def blocks_used(shape: Shape, dtype: np.dtype) -> int:
     return -(-words // 4)
 
 
-def _row(name: str, stream: dict[np.dtype, Callable[[int, int, int], Any]], scalar: dict[np.dtype, str]) -> Op:
+def _row(
+    name: str, stream: dict[np.dtype, Callable[[int, int, int], Any]], scalar: dict[np.dtype, str]
+) -> Op:
     def infer(state: TensorSpec, *, shape: Shape, dtype: np.dtype) -> TensorSpec:
         if state.shape != (2,) or state.dtype != dtypes.uint64:
             raise ShapeError(f"a random state is uint64[2], seed and counter; got {state}")

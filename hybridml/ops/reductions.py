@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from hybridml import dtypes
-from hybridml.ops.door import call, lift
 from hybridml.errors import ShapeError
 from hybridml.ops import infer
+from hybridml.ops.door import call, lift
 from hybridml.ops.elementwise import astype, equal
 from hybridml.ops.registry import Kind, Op, Promote, Reduce, Sample, SampleMaker, Saves, public, register
 from hybridml.ops.spec import Shape, TensorSpec, normalize_axes

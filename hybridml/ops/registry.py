@@ -45,6 +45,7 @@ class Promote(enum.Enum):
 
     NO = "no"
     SAME = "same"  # to their common dtype
+    NUMBER = "number"  # to their common dtype, bools to the default integer
     FLOAT = "float"  # to their common dtype, integers to the default float
 
 

@@ -39,7 +39,15 @@ def binary_samples(
         def u(*shape: int) -> np.ndarray:
             return rng.uniform(low, high, shape)
 
-        pairs = [((3, 5), (3, 5)), ((3, 5), (5,)), ((3, 1), (1, 5)), ((), (4,)), ((), ()), ((0, 3), (3,)), ((2, 3, 4), (3, 1))]
+        pairs = [
+            ((3, 5), (3, 5)),
+            ((3, 5), (5,)),
+            ((3, 1), (1, 5)),
+            ((), (4,)),
+            ((), ()),
+            ((0, 3), (3,)),
+            ((2, 3, 4), (3, 1)),
+        ]
         for a, b in pairs:
             yield Sample((u(*a), u(*b)), differentiable=differentiable, label=f"shapes {a} {b}")
         yield Sample((u(4), 2), differentiable=differentiable, label="Python int on the right")
@@ -58,7 +66,10 @@ def ternary_samples(low: float, high: float) -> SampleMaker:
 
     def make(rng: np.random.Generator) -> Iterator[Sample]:
         for c, a, b in (((3, 5), (3, 5), (3, 5)), ((3, 1), (5,), ()), ((), (4,), (4,)), ((0,), (0,), ())):
-            yield Sample((rng.uniform(size=c) > 0.5, rng.uniform(low, high, a), rng.uniform(low, high, b)), label=f"{c} {a} {b}")
+            yield Sample(
+                (rng.uniform(size=c) > 0.5, rng.uniform(low, high, a), rng.uniform(low, high, b)),
+                label=f"{c} {a} {b}",
+            )
         yield Sample((rng.uniform(size=4) > 0.5, rng.uniform(low, high, 4), 0.0), label="Python scalar")
 
     return make

@@ -23,9 +23,17 @@ def _order(xp: Any, x: Any, axis: int, descending: bool) -> Any:
 
 
 def _sort_samples(rng: np.random.Generator) -> Any:
-    for shape, kw in (((7,), {}), ((3, 5), {"axis": 0}), ((3, 5), {"descending": True}), ((2, 3, 4), {"axis": 1}), ((0, 3), {"axis": 0})):
+    for shape, kw in (
+        ((7,), {}),
+        ((3, 5), {"axis": 0}),
+        ((3, 5), {"descending": True}),
+        ((2, 3, 4), {"axis": 1}),
+        ((0, 3), {"axis": 0}),
+    ):
         yield Sample((rng.permutation(int(np.prod(shape))).reshape(shape) / 3.0,), kw, label=f"{shape} {kw}")
-    yield Sample((np.array([2.0, np.nan, -np.inf, 2.0, np.inf, 0.0]),), differentiable=False, label="NaN and ties")
+    yield Sample(
+        (np.array([2.0, np.nan, -np.inf, 2.0, np.inf, 0.0]),), differentiable=False, label="NaN and ties"
+    )
     yield Sample((np.array([2.0, 1.0, 2.0, 1.0]),), {"descending": True}, differentiable=False, label="ties")
 
 
@@ -33,7 +41,11 @@ def _reference_order(x: Any, axis: int, descending: bool) -> Any:
     """By Python's stable sort; NaN is the largest."""
 
     def line(v: Any) -> Any:
-        return sorted(range(len(v)), key=lambda i: (np.isnan(v[i]), v[i] if not np.isnan(v[i]) else 0), reverse=descending)
+        return sorted(
+            range(len(v)),
+            key=lambda i: (np.isnan(v[i]), v[i] if not np.isnan(v[i]) else 0),
+            reverse=descending,
+        )
 
     if x.size == 0:
         return np.zeros(x.shape, np.int64)

@@ -63,7 +63,7 @@ log2 = function(
     vjps=(lambda g, out, x: g / (x * math.log(2)),), saves=Saves.INPUTS,
 )  # fmt: skip
 log10 = function(
-    "log10", np.log10, "Logarithm to base 10, elementwise.", "[1., 100.] -> [0.0, 2.0]", 0.1, 5,
+    "log10", np.log10, "Logarithm to base 10, elementwise.", "[1., 0.] -> [0.0, -inf]", 0.1, 5,
     vjps=(lambda g, out, x: g / (x * math.log(10)),), saves=Saves.INPUTS,
 )  # fmt: skip
 logaddexp = elementwise(
@@ -81,7 +81,7 @@ sqrt = function(
 )  # fmt: skip
 rsqrt = function(
     "rsqrt", None, "1 / sqrt(x), elementwise.", "[4., 0.] -> [0.5, inf]", 0.1, 5,
-    eager=_wide(lambda xp, x: 1 / xp.sqrt(x)), reference=lambda x: np.asarray(x, np.float64) ** -0.5,
+    eager=_wide(lambda xp, x: 1 / xp.sqrt(x)), reference=lambda x: 1 / np.sqrt(np.asarray(x, np.float64)),
     vjps=(lambda g, out, x: g * (out * out * out * -0.5),), saves=Saves.OUTPUT,
 )  # fmt: skip
 
@@ -182,6 +182,7 @@ def rounding(name: str, ufunc: Any, doc: str, example: str) -> Any:
 
 floor = rounding("floor", np.floor, "The nearest whole number below.", "[1.5, -1.5] -> [1.0, -2.0]")
 ceil = rounding("ceil", np.ceil, "The nearest whole number above.", "[1.5, -1.5] -> [2.0, -1.0]")
-round = rounding("round", np.rint, "The nearest whole number, halves to the even one.", "[1.5, 2.5] -> [2.0, 2.0]")
+round = rounding(
+    "round", np.rint, "The nearest whole number, halves to the even one.", "[1.5, 2.5] -> [2.0, 2.0]"
+)
 trunc = rounding("trunc", np.trunc, "The nearest whole number towards zero.", "[1.5, -1.5] -> [1.0, -1.0]")
-

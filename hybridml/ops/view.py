@@ -130,7 +130,9 @@ def permute_dims(x: Any, /, axes: Sequence[int]) -> Any:
 
 def _broadcast_layout(v: Layout, *, shape: Shape) -> Layout:
     lead = len(shape) - len(v.shape)
-    strides = [0] * lead + [0 if d == 1 and n != 1 else s for d, s, n in zip(v.shape, v.strides, shape[lead:], strict=True)]
+    strides = [0] * lead + [
+        0 if d == 1 and n != 1 else s for d, s, n in zip(v.shape, v.strides, shape[lead:], strict=True)
+    ]
     return Layout(shape, tuple(strides), v.offset)
 
 
@@ -153,7 +155,12 @@ BROADCAST = _view(
 
 @public(BROADCAST)
 def broadcast_to(x: Any, /, shape: Sequence[int]) -> Any:
-    """The tensor stretched to a shape along axes of size 1, without copying."""
+    """The tensor stretched to a shape along axes of size 1, without copying.
+
+    >>> import hybridml as hml
+    >>> hml.broadcast_to([1., 2.], (2, 2)).tolist()
+    [[1.0, 2.0], [1.0, 2.0]]
+    """
     x, new = lift(x), tuple(int(d) for d in shape)
     return x if new == x.shape else call(BROADCAST, x, shape=new)
 
@@ -165,7 +172,9 @@ def sum_to(g: Any, shape: Shape) -> Any:
     from hybridml.ops.reductions import sum as sum_
 
     lead = g.ndim - len(shape)
-    axes = tuple(range(lead)) + tuple(i + lead for i, d in enumerate(shape) if d == 1 and g.shape[i + lead] != 1)
+    axes = tuple(range(lead)) + tuple(
+        i + lead for i, d in enumerate(shape) if d == 1 and g.shape[i + lead] != 1
+    )
     return reshape(sum_(g, axis=axes), shape)
 
 
@@ -207,7 +216,12 @@ SLICE = _view(
 
 @public(SLICE)
 def strided_slice(x: Any, /, starts: Shape, stops: tuple[int | None, ...], steps: Shape) -> Any:
-    """One constant slice an axis: what `x[1:4, ::-2]` becomes. A stop of None runs to the end."""
+    """One constant slice an axis: what `x[1:4, ::-2]` becomes. A stop of None runs to the end.
+
+    >>> import hybridml as hml
+    >>> hml.strided_slice(hml.arange(5), (3,), (None,), (-2,)).tolist()
+    [3, 1]
+    """
     return call(SLICE, lift(x), starts=tuple(starts), stops=tuple(stops), steps=tuple(steps))
 
 
@@ -236,8 +250,20 @@ SLICE_SCATTER = register(Op(
 
 @public(SLICE_SCATTER)
 def slice_scatter(g: Any, /, shape: Shape, starts: Shape, stops: tuple[int | None, ...], steps: Shape) -> Any:
-    """Zeros of `shape` with `g` written into the slice: the gradient of `strided_slice`."""
-    return call(SLICE_SCATTER, lift(g), shape=tuple(shape), starts=tuple(starts), stops=tuple(stops), steps=tuple(steps))
+    """Zeros of `shape` with `g` written into the slice: the gradient of `strided_slice`.
+
+    >>> import hybridml as hml
+    >>> hml.slice_scatter([1., 2.], (5,), (3,), (None,), (-2,)).tolist()
+    [0.0, 2.0, 0.0, 1.0, 0.0]
+    """
+    return call(
+        SLICE_SCATTER,
+        lift(g),
+        shape=tuple(shape),
+        starts=tuple(starts),
+        stops=tuple(stops),
+        steps=tuple(steps),
+    )
 
 
 # written in the rows above
@@ -247,7 +273,11 @@ def narrow(x: Any, axis: int, start: int, stop: int) -> Any:
     """The elements from `start` to `stop` of one axis."""
     starts, stops = [0] * x.ndim, list(x.shape)
     starts[axis], stops[axis] = start, stop
-    return x if (start, stop) == (0, x.shape[axis]) else strided_slice(x, tuple(starts), tuple(stops), (1,) * x.ndim)
+    return (
+        x
+        if (start, stop) == (0, x.shape[axis])
+        else strided_slice(x, tuple(starts), tuple(stops), (1,) * x.ndim)
+    )
 
 
 @composite()
@@ -308,7 +338,9 @@ def moveaxis(x: Any, source: int | Sequence[int], destination: int | Sequence[in
     a = [normalize_axis(i, x.ndim) for i in ([source] if isinstance(source, int) else source)]
     b = [normalize_axis(i, x.ndim) for i in ([destination] if isinstance(destination, int) else destination)]
     if len(set(a)) != len(a) or len(set(b)) != len(a) or len(b) != len(a):
-        raise ShapeError(f"moveaxis needs as many different destinations as sources, got {source} and {destination}")
+        raise ShapeError(
+            f"moveaxis needs as many different destinations as sources, got {source} and {destination}"
+        )
     order = [i for i in range(x.ndim) if i not in a]
     for place, axis in sorted(zip(b, a, strict=True)):
         order.insert(place, axis)

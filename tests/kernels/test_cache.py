@@ -57,7 +57,7 @@ DAMAGE = {
     "empty": lambda content: b"",
     "garbage": lambda content: bytes(range(256)) * 8,
     "one bit flipped in the code": lambda content: content[:-9] + bytes([content[-9] ^ 1]) + content[-8:],
-    "another symbol": lambda content: content.replace(b" cfunc", b" cfunk", 1),
+    "another symbol": lambda content: content.replace(b" add_three_", b" add_4hree_", 1),
     "text": lambda content: "Grüße\n".encode() * 50,
     "another key": lambda content: content[:20] + bytes([content[20] ^ 1]) + content[21:],
 }

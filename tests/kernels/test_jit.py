@@ -1,5 +1,6 @@
 """From source to address: pointers of every dtype, vectorisation, keys, counters, and a second process."""
 
+import contextvars
 import ctypes
 import threading
 
@@ -79,19 +80,17 @@ def many_operands(inputs, outputs):
     return "\n".join(lines) + "\n"
 
 
-def test_many_operands_vectorise_without_checks_at_run_time():
-    from numba import types
-    from numba.core.ccallback import CFunc
+def test_many_operands_vectorise_without_checks_at_run_time(monkeypatch):
+    from hybridml.kernels import compiler
 
-    from hybridml.kernels.compiler import KernelPipeline
-
-    namespace = {}
-    exec(many_operands(6, 3), namespace)
-    options = {"nopython": True, "error_model": "numpy", "_nrt": False}
-    signature = (types.CPointer(types.int64), types.int64, types.int64), types.void
-    native = CFunc(namespace["many"], signature, {}, options, pipeline_class=KernelPipeline)
-    native.compile()
-    text = str(native._library._final_module)
+    texts = []
+    monkeypatch.setattr(
+        compiler._ObjectLibrary,
+        "declared_functions",
+        lambda library: texts.append(str(library._final_module)) or set(),
+    )
+    compiler.compile_object(many_operands(6, 3), "many", jit.KERNEL, "many.py", "0")
+    [text] = texts
     assert "vector.body" in text
     assert "vector.memcheck" not in text
     assert "x float>" in text
@@ -150,7 +149,7 @@ def test_counters_and_forbidding(empty_cache):
     assert after.seconds > before.seconds
 
 
-def test_a_function_outside_the_c_library_is_used_but_not_stored(empty_cache):
+def test_a_function_that_is_nowhere_is_an_error_and_not_stored(empty_cache):
     source = (
         "import math\nfrom numba import types\n"
         "missing = types.ExternalFunction('numba_gcd_not_there', types.int64(types.int64))\n"
@@ -181,7 +180,11 @@ def test_many_threads_load_the_same_kernel_once(empty_cache):
     source = "def together(args, begin, end):\n    args[1] = end\n"
     before = jit.stats().compiled
     kernels = []
-    threads = [threading.Thread(target=lambda: kernels.append(jit.load(source, "together"))) for _ in range(8)]
+
+    def load():
+        kernels.append(jit.load(source, "together"))
+
+    threads = [threading.Thread(target=contextvars.copy_context().run, args=[load]) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
