@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,10 +217,11 @@ if __name__ == "__main__":
     print("done")
 """
     )
-    from conftest import ROOT
-
     environ = dict(
-        os.environ, PYTHONPATH=str(ROOT), HYBRIDML_CACHE_DIR=str(tmp_path / "cache"), HYBRIDML_NUM_THREADS="3"
+        os.environ,
+        PYTHONPATH=str(Path(jit.__file__).parents[2]),
+        HYBRIDML_CACHE_DIR=str(tmp_path / "cache"),
+        HYBRIDML_NUM_THREADS="3",
     )
     done = subprocess.run([sys.executable, script], env=environ, capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr
