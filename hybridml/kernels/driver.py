@@ -33,7 +33,7 @@ Run = Callable[[int, int], int]
 
 
 class Table:
-    """A program under construction. Each method that adds an instruction returns its row, for jumps to aim at."""
+    """A program under construction. Methods that add an instruction return its row, for jumps."""
 
     def __init__(self) -> None:
         self._rows: list[list[int]] = []
