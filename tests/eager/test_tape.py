@@ -222,7 +222,9 @@ def test_jacobian_and_batch_jacobian():
     j = tape.jacobian(y, x)
     assert j.shape == (2, 3, 2, 3)
     assert tape.jacobian(z, x).shape == (2, 2, 3)
-    np.testing.assert_allclose(tape.batch_jacobian(y, x).numpy(), np.stack([j.numpy()[i, :, i] for i in range(2)]))
+    np.testing.assert_allclose(
+        tape.batch_jacobian(y, x).numpy(), np.stack([j.numpy()[i, :, i] for i in range(2)])
+    )
     np.testing.assert_allclose(tape.jacobian(z, x).numpy(), j.numpy().sum(axis=1))
     with pytest.raises(ShapeError, match="equal first sizes"):
         tape.batch_jacobian(y, x[:1])
@@ -258,7 +260,12 @@ def test_grad_and_value_and_grad():
     np.testing.assert_allclose(g.numpy(), np.sin(X))
     (value, aux), g = hml.value_and_grad(lambda x: ((x * x).sum(), "aux"), has_aux=True)(X)
     assert aux == "aux" and float(value) == 5.0
-    assert hml.grad(lambda p: p["a"] * p["b"][0])({"a": hml.asarray(2.0), "b": [hml.asarray(3.0)]})["b"][0].tolist() == 2.0
+    assert (
+        hml.grad(lambda p: p["a"] * p["b"][0])({"a": hml.asarray(2.0), "b": [hml.asarray(3.0)]})["b"][
+            0
+        ].tolist()
+        == 2.0
+    )
     with pytest.raises(ShapeError, match="one element"):
         hml.grad(lambda x: x)(X)
     with pytest.raises(TypeError, match="must return a tensor"):

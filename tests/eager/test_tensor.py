@@ -247,7 +247,10 @@ def test_errors_name_shapes_and_this_line():
         (lambda: hml.squeeze(hml.zeros((2, 1)), axis=0), "axes of size 1"),
         (lambda: hml.stack([hml.zeros(2), hml.zeros(3)]), "one shape"),
         (lambda: hml.split(hml.zeros(5), 2), "equal pieces"),
-        (lambda: hml.einsum("ij,jk", hml.zeros((2, 3)), hml.zeros((2, 3))), "axis 'j' has size 3 in one operand and 2"),
+        (
+            lambda: hml.einsum("ij,jk", hml.zeros((2, 3)), hml.zeros((2, 3))),
+            "axis 'j' has size 3 in one operand and 2",
+        ),
         (lambda: hml.top_k(hml.zeros(3), 4), "k=4"),
         (lambda: hml.scatter_add(hml.zeros(3), [0], hml.zeros(2)), r"updates of shape \(1,\)"),
         (lambda: hml.nn.softmax_cross_entropy(hml.zeros((2, 3)), [1, 2, 0]), r"\(3,\).*\(2, 3\)"),
@@ -270,5 +273,7 @@ def test_dtype_errors():
 
 
 def test_check_finite_names_the_first_offender_and_this_line():
-    with pytest.raises(hml.errors.NonFiniteError, match=r"the loss: 1 of 3 elements.*\(1,\) is nan(.|\n)*test_tensor.py"):
+    with pytest.raises(
+        hml.errors.NonFiniteError, match=r"the loss: 1 of 3 elements.*\(1,\) is nan(.|\n)*test_tensor.py"
+    ):
         hml.check_finite([1.0, float("nan"), 2.0], "the loss")
