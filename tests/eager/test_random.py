@@ -61,7 +61,8 @@ def test_draws_follow_each_other_in_the_stream():
 
 
 DRAWS = {
-    "uniform": lambda g: g.uniform((4,)), "normal": lambda g: g.normal((4,), dtype=hml.float64), "half": lambda g: g.normal((4,), dtype=hml.float16),
+    "uniform": lambda g: g.uniform((4,)), "normal": lambda g: g.normal((4,), dtype=hml.float64),
+    "half": lambda g: g.normal((4,), dtype=hml.float16),
     "truncated_normal": lambda g: g.truncated_normal((4,)), "randint": lambda g: g.randint(5, 1000, (4,)),
     "permutation": lambda g: g.permutation(30), "bernoulli": lambda g: g.bernoulli(0.5, (40,)),
     "categorical": lambda g: g.categorical(hml.zeros((2, 50)), 3),
@@ -152,8 +153,7 @@ def test_threads_never_draw_the_same_numbers():
     g, drawn = hml.random.Generator(0), []
 
     def work():
-        for _ in range(50):
-            drawn.append(tuple(g.uniform((2,)).tolist()))
+        drawn.extend([tuple(g.uniform((2,)).tolist()) for _ in range(50)])
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for t in threads:

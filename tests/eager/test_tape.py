@@ -254,6 +254,7 @@ X, Y = np.array([1.0, 2.0]), np.array([3.0, 4.0])
 def test_grad_and_value_and_grad():
     np.testing.assert_allclose(hml.grad(f)(X, Y).numpy(), np.cos(X) * Y)
     gx, gy = hml.grad(f, argnums=(0, 1))(X, Y)
+    np.testing.assert_allclose(gx.numpy(), np.cos(X) * Y)
     np.testing.assert_allclose(gy.numpy(), np.sin(X))
     value, g = hml.value_and_grad(f, argnums=1)(X, Y)
     np.testing.assert_allclose(float(value), np.sum(np.sin(X) * Y))
@@ -300,7 +301,7 @@ def test_vjp_and_jvp_are_adjoint():
 
 def test_jvp_of_structures_and_of_what_does_not_depend():
     (a, b), (da, db) = hml.jvp(lambda x, y: (x + x, y * 0 + 5.0), (X, Y), (np.ones(2), np.ones(2)))
-    assert (da.tolist(), db.tolist()) == ([2, 2], [0, 0])
+    assert (a.tolist(), b.tolist(), da.tolist(), db.tolist()) == ([2, 4], [5, 5], [2, 2], [0, 0])
     with pytest.raises(ShapeError, match="tangents of shapes"):
         hml.jvp(lambda x: x, (X,), (np.ones(3),))
 

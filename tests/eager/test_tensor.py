@@ -86,7 +86,7 @@ def test_conversion_to_python():
         bool(hml.zeros(2))
     with pytest.raises(TypeError, match="len"):
         len(hml.asarray(1))
-    with pytest.raises(TypeError, match="hml.asarray"):
+    with pytest.raises(TypeError, match="make tensors with"):
         hml.Tensor([1])
 
 
@@ -159,7 +159,8 @@ KEYS = [
     [0, 1], ([0, 1, 1], [0, 2, 1]), ([0, 1, 1], [0, 2, 1], [-1, 0, 3]), (0, slice(None), [1, 2]), (slice(None), [0, 1], [1, 2]),
     (slice(None), 0, [1, 2]), ([0, 1], slice(None), [1, 2]), (slice(None), [[0, 1], [2, 2]]), ([], ), (None, [1, 0]),
     (slice(None), [1, 0], None, slice(None, 2)), (np.array([0, 1])[:, None], slice(None), np.array([0, 3])),
-    A > 5, (slice(None), np.array([True, False, True])), (A[:, :, 0] > 3, [1]), np.zeros((2, 3, 4), bool), (..., np.array([True] * 4)),
+    A > 5, (slice(None), np.array([True, False, True])), (A[:, :, 0] > 3, [1]), np.zeros((2, 3, 4), bool),
+    (..., np.array([True] * 4)),
     np.array([1, 0], np.uint8),
 ]  # fmt: skip
 
@@ -199,7 +200,7 @@ def test_indexing_out_of_range(key, message):
 
 def test_indexing_with_nonsense():
     for key in (1.5, "a", True, [1.5]):
-        with pytest.raises(DTypeError, match="index|indices"):
+        with pytest.raises(DTypeError, match=r"index|indices"):
             hml.asarray(A)[key]
 
 
