@@ -12,7 +12,7 @@ import hashlib
 import importlib
 import types
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from . import primitives, scalar_math
 
@@ -36,23 +36,24 @@ def source_hash() -> str:
     return digest.hexdigest()
 
 
-@functools.cache
-def scalar_functions(target: Target) -> types.ModuleType:
-    """The module of scalar functions `m_<name>_<dtype>`, ready to be called from kernels of `target`.
-
-    "cpu": Numba functions that LLVM inlines and vectorises. "cuda": Numba CUDA device functions (under
-    `NUMBA_ENABLE_CUDASIM=1`, Python functions). "python": functions of NumPy scalars, for checks and
-    debugging. Nothing is compiled here: Numba compiles a function at its first use, once per process.
-
-    Raises ValueError for an unknown target and ImportError where "cuda" has no numba-cuda to import.
-    """
-    if target not in TARGETS:
-        raise ValueError(f"unknown target {target!r}: expected one of {', '.join(TARGETS)}")
-    supplied = importlib.import_module(f"{primitives.__name__}.{target}").namespace()
-    module = types.ModuleType(f"{scalar_math.__name__}.for_{target}", scalar_math.__doc__)
-    module.__dict__.update(supplied)
+def execute_sources(target: Target, namespace: dict[str, Any]) -> None:
+    """Execute the scalar math in `namespace`, a module's, with the primitives of `target`."""
+    namespace.update(importlib.import_module(f"{primitives.__name__}.{target}").namespace())
     for path in source_files():
         # The real file name, so that tracebacks and Numba's messages show the line.
         code = compile(path.read_text(encoding="utf-8"), str(path), "exec")
-        exec(code, module.__dict__)
-    return module
+        exec(code, namespace)
+
+
+def scalar_functions(target: Target) -> types.ModuleType:
+    """The module of scalar functions `m_<name>_<dtype>`, ready to be called from kernels of `target`.
+
+    "cpu": Numba functions that LLVM inlines and vectorises; they refuse calls from Python. "cuda": Numba CUDA
+    device functions (under `NUMBA_ENABLE_CUDASIM=1`, Python functions). "python": functions of NumPy scalars,
+    for checks and debugging. Nothing is compiled here: Numba compiles a function at its first use.
+
+    Raises ValueError for an unknown target and ImportError where "cuda" has no Numba CUDA to import.
+    """
+    if target not in TARGETS:
+        raise ValueError(f"unknown target {target!r}: expected one of {', '.join(TARGETS)}")
+    return importlib.import_module(f"{scalar_math.__name__}.for_{target}")

@@ -12,7 +12,7 @@ from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor
 from hybridml.eager.variable import Variable
 from hybridml.errors import HybridMLError, SourceLine, TraceError, TracerError, located, user_line
-from hybridml.ops.registry import Op
+from hybridml.ops.registry import PUBLIC, Op
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace.graph import Graph, Node, Operand, Value
 from hybridml.trace.symbol import SymbolicTensor
@@ -32,7 +32,8 @@ class Builder:
         self.variables: dict[Variable, Value] = {}  # as they were when the function was entered
         self._now: dict[Variable, Tensor] = {}  # as they are at this point of the trace
         self._assigned: set[Variable] = set()
-        self._constants: dict[int, tuple[Value, Tensor]] = {}
+        self._constants: dict[int, tuple[Value, Tensor]] = {}  # the tensor keeps its id from being given to another
+        self._arrays: dict[Value, Any] = {}
         self._owned = owned if owned is not None else {}
         self._visits: dict[Any, int] = {}
 
@@ -84,8 +85,21 @@ class Builder:
         if not isinstance(x, Tensor):
             return x
         if id(x) not in self._constants:
-            self._constants[id(x)] = (Value(x.spec), x)
+            self._constants[id(x)] = (self._constant(x), x)
         return self._constants[id(x)][0]
+
+    def _constant(self, x: Tensor) -> Value:
+        """A constant of the graph; an array stretched by broadcasting stays small and is stretched in the graph."""
+        array = x._array
+        small = array[tuple([slice(0, 1) if s == 0 and d > 1 else slice(None) for d, s in zip(array.shape, array.strides, strict=True)])]
+        v = Value(TensorSpec(small.shape, small.dtype))
+        self._arrays[v] = small
+        if small.shape == array.shape:
+            return v
+        out = Value(x.spec)
+        stretch = PUBLIC["broadcast_to"].op  # type: ignore[attr-defined]
+        self.nodes.append(Node(stretch, (v,), {"shape": x.shape}, (out,), user_line(2)))
+        return out
 
     def append(self, op: Op, operands: list[Any], attrs: dict[str, Any]) -> Any:
         """Infer, write the node down, tell the tapes."""
@@ -160,7 +174,7 @@ class Builder:
             self.name,
             tuple(self.inputs),
             tuple(self.variables.values()),
-            {v: t._array for v, t in self._constants.values()},
+            dict(self._arrays),
             tuple(self.nodes),
             tuple(out_values),
             tuple(updates),

@@ -23,10 +23,12 @@ def empty_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fresh_process(tmp_path):
-    """``fresh_process(program, **environment)`` runs Python text in a new process and returns what it printed."""
+    """``fresh_process(program, **environment)`` runs Python text in a new process and returns its output."""
 
     def run(program, timeout=120, **environment):
-        environ = dict(os.environ, PYTHONPATH=str(ROOT), HYBRIDML_CACHE_DIR=str(tmp_path / "cache")) | environment
+        environ = (
+            dict(os.environ, PYTHONPATH=str(ROOT), HYBRIDML_CACHE_DIR=str(tmp_path / "cache")) | environment
+        )
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", program],
             env=environ,

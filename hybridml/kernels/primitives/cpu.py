@@ -22,7 +22,7 @@ def device(function: Callable[..., Any]) -> Any:
     """`function`, compiled where a compiled function calls it and inlined there by LLVM.
 
     Division by zero gives inf or NaN, never an exception. Called from Python it raises NotImplementedError:
-    the wrappers for that would cost two fifths of the compile time, and the "python" target serves the purpose.
+    the wrappers for that would cost two fifths of the compile time; the "python" target serves the purpose.
     """
     return register_jitable(
         error_model="numpy", forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True

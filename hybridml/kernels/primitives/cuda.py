@@ -32,15 +32,16 @@ def namespace() -> dict[str, Any]:
 
     Raises ImportError where Numba's CUDA target cannot be imported.
     """
-    from numba import config, cuda
+    from numba import config
 
     if config.ENABLE_CUDASIM:  # type: ignore[attr-defined]
         return python.namespace()
-    from numba.cuda import libdevice
+    from numba.cuda import jit, libdevice
 
+    device: Any = jit
     names: dict[str, Any] = {
-        # fastmath stays off: it would break NaN handling and the exact splits of hi and lo parts.
-        "device": cuda.jit(device=True, inline="never", fastmath=False),
+        # fastmath stays off: it would break NaN handling and the exact splits into high and low parts.
+        "device": device(device=True, forceinline=True, fastmath=False),
         "f32": np.float32,
         "f64": np.float64,
         **{f"i{bits}": getattr(np, f"int{bits}") for bits in (8, 16, 32, 64)},

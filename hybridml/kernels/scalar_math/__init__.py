@@ -1,8 +1,8 @@
 """Scalar functions of the kernels: one source text, executed once per target by `hybridml.kernels.targets`.
 
-The modules of this package are *texts*. They use names they do not import (`device`, `f32`, `fma_f32`, ...),
-which `scalar_functions(target)` puts into the namespace before it executes them, in the order of `SOURCES`;
-so importing one of them directly raises NameError. How they are written, and why:
+The modules named in `SOURCES` are *texts*. They use names they do not import (`device`, `f32`, `fma_f32`).
+`for_cpu`, `for_cuda` and `for_python` each fill their own namespace with these names and execute all texts in
+it, in order. Importing one of the texts raises NameError. How they are written, and why:
 
 - No data-dependent branch, no loop, no table, no call to the C library: LLVM turns the loop of a kernel into
   vector code only then. `a if c else b` with `a` and `b` already computed becomes a select instruction.

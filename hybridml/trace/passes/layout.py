@@ -25,10 +25,10 @@ def layout(graph: Graph) -> Graph:
 
 
 def _swaps_last_two(n: Node) -> bool:
-    if n.op.kind is not Kind.VIEW or n.op.view is None or len(n.out.shape) < 2:
+    shape = n.values[0].shape if n.values else ()
+    if n.op.kind is not Kind.VIEW or n.op.view is None or len(shape) < 2:
         return False
-    before = Layout.contiguous(n.values[0].shape)
-    after = n.op.view(before, **n.attrs)
-    lead, (a, b) = before.strides[:-2], before.strides[-2:]
-    swapped = (*before.shape[:-2], before.shape[-1], before.shape[-2])
-    return after is not None and len(before.shape) == len(swapped) and after == Layout(swapped, (*lead, b, a))
+    before = Layout.contiguous(shape)
+    swap = (*range(len(shape) - 2), len(shape) - 1, len(shape) - 2)
+    swapped = Layout(tuple([shape[a] for a in swap]), tuple([before.strides[a] for a in swap]))
+    return n.op.view(before, **n.attrs) == swapped

@@ -26,7 +26,7 @@ def literal(r: Rewriter, x: Operand) -> Scalar | None:
 
 def simplify(graph: Graph) -> Graph:
     def visit(r: Rewriter, n: Node) -> bool:
-        if len(n.outputs) != 1:
+        if len(n.outputs) != 1 or not n.inputs:
             return False
         inputs = [r[x] for x in n.inputs]
         if n.op.kind is Kind.ELEMENTWISE:
