@@ -44,7 +44,8 @@ def _row(
         name, Kind.RANDOM, infer=infer, eager=eager, promote=Promote.NO,
         scalar=lambda operands, out, **_: scalar[out],
         samples=lambda rng: [
-            Sample((state, shape, d), differentiable=False, label=f"{shape} {d}") for shape in ((3, 5), (), (0,), (9,)) for d in stream
+            Sample((state, shape, d), differentiable=False, label=f"{shape} {d}")
+            for shape in ((3, 5), (), (0,), (9,)) for d in stream
         ],
     ))  # fmt: skip
 

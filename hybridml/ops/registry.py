@@ -54,8 +54,8 @@ class Reduce:
     """A reduction's algebra.
 
     `identity(dtype)` is the value of an empty reduction, or None where there is none (max of nothing). `combine` is scalar text
-    over {0} (accumulator) and {1} (element). `lanes` names the form that a compiler may spread over vector lanes for floats: "add",
-    "multiply", "maximum" or "minimum".
+    over {0} (accumulator) and {1} (element). `lanes` names the form that a compiler may spread over vector lanes for floats:
+    "add", "multiply", "maximum" or "minimum".
     """
 
     identity: Callable[[np.dtype], Scalar | None]
