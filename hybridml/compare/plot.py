@@ -84,7 +84,7 @@ def _total_times(axes: Any, r: Result) -> None:
     for run in (r.traced, r.warm):
         n = crossing(r.eager, run)
         if n is not None:
-            height = np.interp(n, *zip(*run.curve, strict=True))
+            height = float(np.interp(n, [m for m, _ in run.curve], [s for _, s in run.curve]))
             axes.plot([n], [height], "o", color=GREY, markersize=5)
             axes.annotate(
                 f"pays off after {n:,.0f} calls",
