@@ -39,6 +39,7 @@ class Builder:
         self.parent = parent
         self.tapes: tuple[Any, ...] = (*parent.tapes, *tapes) if parent is not None else ()
         self.captures: dict[int, tuple[Value, Tensor]] = {}
+        self.notes: dict[Any, Any] = {}  # what gradients of this trace's loops have prepared, to be used again
         self.closed = False
         self.inputs: list[Value] = []
         self.nodes: list[Node] = []
