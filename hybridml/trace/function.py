@@ -135,11 +135,13 @@ class Function:
         reduce_retracing: bool = True,
         autograph: bool = True,
         name: str | None = None,
+        check: bool = False,
     ) -> None:
         self.python_function = python_function
         self.input_signature = None if input_signature is None else tuple(input_signature)
         self.reduce_retracing = reduce_retracing
         self.autograph = autograph
+        self.check = check
         self._name = name or getattr(python_function, "__name__", type(python_function).__name__).replace("<lambda>", "lambda")
         self._binder = Binder(python_function)
         self._traces: OrderedDict[CallKey, _Trace] = OrderedDict()
@@ -260,7 +262,7 @@ class Function:
                 graph, variables, plan = self._finish(builder, result)
         finally:
             state.tapes = tapes
-        return ConcreteFunction(graph, variables, plan, time.perf_counter() - started)
+        return ConcreteFunction(graph, variables, plan, time.perf_counter() - started, self.check)
 
     def _finish(self, builder: Builder, result: Any) -> tuple[Any, list[Variable], OutputPlan]:
         leaves, structure = pytree.flatten(result)
@@ -352,7 +354,7 @@ class Function:
             return types.MethodType(self, instance)
         if bound is None:
             bound = self._bound[instance] = Function(
-                _weak_method(self.python_function, instance), self.input_signature, self.reduce_retracing, self.autograph, self._name
+                _weak_method(self.python_function, instance), self.input_signature, self.reduce_retracing, self.autograph, self._name, self.check
             )  # fmt: skip
         return bound
 
@@ -384,11 +386,13 @@ def function(
     reduce_retracing: bool = True,
     autograph: bool = True,
     name: str | None = None,
+    check: bool = False,
 ) -> Any:
     """Trace a Python function into a graph and run it as one native program.
 
     Tensors (and NumPy arrays) key a trace by shape and dtype, Python values by type and value. Python side effects happen while
-    tracing only; variables and their assignments happen at each call.
+    tracing only; variables and their assignments happen at each call. `check=True` runs the interpreter beside the program and raises
+    MismatchError at the first operation that differs.
 
     >>> import hybridml as hml
     >>> @hml.function
@@ -399,6 +403,6 @@ def function(
     """
 
     def decorate(f: Callable[..., Any]) -> Function:
-        return Function(f, input_signature, reduce_retracing, autograph, name)
+        return Function(f, input_signature, reduce_retracing, autograph, name, check)
 
     return decorate if python_function is None else decorate(python_function)
