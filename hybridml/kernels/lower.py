@@ -8,7 +8,7 @@ computed twice.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -520,8 +520,8 @@ class Lowering:
                     value = self._outside(i, x, body, body, env) if j is None else self._kept(j, body, env, stage)
                     name, result = self._new(), self._new()
                     body.append(Load(name, operand, index))
-                    step = self._accumulate(i, value)
-                    body.append(Let(result, step.combine.format(name, value), self.nodes[i].out.dtype, self.nodes[i].op.name))
+                    step = replace(self._accumulate(i, value), name=name)
+                    body.append(Let(result, step.combine.format(name, value), step.dtype, self.nodes[i].op.name, step))
                     stores.append(Store(operand, index, result))
                 elif self.nodes[i].out in self.outputs:
                     name = self._kept(i, body, env, stage)
