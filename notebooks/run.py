@@ -18,7 +18,9 @@ def run(source: Path, result: Path, timeout: int = 600) -> nbformat.NotebookNode
     result.parent.mkdir(parents=True, exist_ok=True)
     os.environ["HYBRIDML_NOTEBOOK_OUT"] = str(result.parent.resolve())
     notebook = nbformat.read(source, as_version=4)
-    client = NotebookClient(notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": "."}})
+    client = NotebookClient(
+        notebook, timeout=timeout, kernel_name="python3", resources={"metadata": {"path": "."}}
+    )
     client.execute()
     nbformat.write(notebook, result)
     return notebook

@@ -18,7 +18,12 @@ def test_the_notebook_runs(tmp_path: Path) -> None:
     pytest.importorskip("sklearn", reason="the notebook trains on scikit-learn's digits")
     # In a process of its own: the notebook client runs an event loop whose warnings are not ours to fail on.
     env = os.environ | {"PYTHONPATH": str(ROOT), "IPYTHONDIR": str(tmp_path / "ipython"), "MPLBACKEND": "agg"}
-    command = [sys.executable, str(ROOT / "notebooks" / "run.py"), str(NOTEBOOK), str(tmp_path / "done.ipynb")]
+    command = [
+        sys.executable,
+        str(ROOT / "notebooks" / "run.py"),
+        str(NOTEBOOK),
+        str(tmp_path / "done.ipynb"),
+    ]
     done = subprocess.run(command, env=env, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     cells = [c for c in nbformat.read(tmp_path / "done.ipynb", as_version=4).cells if c.cell_type == "code"]

@@ -33,8 +33,7 @@ Run = Callable[[int, int], int]
 
 
 class Table:
-    """A program under construction. Methods that add an instruction return its row, which jumps name as their
-    target."""
+    """A program under construction. Methods that add an instruction return its row, for jumps."""
 
     def __init__(self) -> None:
         self._rows: list[list[int]] = []

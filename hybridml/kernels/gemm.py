@@ -1,5 +1,4 @@
-"""Matrix products as instructions of a program: which kernel, how it is split, and the words of its
-arguments.
+"""Matrix products as instructions of a program: which kernel, how it is split, the words of its arguments.
 
 Three kernels share one argument layout (`Words`): register tiles for products up to middle size, dot products
 where the result is one column and both operands lie along the summed axis, and the process's BLAS for the
@@ -22,8 +21,7 @@ to 2 times OpenBLAS's one thread all the way up; without it a tile has a quarter
 the library's call overhead is sure to be beaten."""
 
 CHUNK_WORK = 1 << 18
-"""Multiplications that make a chunk worth sharing out: about two microseconds, six times what sharing
-costs."""
+"""Multiplications that make a chunk worth sharing out: two microseconds, six times what sharing costs."""
 
 _TILE_ROWS = 8
 _ROW_VECTORS_BYTES = 128  # two vectors of 64 bytes: what a tile is wide
@@ -31,8 +29,7 @@ _NUMBER_LIMIT = 2**31
 
 
 class Words(IntEnum):
-    """The argument block of a matrix product. Strides and leading dimensions count elements, addresses
-    bytes."""
+    """The argument block of a matrix product. Strides and leading dimensions count elements."""
 
     FUNCTION = 0
     TRANSA = 1
@@ -128,9 +125,10 @@ def plan(
 
     Example:
         >>> product = plan(64, 10, 100)
-        >>> table.run(product.kernel.address, table.block(product.words(a, b, c)), product.extent,
-        product.chunks, ...           product.grain)
-        # doctest: +SKIP
+        >>> block = table.block(product.words(a, b, c))  # doctest: +SKIP
+        >>> table.run(
+        ...     product.kernel.address, block, product.extent, product.chunks, product.grain
+        ... )  # doctest: +SKIP
     """
     if dtype not in ("float32", "float64"):
         raise ValueError(f"a matrix product takes float32 or float64, not {dtype!r}")
@@ -234,16 +232,14 @@ def _share(
     split: Split | None,
     chunks: int | None,
 ) -> tuple[Split, int, int]:
-    """Along which axis to split, into how many pieces, and the multiple of rows or columns that pieces begin
-    at."""
+    """The axis to split, the number of pieces, and the multiple of rows or columns at which they begin."""
     tile_columns = _ROW_VECTORS_BYTES // (4 if dtype == "float32" else 8)
     grains = {Split.ROWS: _TILE_ROWS, Split.COLUMNS: tile_columns, Split.BATCH: 1}
     units = {Split.ROWS: -(-m // _TILE_ROWS), Split.COLUMNS: -(-n // tile_columns), Split.BATCH: batch}
     if chunks is None:
         chunks = max(1, min(threads, m * n * k * batch // CHUNK_WORK))
     if split is None:
-        # The axis whose busiest piece is the smallest share; among equals the batch, then what reads less
-        # twice.
+        # The axis whose busiest piece is smallest; among equals the batch, then what reads less twice.
         preferred = (
             [Split.BATCH, Split.COLUMNS, Split.ROWS]
             if transb or n > m

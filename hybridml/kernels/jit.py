@@ -31,8 +31,8 @@ KERNEL = "void(CPointer(int64), int64, int64)"
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _IMPORTS = re.compile(r"^\s*(?:from|import)\s+hybridml\.([\w.]+)", re.MULTILINE)
-# Imported by name inside targets.py, so no scan of import lines would find it.
-_ALWAYS_HASHED = ("kernels.scalar_math", "kernels.targets")
+# What kernels depend on without a line that imports it.
+_ALWAYS_HASHED = ("kernels.compiler", "kernels.scalar_math", "kernels.targets")
 # Settings of Numba that change the code it generates.
 _NUMBA_SETTINGS = (
     "CPU_NAME",

@@ -17,10 +17,11 @@ For each dtype ``D`` of bool, int8..int64, uint8..uint64, float32, float64 there
 ``D_out`` (read and write) and ``D_scalar``. ``p[i]`` is one plain load or store: no bounds check, no negative
 indices. A bool is one byte in memory.
 
-**Operands with different numbers must not overlap**, except that an output may be the very memory of an input
-when every iteration reads and writes the same index (an elementwise kernel in place). LLVM is told so by
-scoped alias metadata: without it, it guards a vectorised loop by comparing each pair of pointers at run time,
-and gives up on vectorising above a handful of pointers. Word and operand number must be literal integers.
+**Operands with different numbers must not overlap**, with one exception: an output may be the very memory of
+an input if each iteration reads all it needs at its index before it writes at the same index (an elementwise
+kernel in place). LLVM is told so by scoped alias metadata: without it, it guards a vectorised loop by
+comparing each pair of pointers at run time, and gives up on vectorising above a handful of pointers. Word and
+operand number must be literal integers.
 """
 
 from __future__ import annotations

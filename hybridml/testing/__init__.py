@@ -1,7 +1,11 @@
-"""Helpers for tests: gradients against finite differences, eager against traced, and the registry's samples."""
+"""Helpers for testing operations and models: gradients against finite differences, and the registry's samples."""
 
 from hybridml.testing.gradients import check_grads
 from hybridml.testing.samples import public_functions, recast, samples_of, strided, transposed
+from hybridml.testing.tolerance import TOLERANCE, assert_close
 from hybridml.testing.traced import check_traced
 
-__all__ = ["check_grads", "check_traced", "public_functions", "recast", "samples_of", "strided", "transposed"]
+__all__ = [
+    "TOLERANCE", "assert_close", "check_grads", "check_traced", "public_functions",
+    "recast", "samples_of", "strided", "transposed",
+]  # fmt: skip

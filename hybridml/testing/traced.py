@@ -1,4 +1,4 @@
-"""Eager against traced: the same function, the same arguments, twice."""
+"""Eager, interpreted, optimised and compiled: one function run in every way there is, and compared."""
 
 from __future__ import annotations
 
@@ -8,47 +8,78 @@ from typing import Any
 import numpy as np
 
 from hybridml import pytree
-from hybridml.eager.creation import asarray
 from hybridml.eager.tensor import Tensor
-from hybridml.trace.function import function
-
-TOLERANCE = {"float16": 2e-3, "float32": 4e-6, "float64": 1e-12}
+from hybridml.eager.variable import Variable
+from hybridml.testing.tolerance import assert_close
+from hybridml.trace.concrete import ConcreteFunction
+from hybridml.trace.function import Function
+from hybridml.trace.graph import verify
+from hybridml.trace.interpret import interpret
 
 
 def check_traced(
-    f: Callable[..., Any], args: Sequence[Any], *, rtol: float | None = None, calls: int = 2
-) -> Any:
-    """Run `f` eagerly, then traced `calls` times, and compare the results; returns the eager one.
+    f: Callable[..., Any],
+    args: Sequence[Any],
+    *,
+    variables: Sequence[Variable] = (),
+    ops: float = 4.0,
+    scale: float | None = None,
+    label: str = "",
+) -> ConcreteFunction:
+    """Compare f(*args) eager with its graph interpreted, its optimised graph interpreted, and its program, called twice.
 
-    f: takes `args` (nested structures; arrays become tensors), returns a structure of tensors. Shapes, dtypes and integers must
-    be equal, floats close: relative to each value, and to the largest one (up to 100) for what cancels. Raises AssertionError.
+    f: takes tensors, returns a structure of tensors and anything else; it may read and assign `variables`, which start from
+    the same values each time. `ops` and `scale` go to `assert_close`.
+    Returns the concrete function. Raises AssertionError naming the way of running that differs, GraphError for a broken graph.
 
     >>> import hybridml as hml
-    >>> check_traced(lambda x: hml.exp(x) + 1, (hml.asarray([0.0]),)).tolist()
-    [2.0]
+    >>> check_traced(lambda x: hml.tanh(x) * 2, (hml.asarray([0.0, 1.0]),))
+    <ConcreteFunction lambda(float32[2]), 1 kernels>
     """
-    args = pytree.map(lambda x: asarray(x) if isinstance(x, np.ndarray) else x, tuple(args))
-    want = f(*args)
-    traced = function(f)
-    for _ in range(calls):
-        assert_close(traced(*args), want, rtol)
-    return want
+    start = [v.numpy() for v in variables]
+    given = [_elements(x) for x in pytree.leaves(list(args)) if _is_array(x)]
+
+    def restore() -> None:
+        for v, a in zip(variables, start, strict=True):
+            v.assign(a)
+
+    want = [_elements(x) for x in pytree.leaves(f(*args))]
+    state = [v.numpy() for v in variables]
+    restore()
+    function = Function(f)
+    concrete = function.get_concrete_function(*args)
+
+    def compare(way: str, got: list[Any]) -> None:
+        assert len(got) == len(want), f"{label} {way}: {len(got)} results, expected {len(want)}"
+        for k, (a, b) in enumerate(zip(got, want, strict=True)):
+            assert_close(a, b, ops=ops, scale=scale, label=f"{label} {way}, result {k}\n{concrete.graph}")
+
+    place = {id(v): i for i, v in enumerate(variables)}
+    held = [start[place[id(v)]] if id(v) in place else v.numpy() for v in concrete.variables]
+    for way, graph in (("interpreted", concrete.graph), ("optimised", concrete.optimized)):
+        outputs, updates = interpret(verify(graph), given, held)
+        compare(way, _with_constants(concrete, outputs))
+        for (i, _), new in zip(graph.updates, updates, strict=True):
+            expected = state[place[id(concrete.variables[i])]]
+            assert_close(new, expected, ops=ops, scale=scale, label=f"{label} {way}, variable {i}")
+    for way in ("compiled", "compiled, second call"):
+        restore()
+        compare(way, [_elements(x) for x in pytree.leaves(function(*args))])
+        for i, (v, expected) in enumerate(zip(variables, state, strict=True)):
+            assert_close(v.numpy(), expected, ops=ops, scale=scale, label=f"{label} {way}, variable {i}")
+    restore()
+    for x, before in zip([x for x in pytree.leaves(list(args)) if _is_array(x)], given, strict=True):
+        np.testing.assert_array_equal(_elements(x), before, err_msg=f"{label}: an input changed")
+    return concrete
 
 
-def assert_close(got: Any, want: Any, rtol: float | None = None) -> None:
-    """Structures of tensors are equal in structure, shapes and dtypes, and close in values."""
-    got_leaves, got_structure = pytree.flatten(got)
-    want_leaves, want_structure = pytree.flatten(want)
-    assert got_structure == want_structure, f"expected the structure {want_structure}, got {got_structure}"
-    for g, w in zip(got_leaves, want_leaves, strict=True):
-        if not isinstance(w, Tensor):
-            assert g == w
-            continue
-        assert (g.shape, g.dtype) == (w.shape, w.dtype), f"expected {w.spec}, got {g.spec}"
-        a, b = g.numpy(), w.numpy()
-        if b.dtype.kind != "f":
-            np.testing.assert_array_equal(a, b)
-            continue
-        tolerance = TOLERANCE[b.dtype.name] if rtol is None else rtol
-        largest = np.abs(b[np.isfinite(b)]).max(initial=0)
-        np.testing.assert_allclose(a, b, rtol=tolerance, atol=tolerance * min(float(largest), 100.0))
+def _is_array(x: Any) -> bool:
+    return isinstance(x, (Tensor, np.ndarray, np.generic))
+
+
+def _elements(x: Any) -> Any:
+    return np.array(x.numpy()) if isinstance(x, (Tensor, Variable)) else np.array(x)
+
+
+def _with_constants(concrete: ConcreteFunction, outputs: list[np.ndarray]) -> list[Any]:
+    return [_elements(x) for x in pytree.leaves(concrete.rebuild(outputs))]

@@ -269,3 +269,10 @@ def test_a_second_process_compiles_nothing_and_does_not_import_numba(fresh_proce
     environment = {"HYBRIDML_NUM_THREADS": "3"}
     assert fresh_process(program, **environment) == "4 0 True\n"
     assert fresh_process(program, **environment) == "0 4 False\n"
+
+
+def test_an_elementwise_kernel_may_run_in_place():
+    program = scale_program(1001, 3.0)
+    x = np.arange(1001, dtype=np.float32)
+    program.run([x, x])
+    np.testing.assert_array_equal(x, np.arange(1001, dtype=np.float32) * 3)

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -86,15 +87,15 @@ def test_sleeping_workers_wake_up():
             program.run([])
 
 
-def test_a_smaller_setting_starts_no_threads(fresh_process):
+def test_a_smaller_setting_starts_no_threads(process):
     program = PROGRAM + "print(pool.workers(), threading.active_count())\n"
-    assert fresh_process(program, HYBRIDML_NUM_THREADS="1") == "0 1\n"
-    assert fresh_process(program, HYBRIDML_NUM_THREADS="4") == "3 4\n"
+    assert process(program, HYBRIDML_NUM_THREADS="1") == "0 1\n"
+    assert process(program, HYBRIDML_NUM_THREADS="4") == "3 4\n"
 
 
-def test_a_program_without_chunks_starts_no_threads(fresh_process):
+def test_a_program_without_chunks_starts_no_threads(process):
     program = PROGRAM.replace("chunks=8", "chunks=1") + "print(pool.workers())\n"
-    assert fresh_process(program, HYBRIDML_NUM_THREADS="4") == "0\n"
+    assert process(program, HYBRIDML_NUM_THREADS="4") == "0\n"
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
@@ -141,7 +142,7 @@ def copy(args, begin, end):
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
-def test_forks_while_other_threads_run_programs(fresh_process):
+def test_forks_while_other_threads_run_programs(process):
     program = (
         "import warnings; warnings.simplefilter('ignore', DeprecationWarning)\n"
         + PROGRAM
@@ -172,7 +173,7 @@ for thread in threads:
 print(set(codes))
 """
     )
-    assert fresh_process(program, HYBRIDML_NUM_THREADS="3") == "{0}\n"
+    assert process(program, HYBRIDML_NUM_THREADS="3") == "{0}\n"
 
 
 EXITS = {
@@ -188,14 +189,14 @@ EXITS = {
 
 
 @pytest.mark.parametrize("end", EXITS.values(), ids=EXITS)
-def test_the_interpreter_exits_cleanly(fresh_process, end):
+def test_the_interpreter_exits_cleanly(process, end):
     for _ in range(3):
-        assert fresh_process(PROGRAM + end, timeout=60, HYBRIDML_NUM_THREADS="4") == "done\n"
+        assert process(PROGRAM + end, timeout=60, HYBRIDML_NUM_THREADS="4") == "done\n"
 
 
-def test_a_program_still_runs_when_the_pool_has_stopped(fresh_process):
+def test_a_program_still_runs_when_the_pool_has_stopped(process):
     end = "pool._stop(); check(); pool.ensure_started(); print(pool.workers())"
-    assert fresh_process(PROGRAM + end, HYBRIDML_NUM_THREADS="4") == "0\n"
+    assert process(PROGRAM + end, HYBRIDML_NUM_THREADS="4") == "0\n"
 
 
 def test_multiprocessing_workers_run_programs(tmp_path):
@@ -216,10 +217,11 @@ if __name__ == "__main__":
     print("done")
 """
     )
-    from conftest import ROOT
-
     environ = dict(
-        os.environ, PYTHONPATH=str(ROOT), HYBRIDML_CACHE_DIR=str(tmp_path / "cache"), HYBRIDML_NUM_THREADS="3"
+        os.environ,
+        PYTHONPATH=str(Path(jit.__file__).parents[2]),
+        HYBRIDML_CACHE_DIR=str(tmp_path / "cache"),
+        HYBRIDML_NUM_THREADS="3",
     )
     done = subprocess.run([sys.executable, script], env=environ, capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr
