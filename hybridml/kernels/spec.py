@@ -67,6 +67,7 @@ class Let:
     text: str
     dtype: np.dtype
     note: str = ""
+    step: Accumulate | None = None  # set where the text is a reduction's step on an accumulator that lives in memory
 
 
 @dataclass(frozen=True)
