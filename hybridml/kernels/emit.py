@@ -65,7 +65,7 @@ def emit(spec: KernelSpec) -> tuple[str, str]:
         word += 1
     if spec.parallel:
         _parallel(out, spec)
-    elif spec.body and isinstance(spec.body[0], Loop) and spec.body[0].split:
+    elif _splits(spec.body):
         _body(out, spec.body)
     else:
         out.open("for _ in range(begin, end):")
@@ -91,6 +91,11 @@ def _header(body: str) -> str:
     if "BLOCK" in body:
         lines.append(f"BLOCK = {BLOCK}")
     return "\n".join(lines) + "\n"
+
+
+def _splits(body: list[Statement]) -> bool:
+    """True if a loop of the body runs over the kernel's own extent."""
+    return any(isinstance(s, Loop) and (s.split or _splits(s.body)) for s in body)
 
 
 def _parallel(out: _Lines, spec: KernelSpec) -> None:
@@ -121,8 +126,12 @@ def _body(out: _Lines, body: list[Statement]) -> None:
                 out(f"{name} = {operand.name}[{index}]")
             case Let(name, text, _, note):
                 out(f"{name} = {text}" + (f"  # {note}" if note else ""))
-            case Store(operand, index, value):
+            case Store(operand, index, value, when):
+                if when:
+                    out.open(f"if {when}:")
                 out(f"{operand.name}[{index}] = {value}")
+                if when:
+                    out.close()
             case Accumulate():
                 out(f"{s.name} = {_step(s.name, s.value, s)}")
             case Loop() if s.reduces:

@@ -71,9 +71,12 @@ class Let:
 
 @dataclass(frozen=True)
 class Store:
+    """`operand[index] = value`, always or only where the condition text `when` holds."""
+
     operand: Operand
     index: str
     value: str
+    when: str = ""
 
 
 @dataclass(frozen=True)
