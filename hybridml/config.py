@@ -1,12 +1,12 @@
 """Settings: from the environment once, overridden inside ``with scope(...)``.
 
-================================ ======================= ============================================================
-environment variable             field                   meaning
-================================ ======================= ============================================================
-``HYBRIDML_CACHE_DIR``           ``cache_dir``           where compiled kernels are kept between processes
-``HYBRIDML_NUM_THREADS``         ``num_threads``         threads one program may use; default: the CPUs of this process
-``HYBRIDML_DEVICE``              ``device``              ``cpu``, ``cpu:0``, ``gpu``, ``gpu:N``; empty: chosen at use
-================================ ======================= ============================================================
+======================== =============== =============================================================
+environment variable     field           meaning
+======================== =============== =============================================================
+``HYBRIDML_CACHE_DIR``   ``cache_dir``   where compiled kernels are kept between processes
+``HYBRIDML_NUM_THREADS`` ``num_threads`` threads a program may use; default: the CPUs of this process
+``HYBRIDML_DEVICE``      ``device``      ``cpu``, ``cpu:0``, ``gpu``, ``gpu:N``; empty: chosen at use
+======================== =============== =============================================================
 """
 
 from __future__ import annotations
@@ -43,7 +43,9 @@ class Config:
         if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
             raise ValueError(_refusal("num_threads", threads, "a whole number from 1 to 1024"))
         if self.device and not (isinstance(self.device, str) and _DEVICE.fullmatch(self.device)):
-            raise ValueError(_refusal("device", self.device, "cpu, cpu:0, gpu, or gpu:N with N a device number"))
+            raise ValueError(
+                _refusal("device", self.device, "cpu, cpu:0, gpu, or gpu:N with N a device number")
+            )
 
 
 def _refusal(field: str, value: object, accepted: str) -> str:

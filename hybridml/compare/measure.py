@@ -25,7 +25,7 @@ import hybridml as hml
 from hybridml import config, pytree
 from hybridml.compare.case import Case, Workload
 from hybridml.compare.progress import Progress
-from hybridml.compare.report import Compiled, Result, Run, Steady
+from hybridml.compare.report import Compiled, Result, Run, Steady, distance
 from hybridml.kernels import jit
 
 BLOCK_SECONDS = 0.02  # calls are timed in blocks at least this long, so that the clock's own cost vanishes
@@ -167,25 +167,16 @@ def _peak(f: Callable[..., Any], a: tuple[Any, ...]) -> int:
 
 
 def largest_difference(workload: Workload, calls: int) -> float:
-    """The largest absolute difference of any element of results and variables, eager against traced, over some calls."""
+    """The largest `distance` of any result or variable, eager against traced, over some calls."""
     eager = _outcome(workload.build(), calls, traced=False)
     traced = _outcome(workload.build(), calls, traced=True)
-    return max((_distance(a, b) for a, b in zip(eager, traced, strict=True)), default=0.0)
+    return max((distance(a, b) for a, b in zip(eager, traced, strict=True)), default=0.0)
 
 
 def _outcome(case: Case, calls: int, *, traced: bool) -> list[np.ndarray]:
     f = hml.function(case.f) if traced else case.f
     results = [np.array(leaf) for i in range(calls) for leaf in pytree.leaves(f(*case.args(i)))]
     return results + [np.array(v) for v in case.variables]
-
-
-def _distance(a: np.ndarray, b: np.ndarray) -> float:
-    """The largest |a - b|; equal infinities and NaNs in the same places count as no difference."""
-    if a.shape != b.shape:
-        return math.inf
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    same = (a == b) | (np.isnan(a) & np.isnan(b))
-    return float(np.max(np.abs(np.where(same, 0.0, a - b)), initial=0.0))
 
 
 def compiler_facts(f: Callable[..., Any], case: Case) -> Compiled:

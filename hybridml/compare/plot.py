@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from hybridml.compare.report import Report, Result, Run
 from hybridml.compare.table import seconds
 
@@ -17,18 +19,15 @@ PANEL = (4.6, 3.5)  # inches
 
 
 def draw(report: Report, path: str | Path | None = None) -> Any:
-    """One panel of total times a workload, and one of losses for those that train; returns the matplotlib Figure.
+    """First the total times of each workload, then the losses of those that train; returns the matplotlib Figure.
 
     path: ends in a format's name (.png, .svg, .pdf), or has no ending, and then both .png and .svg are written.
     """
     from matplotlib.figure import Figure
 
-    panels: list[tuple[Callable[[Any, Result], None], Result]] = []
-    for r in report.results:
-        panels.append((_total_times, r))
-        if len(r.eager.losses) > 1:
-            panels.append((_losses, r))
-    columns = min(len(panels), 2 if len(panels) in (2, 4) else 3)
+    panels: list[tuple[Callable[[Any, Result], None], Result]] = [(_total_times, r) for r in report.results]
+    panels += [(_losses, r) for r in report.results if len(r.eager.losses) > 1]
+    columns = min(len(panels), {1: 1, 2: 2, 4: 2}.get(len(panels), 3 if len(panels) <= 9 else 4))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(PANEL[0] * columns, PANEL[1] * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -80,17 +79,24 @@ def _total_times(axes: Any, r: Result) -> None:
         axes.plot(*zip(*run.curve, strict=True), label=label, **style)
     axes.set_xscale("log")
     axes.set_yscale("log")
-    cross = crossing(r.eager, r.traced)
-    if cross is not None:
-        axes.axvline(cross, color=GREY, linewidth=0.8, linestyle="--")
-        axes.annotate(
-            f"pays off after\n{cross:,.0f} calls",
-            (cross, axes.get_ylim()[0]),
-            xytext=(4, 6),
-            textcoords="offset points",
-            color=GREY,
-            fontsize=8,
-        )
+    bottom, top = axes.get_ylim()
+    axes.set_ylim(bottom, top * (top / bottom) ** 0.35)  # room for the legend
+    for run in (r.traced, r.warm):
+        n = crossing(r.eager, run)
+        if n is not None:
+            height = float(np.interp(n, [m for m, _ in run.curve], [s for _, s in run.curve]))
+            axes.plot([n], [height], "o", color=GREY, markersize=5)
+            axes.annotate(
+                f"pays off after {n:,.0f} calls",
+                (n, height),
+                xytext=(7, -3),  # below and right of it, where no line is
+                textcoords="offset points",
+                ha="left",
+                va="top",
+                fontsize=7,
+                color=GREY,
+                bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
+            )
     axes.set_title(f"{r.title}\none call: {_steady(r.eager)} eager, {_steady(r.traced)} traced", fontsize=9)
     axes.set_xlabel("calls")
     axes.set_ylabel("seconds since the start")

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hybridml.compare.machine import describe
 
 if TYPE_CHECKING:
@@ -62,7 +64,10 @@ class Compiled:
 
 @dataclass(frozen=True)
 class Result:
-    """One workload: eager, traced from cold caches, and traced in a process that finds its kernels on disk."""
+    """One workload: eager, traced from cold caches, and traced in a process that finds its kernels on disk.
+
+    largest_difference: the `distance` of results and variables after a few calls.
+    """
 
     name: str
     title: str
@@ -88,11 +93,30 @@ class Result:
 
     @property
     def largest_loss_difference(self) -> float | None:
-        """How far the two loss curves are apart where they differ most; None if the workload has no losses."""
+        """The `distance` of the two loss curves where they differ most; None if the workload has no losses."""
         if not self.eager.losses:
             return None
-        pairs = zip(self.eager.losses, self.traced.losses, strict=True)
-        return max(abs(a - b) for a, b in pairs)
+        return max(
+            distance(*np.array(pair)) for pair in zip(self.eager.losses, self.traced.losses, strict=True)
+        )
+
+
+def distance(a: Any, b: Any) -> float:
+    """The largest |a - b|, as a part of the largest |a| where that is above 1.
+
+    Equal infinities, and NaNs in the same places, count as no difference; arrays of different shapes are infinitely apart.
+
+    >>> distance(np.array([1000.0, 2.0]), np.array([1001.0, 2.0]))
+    0.001
+    """
+    if a.shape != b.shape:
+        return math.inf
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    if same.all():
+        return 0.0
+    scale = np.max(np.abs(a), initial=1.0, where=np.isfinite(a))
+    return float(np.max(np.abs(a - b), initial=0.0, where=~same) / scale)
 
 
 def break_even(eager: Run, traced: Run) -> int | None:

@@ -52,6 +52,7 @@ def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Tens
         array = np.array(obj)
     except ValueError as e:
         raise ValueError(f"cannot make a tensor of a ragged nest: {e}") from None
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype not in dtypes.ALL:
         raise DTypeError(f"cannot make a tensor of {type(obj).__name__} with dtype {array.dtype}; expected numbers or bools")
     if wanted is None:

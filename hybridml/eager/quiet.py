@@ -16,6 +16,7 @@ _variable: ContextVar[Any] | None
 try:
     from numpy._core.umath import _extobj_contextvar as _variable
 
+    assert _variable is not None
     with np.errstate(all="ignore"):
         _ignore = _variable.get()
 except (ImportError, LookupError):  # another NumPy: the public way

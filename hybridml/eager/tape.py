@@ -107,7 +107,8 @@ class GradientTape:
                 raise TapeError(f"can only watch tensors and variables, got {type(t).__name__}; make one with hml.asarray")
             if t._id is None:
                 t._id = next_id()
-            self._watched.add(t._id)
+            if dtypes.is_float(t.dtype):
+                self._watched.add(t._id)
             if isinstance(t, Variable):
                 self._variables[t._id] = t
 

@@ -3,9 +3,10 @@
     <cache directory>/kernels/<name>_<hash>.py      the kernel's source, for people and for tracebacks
     <cache directory>/kernels/<name>_<hash>.o       one line of header, then the object code
 
-The header holds the full key, a checksum, and the entry symbol, so that a truncated, overwritten or foreign file is
-recognised and simply counts as absent. Files appear whole or not at all: written beside their place, then moved onto it,
-which is atomic also when several processes store the same kernel. A cache that cannot be written never stops a program.
+The header holds the full key, a checksum, and the entry symbol, so that a truncated, overwritten or foreign
+file is recognised and simply counts as absent. Files appear whole or not at all: written beside their place,
+then moved onto it, which is atomic also when several processes store the same kernel. A cache that cannot be
+written never stops a program.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class Entry:
 
 @dataclass(frozen=True)
 class Info:
-    """What `info` reports: where the cache is, how many kernels it holds, and their size in bytes with sources."""
+    """What `info` reports: where the cache is, how many kernels it holds, and their size in bytes with
+    sources."""
 
     directory: Path
     kernels: int
@@ -67,7 +69,9 @@ def read(name: str, key: str) -> Entry | None:
 
 def write(name: str, key: str, source: str, entry: Entry) -> bool:
     """Store source and object code; False, after one warning for each directory, if that is not possible."""
-    header = " ".join([MAGIC, key, _checksum(entry.symbol, entry.needs, entry.code), entry.symbol, *entry.needs])
+    header = " ".join(
+        [MAGIC, key, _checksum(entry.symbol, entry.needs, entry.code), entry.symbol, *entry.needs]
+    )
     try:
         directory().mkdir(parents=True, exist_ok=True)
         _replace(path_of(name, key, ".py"), source.encode())
@@ -128,8 +132,8 @@ def _warn_once(error: OSError) -> None:
         return
     _warned.add(directory())
     warnings.warn(
-        f"cannot keep compiled kernels in {directory()} ({error.strerror or error}); this process compiles them again"
-        " each time. Set HYBRIDML_CACHE_DIR to a directory that can be written.",
+        f"cannot keep compiled kernels in {directory()} ({error.strerror or error}), so each process compiles"
+        " them again. Set HYBRIDML_CACHE_DIR to a directory that can be written.",
         RuntimeWarning,
         stacklevel=3,
     )

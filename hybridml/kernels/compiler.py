@@ -1,6 +1,7 @@
 """Numba, held to what a kernel needs: Python source to native object code.
 
-Only `jit` imports this module, and only when a kernel is in no cache: importing Numba takes a quarter of a second.
+Only `jit` imports this module, and only when a kernel is in no cache: importing Numba takes a quarter of a
+second.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import linecache
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import compiler, types
 from numba.core.codegen import CPUCodeLibrary
 from numba.core.compiler_lock import global_compiler_lock
@@ -25,7 +26,8 @@ from numba.core.untyped_passes import FixupArgs, IRProcessing, ReconstructSSA, T
 
 
 class KernelPipeline(compiler.CompilerBase):
-    """Numba's passes without those for closures, comprehensions, objects and array expressions, which kernels lack."""
+    """Numba's passes without those for closures, comprehensions, objects and array expressions, which kernels
+    lack."""
 
     def __init__(self, typingctx: Any, *rest: Any) -> None:
         super().__init__(typingctx, *rest)
@@ -50,7 +52,8 @@ class KernelPipeline(compiler.CompilerBase):
 
 
 class _ObjectPipeline(KernelPipeline):
-    """A pipeline whose result is not loaded: Numba would link it into its own engine, and end the process if it cannot."""
+    """A pipeline whose result is not loaded: Numba would link it into its own engine, and end the process if
+    it cannot."""
 
     def __init__(self, typingctx: Any, targetctx: Any, library: Any, *rest: Any) -> None:
         super().__init__(typingctx, targetctx, _ObjectLibrary(targetctx.codegen(), "kernel"), *rest)
@@ -75,8 +78,8 @@ class _ObjectLibrary(CPUCodeLibrary):
 class _RememberingTypes:
     """A typing context that finds the type of an operator on numbers once.
 
-    Numba tries some dozens of templates for each ``+`` it meets, a third of a millisecond each time, and kernels are
-    little else.
+    Numba tries some dozens of templates for each ``+`` it meets, a third of a millisecond each time, and
+    kernels are little else.
     """
 
     _known: dict[tuple[int, tuple[types.Type, ...]], tuple[Any, Any]] = {}  # noqa: RUF012  # shared on purpose
@@ -88,7 +91,11 @@ class _RememberingTypes:
         return getattr(self._context, name)
 
     def resolve_function_type(self, function: Any, args: tuple[types.Type, ...], kws: dict[str, Any]) -> Any:
-        if kws or not _is_operator(function) or not all(isinstance(a, (types.Number, types.Boolean)) for a in args):
+        if (
+            kws
+            or not _is_operator(function)
+            or not all(isinstance(a, (types.Number, types.Boolean)) for a in args)
+        ):
             return self._context.resolve_function_type(function, args, kws)
         key = id(function), args
         if key not in self._known:
@@ -102,7 +109,9 @@ def _is_operator(function: Any) -> bool:
 
 
 @global_compiler_lock
-def compile_object(source: str, name: str, signature: str, path: str, unique: str) -> tuple[str, bytes, set[str]]:
+def compile_object(
+    source: str, name: str, signature: str, path: str, unique: str
+) -> tuple[str, bytes, set[str]]:
     """Compile the function ``name`` of ``source``.
 
     Args:
@@ -113,7 +122,8 @@ def compile_object(source: str, name: str, signature: str, path: str, unique: st
     Returns:
         The entry symbol, the object code, and the external functions the LLVM module declares.
     """
-    # Numba quotes source lines in its errors through linecache, which cannot read a file that is not written yet.
+    # Numba quotes source lines in its errors through linecache, which cannot read a file that is not written
+    # yet.
     linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)
     namespace: dict[str, Any] = {"__name__": f"{name}_{unique}"}
     try:
@@ -121,7 +131,7 @@ def compile_object(source: str, name: str, signature: str, path: str, unique: st
         function = namespace[name]
         function.__name__ = function.__qualname__ = f"{name}_{unique}"
         parsed = eval(signature, {"__builtins__": {}, **vars(types)})
-        flags = compiler.Flags()
+        flags: Any = compiler.Flags()
         flags.error_model = "numpy"
         # The library is finished below, and nothing but the C function added there is called from outside.
         flags.no_compile = flags.no_cpython_wrapper = flags.no_cfunc_wrapper = True
@@ -146,8 +156,8 @@ def compile_object(source: str, name: str, signature: str, path: str, unique: st
 def _c_function(symbol: str, compiled: Any) -> ir.Module:
     """A module with the C function ``symbol`` around a function in Numba's calling convention.
 
-    Numba's own wrapper asks whether an exception was raised and reports it through the interpreter; kernels raise none,
-    and object code that mentions the interpreter's functions would not be self-contained.
+    Numba's own wrapper asks whether an exception was raised and reports it through the interpreter; kernels
+    raise none, and object code that mentions the interpreter's functions would not be self-contained.
     """
     context = cpu_target.target_context
     module: ir.Module = context.create_module(symbol)

@@ -1,7 +1,7 @@
 """A program is a table, and one compiled loop runs it.
 
-`Table` collects instructions, argument blocks and patches; `Table.finish` freezes them into a `Program`, whose run is one
-call into native code: fill the slots that name this call's arrays, then walk the rows.
+`Table` collects instructions, argument blocks and patches; `Table.finish` freezes them into a `Program`,
+whose run is one call into native code: fill the slots that name this call's arrays, then walk the rows.
 
     table = Table()
     block = table.block([0, out.ctypes.data, n])     # word 0 is filled in at each call
@@ -33,7 +33,7 @@ Run = Callable[[int, int], int]
 
 
 class Table:
-    """A program under construction. Methods that add an instruction return its row, which jumps name as their target."""
+    """A program under construction. Methods that add an instruction return its row, for jumps."""
 
     def __init__(self) -> None:
         self._rows: list[list[int]] = []
@@ -42,7 +42,7 @@ class Table:
         self._free = 0
         self._keep: list[Any] = []
 
-    # -- memory ---------------------------------------------------------------------------------------------
+    # -- memory --------------------------------------------------------------------------------------------
 
     def block(self, words: Sequence[int]) -> int:
         """The address of a new block of int64 words, which lives as long as the program.
@@ -62,12 +62,13 @@ class Table:
         self._keep.extend(objects)
 
     def patch(self, index: int, block: int, word: int, byte_offset: int = 0) -> None:
-        """At each run, set ``block[word]`` to the data address of ``externals[index]`` plus ``byte_offset``."""
+        """At each run, set ``block[word]`` to the data address of ``externals[index]`` plus
+        ``byte_offset``."""
         if index < 0:
             raise ValueError(f"an external's index counts from 0, got {index}")
         self._patches.append((index, block + 8 * word, byte_offset))
 
-    # -- instructions ---------------------------------------------------------------------------------------
+    # -- instructions --------------------------------------------------------------------------------------
 
     @property
     def next_row(self) -> int:
@@ -77,14 +78,16 @@ class Table:
     def run(self, function: int, args: int, extent: int, chunks: int = 1, grain: int = 1) -> int:
         """Call a kernel over [0, extent): at once, or as ``chunks`` pieces that threads share.
 
-        The pieces are equal but for rounding, their inner bounds multiples of ``grain``. Results must not depend on the
-        order in which pieces run.
+        The pieces are equal but for rounding, their inner bounds multiples of ``grain``. Results must not
+        depend on the order in which pieces run.
 
         Raises:
             ValueError: a count is out of range.
         """
         if extent < 0 or grain < 1 or not 1 <= chunks <= layout.MAX_CHUNKS:
-            raise ValueError(f"extent={extent} >= 0, grain={grain} >= 1, 1 <= chunks={chunks} < 65536 do not all hold")
+            raise ValueError(
+                f"extent={extent} >= 0, grain={grain} >= 1, 1 <= chunks={chunks} < 65536 do not all hold"
+            )
         return self._add(Opcode.RUN, function, args, extent, chunks, a=grain)
 
     def jump(self, target: int = 0) -> int:
@@ -96,7 +99,8 @@ class Table:
         return self._add(Opcode.JUMP_IF_FALSE, a=target, b=address)
 
     def count_jump(self, counter: int, limit: int, target: int = 0) -> int:
-        """Add 1 to the int64 at address ``counter``; while it is less than the one at ``limit``, go to ``target``."""
+        """Add 1 to the int64 at address ``counter``; while it is less than the one at ``limit``, go to
+        ``target``."""
         return self._add(Opcode.COUNT_JUMP, a=target, b=counter, c=limit)
 
     def set(self, address: int, value: int) -> int:
@@ -137,7 +141,8 @@ class Table:
         """Freeze the table.
 
         Args:
-            release_gil: let other Python threads run meanwhile; worth it for programs of more than some microseconds.
+            release_gil: let other Python threads run meanwhile; worth it for programs of more than some
+                microseconds.
 
         Raises:
             ValueError: a jump leaves the table.
@@ -150,7 +155,8 @@ class Table:
 
 
 class Program:
-    """A finished table. Runs from several threads at once take turns, for they share argument blocks and buffers."""
+    """A finished table. Runs from several threads at once take turns, for they share argument blocks and
+    buffers."""
 
     def __init__(
         self, rows: list[list[int]], patches: list[tuple[int, int, int]], keep: list[Any], release_gil: bool
@@ -182,8 +188,8 @@ class Program:
     def run(self, arrays: list[np.ndarray]) -> int:
         """Run once on this call's arrays; returns the code of the `Table.stop` it met, or 0.
 
-        The program reads and writes the arrays' memory at their first element; that their layout is the one it was
-        built for is for the caller to see to.
+        The program reads and writes the arrays' memory at their first element; that their layout is the one
+        it was built for is for the caller to see to.
 
         Raises:
             ValueError: there are fewer arrays than the program patches in.
@@ -216,7 +222,8 @@ class Program:
 
 @functools.cache
 def entry(release_gil: bool) -> Run:
-    """The native loop as ``run(header_address, id(list_of_arrays))``; `Program.run` says what its results mean."""
+    """The native loop as ``run(header_address, id(list_of_arrays))``; `Program.run` says what its results
+    mean."""
     kernel = jit.load(pool.native_source(), "run", _SIGNATURE)
     prototype = ctypes.CFUNCTYPE if release_gil else ctypes.PYFUNCTYPE
     return prototype(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(kernel.address)
@@ -231,7 +238,7 @@ def object_offsets() -> tuple[int, int] | None:
     if sys.implementation.name != "cpython":
         return None
     items, data = object.__basicsize__ + 8, object.__basicsize__
-    arrays = [np.zeros(3), np.zeros(3, np.int8)[1:]]
+    arrays: list[np.ndarray] = [np.zeros(3), np.zeros(3, np.int8)[1:]]
     pointers = ctypes.c_size_t.from_address(id(arrays) + items).value
     if ctypes.sizeof(ctypes.c_void_p) != 8 or list.__basicsize__ < items + 8 or not pointers:
         return None

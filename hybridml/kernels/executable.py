@@ -15,7 +15,7 @@ import numpy as np
 
 from hybridml import config
 from hybridml.errors import GraphError, located
-from hybridml.kernels import driver, jit, memory
+from hybridml.kernels import driver, horizontal, jit, memory
 from hybridml.kernels.emit import emit
 from hybridml.kernels.group import Fuser, Group, Refusal
 from hybridml.kernels.lower import Check, Lowered, lower
@@ -23,6 +23,7 @@ from hybridml.kernels.movement import lower_movement
 from hybridml.kernels.steps import (
     EmptyStep,
     GemmStep,
+    HorizontalStep,
     KernelStep,
     PythonStep,
     Step,
@@ -51,16 +52,16 @@ class Executable:
         self.refusals: list[Refusal] = list(fuser.refusals.values())
         self._readers = fuser._readers
         self._member = {i: g for i, g in fuser.owner.items()}
-        self.steps = sink_equal_updates(list(self._steps()))
+        self.steps = merge_equal_updates(list(self._steps()))
         self._place_buffers()
         self._build()
 
     # facts for people
 
     @property
-    def kernels(self) -> list[KernelStep | GemmStep]:
+    def kernels(self) -> list[KernelStep | HorizontalStep | GemmStep]:
         """The native steps in the order in which they run."""
-        return [s for s in self.steps if isinstance(s, (KernelStep, GemmStep))]
+        return [s for s in self.steps if isinstance(s, (KernelStep, HorizontalStep, GemmStep))]
 
     @property
     def python_steps(self) -> list[PythonStep]:
@@ -165,8 +166,8 @@ class Executable:
             start, end = (t, last[v]) if old is None else (min(old.born, t), max(old.dies, last[v]))
             intervals[root] = memory.Interval(root, v.spec.nbytes, start, end)
         for t, s in enumerate(self.steps):
-            if isinstance(s, KernelStep):
-                for v in s.lowered.temporaries:
+            for part in _parts(s):
+                for v in part.lowered.temporaries:
                     intervals[v] = memory.Interval(v, v.spec.nbytes, t, t)
         offsets, self.arena_bytes = memory.plan(list(intervals.values()))
         self.offset = {v: offsets[shared.get(v, v)] for v in (*born, *offsets) if shared.get(v, v) in offsets}  # type: ignore[union-attr]
@@ -181,16 +182,17 @@ class Executable:
         step = self.steps[t]
         if variable not in step.reads:
             return True
-        return isinstance(step, KernelStep) and (variable, new) in step.lowered.in_place
+        # Parts of a horizontal launch run in no order, so only the part that writes may read.
+        reading = [p for p in _parts(step) if variable in p.reads]
+        return len(reading) == 1 and (variable, new) in reading[0].lowered.in_place
 
     def _share_in_place(self, born: dict[Value, int], last: dict[Value, int]) -> dict[Value, Value]:
         """Outputs that take over the arena place of an input that dies with the step; each input is taken once."""
         shared: dict[Value, Value] = {}
         for t, s in enumerate(self.steps):
-            if not isinstance(s, KernelStep):
-                continue
             taken: set[Value] = set()
-            for x, o in s.lowered.in_place:
+            parts = _parts(s)
+            for x, o in [pair for p in parts for pair in p.lowered.in_place if sum(pair[0] in q.reads for q in parts) == 1]:
                 free = x in born and x not in self.external and o not in self.external and last[x] == t and born[o] == t
                 if free and o not in shared and x not in taken:
                     shared[o] = shared.get(x, x)
@@ -225,6 +227,8 @@ class Executable:
         for s in steps:
             if isinstance(s, KernelStep):
                 self._add_kernel(table, s)
+            elif isinstance(s, HorizontalStep):
+                self._add_horizontal(table, s)
             elif isinstance(s, GemmStep):
                 self._add_gemm(table, s)
         if copies:
@@ -248,7 +252,8 @@ class Executable:
         address = self._address(v)
         return 0 if address is None else address + offset
 
-    def _add_kernel(self, table: driver.Table, s: KernelStep) -> None:
+    def _block(self, table: driver.Table, s: KernelStep) -> int:
+        """The argument block of a generated kernel."""
         low = s.lowered
         words = [self._fixed(v, offset) for v, offset in low.operands]
         words += low.words
@@ -256,13 +261,23 @@ class Executable:
         block = table.block(words)
         for word, (v, offset) in enumerate(low.operands):
             self._bind(table, block, word, v, offset)
+        return block
+
+    def _add_kernel(self, table: driver.Table, s: KernelStep) -> None:
         chunks, grain = s.chunks(self.threads)
-        table.run(s.kernel.address, block, low.extent, chunks, grain)
-        if low.check is not None:
-            self._checks.append(low.check)
-            fine = table.jump_if_false(self._fixed(low.check.flag, 0))
+        table.run(s.kernel.address, self._block(table, s), s.lowered.extent, chunks, grain)
+        if s.lowered.check is not None:
+            self._checks.append(s.lowered.check)
+            fine = table.jump_if_false(self._fixed(s.lowered.check.flag, 0))
             table.stop(len(self._checks))
             table.aim(fine, table.next_row)
+
+    def _add_horizontal(self, table: driver.Table, s: HorizontalStep) -> None:
+        blocks = [self._block(table, p) for p in s.parts]
+        chunks, grain = s.chunks(self.threads)
+        args = table.block(horizontal.words(s.kernel.address, blocks, s.extents))
+        launch = jit.load(horizontal.SOURCE, "horizontal")
+        table.run(launch.address, args, sum(s.extents), chunks, grain)
 
     def _add_gemm(self, table: driver.Table, s: GemmStep) -> None:
         p = s.plan
@@ -327,6 +342,11 @@ class Executable:
                 np.copyto(self._buffer(v, externals).reshape(v.shape), r)
 
 
+def _parts(s: Step) -> list[KernelStep]:
+    """The generated kernels of a step."""
+    return s.parts if isinstance(s, HorizontalStep) else [s] if isinstance(s, KernelStep) else []
+
+
 def _strided(flat: np.ndarray, layout: Layout) -> np.ndarray:
     if layout.is_contiguous:
         return flat[layout.offset : layout.offset + int(np.prod(layout.shape))].reshape(layout.shape)
@@ -358,17 +378,17 @@ def _checks(s: Step) -> bool:
     return isinstance(s, KernelStep) and s.lowered.check is not None
 
 
-def sink_equal_updates(steps: list[Step]) -> list[Step]:
-    """Kernels of one text whose results nobody reads (updates of parameters) run next to each other, at the end."""
+def merge_equal_updates(steps: list[Step]) -> list[Step]:
+    """Kernels of one text whose results nobody reads (updates of parameters) become one horizontal launch at the end."""
     read = {v for s in steps for v in s.reads}
     writers = Counter(v for s in steps for v in s.writes)
     by_kernel: dict[str, list[KernelStep]] = {}
     for s in steps:
         if isinstance(s, KernelStep) and not _checks(s) and not any(v in read or writers[v] > 1 for v in s.writes):
             by_kernel.setdefault(s.kernel.name, []).append(s)
-    late = [s for group in by_kernel.values() if len(group) > 1 for s in group]
-    moved = set(map(id, late))
-    return [s for s in steps if id(s) not in moved] + late
+    groups = [group for group in by_kernel.values() if len(group) > 1]
+    moved = {id(s) for group in groups for s in group}
+    return [s for s in steps if id(s) not in moved] + [HorizontalStep(group) for group in groups]
 
 
 __all__ = ["Executable", "Place"]

@@ -1,7 +1,8 @@
-"""Matrix products as instructions of a program: which kernel, how it is split, and the words of its arguments.
+"""Matrix products as instructions of a program: which kernel, how it is split, the words of its arguments.
 
-Three kernels share one argument layout (`Words`): register tiles for products up to middle size, dot products where the
-result is one column and both operands lie along the summed axis, and the process's BLAS for the large rest.
+Three kernels share one argument layout (`Words`): register tiles for products up to middle size, dot products
+where the result is one column and both operands lie along the summed axis, and the process's BLAS for the
+large rest.
 """
 
 from __future__ import annotations
@@ -15,12 +16,12 @@ from hybridml.kernels import blas, jit
 from hybridml.kernels.jit import Kernel
 
 TILED_LIMITS = {True: 1 << 30, False: 1 << 21}
-"""Multiplications up to which the tiles are used, with and without AVX-512. With it they were measured at 1.4 to 2 times
-OpenBLAS's one thread all the way up; without it a tile has a quarter of the registers, and only the library's call
-overhead is sure to be beaten."""
+"""Multiplications up to which the tiles are used, with and without AVX-512. With it they were measured at 1.4
+to 2 times OpenBLAS's one thread all the way up; without it a tile has a quarter of the registers, and only
+the library's call overhead is sure to be beaten."""
 
 CHUNK_WORK = 1 << 18
-"""Multiplications that make a chunk worth sharing out: about two microseconds, six times what sharing costs."""
+"""Multiplications that make a chunk worth sharing out: two microseconds, six times what sharing costs."""
 
 _TILE_ROWS = 8
 _ROW_VECTORS_BYTES = 128  # two vectors of 64 bytes: what a tile is wide
@@ -28,7 +29,7 @@ _NUMBER_LIMIT = 2**31
 
 
 class Words(IntEnum):
-    """The argument block of a matrix product. Strides and leading dimensions count elements, addresses bytes."""
+    """The argument block of a matrix product. Strides and leading dimensions count elements."""
 
     FUNCTION = 0
     TRANSA = 1
@@ -63,8 +64,8 @@ class Split(IntEnum):
 class Plan:
     """Everything `driver.Table.run` needs for one product, but for the addresses.
 
-    ``template`` is the argument block with zeros at ``a_word``, ``b_word`` and ``c_word``, where the addresses of A, B and
-    C belong (a product may be computed as its transpose, and then A's place is B's).
+    ``template`` is the argument block with zeros at ``a_word``, ``b_word`` and ``c_word``, where the
+    addresses of A, B and C belong (a product may be computed as its transpose, and then A's place is B's).
     """
 
     kernel: Kernel
@@ -112,18 +113,22 @@ def plan(
         batch: number of products.
         threads: how many threads may share the work.
         lda, ldb, ldc: elements from one stored row to the next; default: rows are contiguous.
-        strides: elements from one batch entry to the next in A, B and C, 0 to share an operand; default: contiguous.
+        strides: elements from one batch entry to the next in A, B and C, 0 to share an operand; default:
+            contiguous.
         accumulate: add to what C holds.
-        split, chunks, provider: decide what is otherwise chosen: the split axis, the number of pieces, and the kernel
-            (``"tiled"`` or ``"library"``).
+        split, chunks, provider: decide what is otherwise chosen: the split axis, the number of pieces, and
+            the kernel (``"tiled"`` or ``"library"``).
 
     Raises:
-        ValueError: a size is negative or too large, a leading dimension is less than a row, the dtype or provider is unknown.
+        ValueError: a size is negative or too large, a leading dimension is less than a row, the dtype or
+            provider is unknown.
 
     Example:
         >>> product = plan(64, 10, 100)
-        >>> table.run(product.kernel.address, table.block(product.words(a, b, c)), product.extent, product.chunks,
-        ...           product.grain)                                                              # doctest: +SKIP
+        >>> block = table.block(product.words(a, b, c))  # doctest: +SKIP
+        >>> table.run(
+        ...     product.kernel.address, block, product.extent, product.chunks, product.grain
+        ... )  # doctest: +SKIP
     """
     if dtype not in ("float32", "float64"):
         raise ValueError(f"a matrix product takes float32 or float64, not {dtype!r}")
@@ -135,7 +140,11 @@ def plan(
     lda = _leading("lda", lda, m if transa else k)
     ldb = _leading("ldb", ldb, k if transb else n)
     ldc = _leading("ldc", ldc, n)
-    stride_a, stride_b, stride_c = strides or ((k if transa else m) * lda, (n if transb else k) * ldb, m * ldc)
+    stride_a, stride_b, stride_c = strides or (
+        (k if transa else m) * lda,
+        (n if transb else k) * ldb,
+        m * ldc,
+    )
     a_word, b_word = int(Words.A), int(Words.B)
     if m == 1 and transb and (not transa or lda == 1):
         # One row times rows of B: as B times a column, a dot product for each element of C.
@@ -163,7 +172,14 @@ def plan(
             words[Words.HOLD] = library.hold
     words[Words.TRANSA : Words.K + 1] = [int(transa), int(transb), m, n, k]
     words[Words.LDA], words[Words.LDB], words[Words.LDC] = lda, ldb, ldc
-    words[Words.BATCH : Words.ACCUMULATE + 1] = [batch, stride_a, stride_b, stride_c, int(split), int(accumulate)]
+    words[Words.BATCH : Words.ACCUMULATE + 1] = [
+        batch,
+        stride_a,
+        stride_b,
+        stride_c,
+        int(split),
+        int(accumulate),
+    ]
     extent = (m, n, batch)[split] if min(m, n, batch) else 0
     return Plan(load(entry, dtype), extent, chunks, grain, tuple(words), a_word, b_word, int(Words.C))
 
@@ -180,7 +196,8 @@ def _source(dtype: str) -> str:
 
 
 _SWAPPED: dict[Split | None, Split] = {  # the axes of a transposed result
-    Split.ROWS: Split.COLUMNS, Split.COLUMNS: Split.ROWS,
+    Split.ROWS: Split.COLUMNS,
+    Split.COLUMNS: Split.ROWS,
 }
 
 
@@ -215,15 +232,19 @@ def _share(
     split: Split | None,
     chunks: int | None,
 ) -> tuple[Split, int, int]:
-    """Along which axis to split, into how many pieces, and the multiple of rows or columns that pieces begin at."""
+    """The axis to split, the number of pieces, and the multiple of rows or columns at which they begin."""
     tile_columns = _ROW_VECTORS_BYTES // (4 if dtype == "float32" else 8)
     grains = {Split.ROWS: _TILE_ROWS, Split.COLUMNS: tile_columns, Split.BATCH: 1}
     units = {Split.ROWS: -(-m // _TILE_ROWS), Split.COLUMNS: -(-n // tile_columns), Split.BATCH: batch}
     if chunks is None:
         chunks = max(1, min(threads, m * n * k * batch // CHUNK_WORK))
     if split is None:
-        # The axis whose busiest piece is the smallest share; among equals the batch, then what reads less twice.
-        preferred = [Split.BATCH, Split.COLUMNS, Split.ROWS] if transb or n > m else [Split.BATCH, Split.ROWS, Split.COLUMNS]
+        # The axis whose busiest piece is smallest; among equals the batch, then what reads less twice.
+        preferred = (
+            [Split.BATCH, Split.COLUMNS, Split.ROWS]
+            if transb or n > m
+            else [Split.BATCH, Split.ROWS, Split.COLUMNS]
+        )
         split = min(preferred, key=lambda axis: -(-units[axis] // chunks) / max(units[axis], 1))
     if units[split] < chunks and split != Split.BATCH:
         return split, max(1, chunks), 1

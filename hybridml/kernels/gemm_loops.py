@@ -1,7 +1,7 @@
 """The matrix products C = op(A) @ op(B), or C += op(A) @ op(B), as kernels.
 
-`gemm` reads the text of this file and hands it to `jit`; for double precision it puts float64 in place of float32. All
-matrices are row-major. The words of the argument block are those of `gemm.Words`.
+`gemm` reads the text of this file and hands it to `jit`; for double precision it puts float64 in place of
+float32. All matrices are row-major. The words of the argument block are those of `gemm.Words`.
 """
 
 from hybridml.kernels.gemm_tile import (
@@ -9,12 +9,24 @@ from hybridml.kernels.gemm_tile import (
     float32_copy,
     float32_copy_columns,
     float32_dots,
-    float32_item as ITEM,
+    float32_fitting_tile,
     float32_tile,
     float32_width,
     scratch,
 )
-from hybridml.kernels.native import atomic_add, atomic_store, call_get_int, call_set_int, compare_exchange, load, pause, store
+from hybridml.kernels.gemm_tile import (
+    float32_item as ITEM,
+)
+from hybridml.kernels.native import (
+    atomic_add,
+    atomic_store,
+    call_get_int,
+    call_set_int,
+    compare_exchange,
+    load,
+    pause,
+    store,
+)
 
 WIDTH = float32_width
 PANEL = 2 * WIDTH
@@ -24,7 +36,8 @@ STEPS = 32768 // (PANEL * ITEM)  # a packed panel of B takes 32 KiB of stack
 
 
 def tiled(args, begin, end):
-    """Small products: tiles of C in registers, B read in place, or packed panel by panel if it is transposed."""
+    """Small products: tiles of C in registers, B read in place, or packed panel by panel if it is
+    transposed."""
     transa = args[1]
     transb = args[2]
     depth = args[5]
@@ -77,34 +90,19 @@ def tiled(args, begin, end):
                 c_here = c + column * ITEM
                 row = first_row
                 while row < last_row:
-                    a_tile = a_here + row * a_row * ITEM
-                    c_tile = c_here + row * ldc * ITEM
-                    rows = last_row - row
-                    if columns <= WIDTH:
-                        if rows >= 8:
-                            float32_tile(8, 1, a_tile, a_row, a_column, b_here, b_row, c_tile, ldc, steps, columns, accumulate)
-                            row += 8
-                        elif rows >= 4:
-                            float32_tile(4, 1, a_tile, a_row, a_column, b_here, b_row, c_tile, ldc, steps, columns, accumulate)
-                            row += 4
-                        elif rows >= 2:
-                            float32_tile(2, 1, a_tile, a_row, a_column, b_here, b_row, c_tile, ldc, steps, columns, accumulate)
-                            row += 2
-                        else:
-                            float32_tile(1, 1, a_tile, a_row, a_column, b_here, b_row, c_tile, ldc, steps, columns, accumulate)
-                            row += 1
-                    elif rows >= 8:
-                        float32_tile(8, 2, a_tile, a_row, a_column, b_here, b_row, c_tile, ldc, steps, columns, accumulate)
-                        row += 8
-                    elif rows >= 4:
-                        float32_tile(4, 2, a_tile, a_row, a_column, b_here, b_row, c_tile, ldc, steps, columns, accumulate)
-                        row += 4
-                    elif rows >= 2:
-                        float32_tile(2, 2, a_tile, a_row, a_column, b_here, b_row, c_tile, ldc, steps, columns, accumulate)
-                        row += 2
-                    else:
-                        float32_tile(1, 2, a_tile, a_row, a_column, b_here, b_row, c_tile, ldc, steps, columns, accumulate)
-                        row += 1
+                    row += float32_fitting_tile(
+                        last_row - row,
+                        a_here + row * a_row * ITEM,
+                        a_row,
+                        a_column,
+                        b_here,
+                        b_row,
+                        c_here + row * ldc * ITEM,
+                        ldc,
+                        steps,
+                        columns,
+                        accumulate,
+                    )
                 start += steps
                 if start >= depth:
                     break
@@ -127,7 +125,9 @@ def row(args, begin, end):
         c = args[10] + entry * args[15] * ITEM
         for column in range(first_column, last_column, 8 * WIDTH):
             columns = last_column - column
-            float32_tile(1, 8, a, 0, a_step, b + column * ITEM, ldb, c + column * ITEM, 0, depth, columns, args[17])
+            float32_tile(
+                1, 8, a, 0, a_step, b + column * ITEM, ldb, c + column * ITEM, 0, depth, columns, args[17]
+            )
 
 
 def dotted(args, begin, end):
@@ -157,9 +157,10 @@ def dotted(args, begin, end):
 def library(args, begin, end):
     """A BLAS: row-major C = op(A) @ op(B) is what it sees as column-major C' = op(B)' @ op(A)'.
 
-    Word 18 points to the words [lock, products under way, threads to restore, address of get, address of set]: the first
-    product to enter holds the library to one thread, for the pool is what shares the work out, the last one to leave
-    gives its threads back. All five are zero where the library has no such functions.
+    Word 18 points to the words [lock, products under way, threads to restore, address of get, address of
+    set]: the first product to enter holds the library to one thread, for the pool is what shares the work
+    out, the last one to leave gives its threads back. All five are zero where the library has no such
+    functions.
     """
     rows, columns, depth = args[3], args[4], args[5]
     lda, ldb, ldc = args[7], args[9], args[11]

@@ -1,8 +1,9 @@
 """The vector code of the generated matrix product: a tile of C held in registers.
 
-Numba has no vector types, so these intrinsics write LLVM vectors. ``*_tile`` computes a few rows and one or two vectors of
-columns of C at once: for each step along the summed axis it loads the vectors of B, and multiplies them by one element of A
-for each row. ``*_dots`` computes a few elements of one column of C from operands that lie along the summed axis.
+Numba has no vector types, so these intrinsics write LLVM vectors. ``*_tile`` computes a few rows and one or
+two vectors of columns of C at once: for each step along the summed axis it loads the vectors of B, and
+multiplies them by one element of A for each row. ``*_dots`` computes a few elements of one column of C from
+operands that lie along the summed axis.
 
 Every operand is an int64 address, every stride a number of elements. Columns beyond the last are masked.
 """
@@ -12,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import llvmlite.binding as llvm
-from llvmlite import ir
+import llvmlite.binding as llvm  # type: ignore[import-untyped]
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
@@ -58,7 +59,9 @@ class _Emitter:
     def first_lanes(self, count: Any) -> Any:
         """The mask of the lanes below ``count``, an int64 of any size."""
         lanes = ir.VectorType(_I64, self.width)
-        return self.builder.icmp_signed("<", ir.Constant(lanes, list(range(self.width))), self.splat(count, lanes))
+        return self.builder.icmp_signed(
+            "<", ir.Constant(lanes, list(range(self.width))), self.splat(count, lanes)
+        )
 
     def scalar(self, address: Any) -> Any:
         return self.builder.load(self.builder.inttoptr(address, self.element.as_pointer()))
@@ -93,7 +96,8 @@ class _Emitter:
         return places
 
     def multiply_add(self, place: Any, x: Any, y: Any) -> None:
-        # "contract" lets the two become one fused instruction where the processor has it, and stay two where not.
+        # "contract" lets the two become one fused instruction where the processor has it, and stay two where
+        # not.
         product = self.builder.fmul(x, y, flags=("contract",))
         self.builder.store(self.builder.fadd(self.builder.load(place), product, flags=("contract",)), place)
 
@@ -127,7 +131,9 @@ def _emit_tile_body(
 ) -> None:
     a, a_row, a_column, b, b_row, c, c_row, depth, columns, accumulate = values
     width = emit.width
-    masks = [emit.first_lanes(builder.sub(columns, _I64(v * width))) if masked else None for v in range(vectors)]
+    masks = [
+        emit.first_lanes(builder.sub(columns, _I64(v * width))) if masked else None for v in range(vectors)
+    ]
     for first in range(0, rows, _ROWS_AT_ONCE):
         block = range(first, min(first + _ROWS_AT_ONCE, rows))
         sums = {(r, v): place for r in block for v, place in enumerate(emit.variables(vectors))}
@@ -144,8 +150,37 @@ def _emit_tile_body(
             for v in range(vectors):
                 place = emit.address(c, builder.mul(c_row, _I64(r)), _I64(v * width))
                 with builder.if_then(cgutils.is_not_null(builder, accumulate)):
-                    builder.store(builder.fadd(builder.load(sums[r, v]), emit.load(place, masks[v])), sums[r, v])
+                    builder.store(
+                        builder.fadd(builder.load(sums[r, v]), emit.load(place, masks[v])), sums[r, v]
+                    )
                 emit.store(builder.load(sums[r, v]), place, masks[v])
+
+
+def _emit_fitting_tile(builder: Any, element: ir.Type, left: Any, values: Sequence[Any]) -> Any:
+    """The highest tile of 8, 4, 2 or 1 rows that ``left`` rows fill, one or two vectors wide; its rows."""
+    width = _VECTOR_BYTES // (4 if element == ir.FloatType() else 8)
+    done = cgutils.alloca_once(builder, _I64)
+
+    def either_width(rows: int) -> None:
+        builder.store(_I64(rows), done)
+        with builder.if_else(builder.icmp_signed("<=", values[8], _I64(width))) as (narrow, wide):
+            with narrow:
+                _emit_tile(builder, element, rows, 1, values)
+            with wide:
+                _emit_tile(builder, element, rows, 2, values)
+
+    def from_rows(rows: int) -> None:
+        if rows == 1:
+            either_width(1)
+            return
+        with builder.if_else(builder.icmp_signed(">=", left, _I64(rows))) as (enough, fewer):
+            with enough:
+                either_width(rows)
+            with fewer:
+                from_rows(rows // 2)
+
+    from_rows(8)
+    return builder.load(done)
 
 
 def _emit_dots(builder: Any, element: ir.Type, rows: int, values: Sequence[Any]) -> None:
@@ -178,7 +213,8 @@ def _make_tile(element: ir.Type) -> Any:
     def tile(  # type: ignore[no-untyped-def]
         typingctx, rows, vectors, a, a_row, a_column, b, b_row, c, c_row, depth, columns, accumulate
     ):
-        """C[rows, vectors * width] = A[rows, depth] @ B[depth, columns] (+ C); rows and vectors are literal."""
+        """C[rows, vectors * width] = A[rows, depth] @ B[depth, columns] (+ C); rows and vectors are
+        literal."""
 
         def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
             _emit_tile(builder, element, rows.literal_value, vectors.literal_value, values[2:])
@@ -187,6 +223,21 @@ def _make_tile(element: ir.Type) -> Any:
         return types.none(rows, vectors, *[types.int64] * 10), codegen
 
     return tile
+
+
+def _make_fitting_tile(element: ir.Type) -> Any:
+    @intrinsic
+    def fitting_tile(  # type: ignore[no-untyped-def]
+        typingctx, left, a, a_row, a_column, b, b_row, c, c_row, depth, columns, accumulate
+    ):
+        """As ``tile`` for up to two vectors of columns, and for as many of ``left`` rows as it returns."""
+
+        def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+            return _emit_fitting_tile(builder, element, values[0], values[1:])
+
+        return types.int64(*[types.int64] * 11), codegen
+
+    return fitting_tile
 
 
 def _make_dots(element: ir.Type) -> Any:
@@ -230,7 +281,9 @@ def _make_copy_columns(element: ir.Type) -> Any:
                 mask = emit.first_lanes(builder.sub(values[3], _I64(v * emit.width)))
                 place = _I64(v * emit.width)
                 # The target has room for whole vectors: zeros there do no harm.
-                emit.store(emit.load(emit.address(values[2], place), mask), emit.address(values[1], place), None)
+                emit.store(
+                    emit.load(emit.address(values[2], place), mask), emit.address(values[1], place), None
+                )
             return context.get_dummy_value()
 
         return types.none(vectors, *[types.int64] * 3), codegen
@@ -243,8 +296,8 @@ def _make_blas_call(element: ir.Type) -> Any:
     def call_blas(typingctx, function, trans1, trans2, m, n, k, x, ldx, y, ldy, beta, z, ldz):  # type: ignore[no-untyped-def]
         """Call a Fortran ``?gemm(trans1, trans2, m, n, k, 1, x, ldx, y, ldy, beta, z, ldz)`` by its address.
 
-        Fortran takes every argument by address. An int64 in little-endian memory is also the int32 that a library with
-        32-bit integers reads there, so one call serves both kinds.
+        Fortran takes every argument by address. An int64 in little-endian memory is also the int32 that a
+        library with 32-bit integers reads there, so one call serves both kinds.
         """
 
         def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
@@ -256,7 +309,9 @@ def _make_blas_call(element: ir.Type) -> Any:
             function, trans1, trans2, m, n, k, x, ldx, y, ldy, beta, z, ldz = values
             one, zero = element(1.0), element(0.0)
             factor = builder.select(cgutils.is_not_null(builder, beta), one, zero)
-            letters = [builder.select(cgutils.is_not_null(builder, t), _I64(84), _I64(78)) for t in (trans1, trans2)]
+            letters = [
+                builder.select(cgutils.is_not_null(builder, t), _I64(84), _I64(78)) for t in (trans1, trans2)
+            ]
             arguments = [
                 *[place(value) for value in (*letters, m, n, k, one)],
                 *(x, place(ldx), y, place(ldy), place(factor), z, place(ldz)),
@@ -286,6 +341,8 @@ def scratch(typingctx, count):  # type: ignore[no-untyped-def]
 
 float32_tile = _make_tile(ir.FloatType())
 float64_tile = _make_tile(ir.DoubleType())
+float32_fitting_tile = _make_fitting_tile(ir.FloatType())
+float64_fitting_tile = _make_fitting_tile(ir.DoubleType())
 float32_dots = _make_dots(ir.FloatType())
 float64_dots = _make_dots(ir.DoubleType())
 float32_copy = _make_copy(ir.FloatType())

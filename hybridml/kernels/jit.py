@@ -1,7 +1,8 @@
 """From kernel source to a native address: in memory, else from disk, else compiled by Numba.
 
-Numba's object code for a kernel is self-contained, so the cache stores that and a later process only links it: about a
-millisecond, and Numba is not even imported. `explain_key` lists everything the object code depends on.
+Numba's object code for a kernel is self-contained, so the cache stores that and a later process only links
+it: about a millisecond, and Numba is not even imported. `explain_key` lists everything the object code
+depends on.
 """
 
 from __future__ import annotations
@@ -30,10 +31,18 @@ KERNEL = "void(CPointer(int64), int64, int64)"
 
 _PACKAGE = Path(__file__).resolve().parent.parent
 _IMPORTS = re.compile(r"^\s*(?:from|import)\s+hybridml\.([\w.]+)", re.MULTILINE)
-# Imported by name inside targets.py, so no scan of import lines would find it.
-_ALWAYS_HASHED = ("kernels.scalar_math", "kernels.targets")
+# What kernels depend on without a line that imports it.
+_ALWAYS_HASHED = ("kernels.compiler", "kernels.scalar_math", "kernels.targets")
 # Settings of Numba that change the code it generates.
-_NUMBA_SETTINGS = ("CPU_NAME", "CPU_FEATURES", "ENABLE_AVX", "OPT", "LOOP_VECTORIZE", "SLP_VECTORIZE", "BOUNDSCHECK")
+_NUMBA_SETTINGS = (
+    "CPU_NAME",
+    "CPU_FEATURES",
+    "ENABLE_AVX",
+    "OPT",
+    "LOOP_VECTORIZE",
+    "SLP_VECTORIZE",
+    "BOUNDSCHECK",
+)
 
 
 class CompileForbidden(RuntimeError):
@@ -44,8 +53,9 @@ class CompileForbidden(RuntimeError):
 class Kernel:
     """Native code of one kernel.
 
-    ``address`` is that of the C function; ``path`` that of its source file, which is missing where the cache cannot be
-    written; ``origin`` is ``"compiled"``, ``"disk"`` or ``"memory"`` and ``seconds`` what this load took.
+    ``address`` is that of the C function; ``path`` that of its source file, which is missing where the cache
+    cannot be written; ``origin`` is ``"compiled"``, ``"disk"`` or ``"memory"`` and ``seconds`` what this load
+    took.
     """
 
     address: int
@@ -66,6 +76,9 @@ class Stats:
 
 
 _lock = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    # A child must not inherit a compiler, or LLVM's linker, in the middle of another thread's work.
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 _by_text: dict[tuple[str, str, str], Kernel] = {}
 _stats = Stats()
 _forbidden = 0
@@ -81,7 +94,8 @@ def load(source: str, name: str, signature: str = KERNEL) -> Kernel:
 
     Raises:
         CompileForbidden: neither memory nor disk has it, and `forbid_compiling` is in force.
-        numba.core.errors.NumbaError: Numba refuses the source; the message names the source file where one is kept.
+        numba.core.errors.NumbaError: Numba refuses the source; the message names the source file where one is
+        kept.
 
     Example:
         >>> kernel = load("def nothing(args, begin, end):\\n    pass", "nothing")
@@ -95,7 +109,9 @@ def load(source: str, name: str, signature: str = KERNEL) -> Kernel:
             _stats.memory_hits += 1
             return replace(found, origin="memory", seconds=time.perf_counter() - start)
         parts = explain_key(source, name, signature)
-        key = hashlib.sha256("\n".join(f"{part}={value}" for part, value in parts.items()).encode()).hexdigest()
+        key = hashlib.sha256(
+            "\n".join(f"{part}={value}" for part, value in parts.items()).encode()
+        ).hexdigest()
         entry = cache.read(name, key)
         address = _link(entry) if entry is not None else None
         origin = "disk"
@@ -120,7 +136,8 @@ def stats() -> Stats:
 
 @contextlib.contextmanager
 def forbid_compiling() -> Iterator[None]:
-    """Make every compilation an error, in all threads, while the block runs: to prove that a second call compiles nothing."""
+    """Make every compilation an error, in all threads, while the block runs: to prove that a second call
+    compiles nothing."""
     global _forbidden
     with _lock:
         _forbidden += 1
@@ -147,18 +164,21 @@ def forgotten() -> Iterator[None]:
             _by_text.update(remembered)
 
 
-# -- the key ---------------------------------------------------------------------------------------------------------
+# -- the key -----------------------------------------------------------------------------------------------
 
 
 def explain_key(source: str, name: str, signature: str = KERNEL) -> dict[str, str]:
-    """The named parts of a kernel's cache key; two kernels share object code if and only if all of them agree."""
+    """The named parts of a kernel's cache key; two kernels share object code if and only if all of them
+    agree."""
     return {
         "source": hashlib.sha256(source.encode()).hexdigest(),
         "name": name,
         "signature": signature,
         "imports": _imports_digest(tuple(sorted({*_IMPORTS.findall(source), *_ALWAYS_HASHED}))),
         **_process_parts(),
-        "numba_settings": " ".join(f"{name}={os.environ.get('NUMBA_' + name, '')}" for name in _NUMBA_SETTINGS),
+        "numba_settings": " ".join(
+            f"{name}={os.environ.get('NUMBA_' + name, '')}" for name in _NUMBA_SETTINGS
+        ),
     }
 
 
@@ -183,7 +203,11 @@ def _imports_digest(modules: tuple[str, ...]) -> str:
 
 def _module_files(module: str) -> list[Path]:
     path = _PACKAGE.joinpath(*module.split("."))
-    return sorted(path.glob("*.py")) if path.is_dir() else [file for file in [path.with_suffix(".py")] if file.is_file()]
+    return (
+        sorted(path.glob("*.py"))
+        if path.is_dir()
+        else [file for file in [path.with_suffix(".py")] if file.is_file()]
+    )
 
 
 @functools.cache
@@ -214,17 +238,17 @@ def _numba_version() -> str:
 
 
 def _llvmlite_version() -> str:
-    import llvmlite
+    import llvmlite  # type: ignore[import-untyped]
 
     return str(llvmlite.__version__)
 
 
-# -- linking ---------------------------------------------------------------------------------------------------------
+# -- linking -----------------------------------------------------------------------------------------------
 
 
 @functools.cache
 def _llvm() -> Any:
-    import llvmlite.binding as llvm
+    import llvmlite.binding as llvm  # type: ignore[import-untyped]
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
@@ -236,19 +260,21 @@ def host_features() -> dict[str, bool]:
     return dict(_llvm().get_host_cpu_features())
 
 
-# Engines own the code of their kernels. One for each kernel, so that symbols never meet; kept for ever, also past the
-# interpreter's own end, because a thread of the pool may still be inside.
+# Engines own the code of their kernels. One for each kernel, so that symbols never meet; kept for ever, also
+# past the interpreter's own end, because a thread of the pool may still be inside.
 _engines: list[Any] = []
 
 
 def _link(entry: cache.Entry) -> int | None:
-    """The address of an object's entry, or None if this process lacks a library function that the object calls."""
+    """The address of an object's entry, or None if this process lacks a library function that the object
+    calls."""
     import ctypes
 
     llvm = _llvm()
     machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(jit=True)
     engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-    # MCJIT ends the process when a symbol is missing, so ask first. Only an engine's creation opens the process's symbols.
+    # MCJIT ends the process when a symbol is missing, so ask first. Only an engine's creation opens the
+    # process's symbols.
     if any(llvm.address_of_symbol(needed) is None for needed in entry.needs):
         return None
     engine.add_object_file(llvm.ObjectFileRef.from_data(entry.code))
@@ -261,12 +287,12 @@ def _link(entry: cache.Entry) -> int | None:
     return address
 
 
-# -- compiling -------------------------------------------------------------------------------------------------------
+# -- compiling ---------------------------------------------------------------------------------------------
 
 _MATHEMATICS = (
-    "acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp2 expm1 fabs floor fma fmax fmin"
-    " fmod frexp hypot ldexp lgamma llrint log log10 log1p log2 logb lrint modf nearbyint nextafter pow remainder rint"
-    " round roundeven scalbn sin sincos sinh sqrt tan tanh tgamma trunc"
+    "acos acosh asin asinh atan atan2 atanh cbrt ceil copysign cos cosh erf erfc exp exp2 expm1 fabs floor"
+    " fma fmax fmin fmod frexp hypot ldexp lgamma llrint log log10 log1p log2 logb lrint modf nearbyint"
+    " nextafter pow remainder rint round roundeven scalbn sin sincos sinh sqrt tan tanh tgamma trunc"
 )
 # What object code may call and still be stored: any process has these.
 _C_LIBRARY = frozenset(["memcpy", "memmove", "memset", "memcmp", "bcmp"]) | {
@@ -276,10 +302,14 @@ _C_LIBRARY = frozenset(["memcpy", "memmove", "memset", "memcmp", "bcmp"]) | {
 
 def _compile_and_store(source: str, name: str, signature: str, key: str) -> int:
     if _forbidden:
-        raise CompileForbidden(f"kernel {name!r} ({key[:16]}) is neither in memory nor in {cache.directory()}")
+        raise CompileForbidden(
+            f"kernel {name!r} ({key[:16]}) is neither in memory nor in {cache.directory()}"
+        )
     from hybridml.kernels.compiler import compile_object
 
-    symbol, code, declared = compile_object(source, name, signature, str(cache.path_of(name, key, ".py")), key[:16])
+    symbol, code, declared = compile_object(
+        source, name, signature, str(cache.path_of(name, key, ".py")), key[:16]
+    )
     undefined = _undefined_symbols(code)
     needs = declared if undefined is None else undefined
     entry = cache.Entry(symbol, tuple(sorted(needs)), code)
@@ -287,7 +317,9 @@ def _compile_and_store(source: str, name: str, signature: str, key: str) -> int:
         cache.write(name, key, source, entry)
     address = _link(entry)
     if address is None:
-        raise RuntimeError(f"kernel {name!r} calls functions that are not to be found: {', '.join(sorted(needs))}")
+        raise RuntimeError(
+            f"kernel {name!r} calls functions that are not to be found: {', '.join(sorted(needs))}"
+        )
     return address
 
 

@@ -1,14 +1,14 @@
 """The memory that Python and native code share: where each word lies, as byte offsets.
 
-Both `driver` and `pool`, which fill these blocks, and `loops`, which is compiled and reads them, take the numbers
-from here.
+Both `driver` and `pool`, which fill these blocks, and `loops`, which is compiled and reads them, take the
+numbers from here.
 """
 
 from __future__ import annotations
 
 from enum import IntEnum
 
-# -- the header of a program: words --------------------------------------------------------------------------
+# -- the header of a program: words ------------------------------------------------------------------------
 
 INSTRUCTION_COUNT = 0
 INSTRUCTIONS = 8
@@ -20,7 +20,7 @@ LIST_ITEMS = 48  # where a Python list keeps its array of item pointers
 ARRAY_DATA = 56  # where a NumPy array keeps its data pointer
 HEADER_WORDS = 8
 
-# -- an instruction: a row of eight words --------------------------------------------------------------------
+# -- an instruction: a row of eight words ------------------------------------------------------------------
 
 
 class Opcode(IntEnum):
@@ -42,12 +42,12 @@ ROW_BYTES = 64
 PATCH_INDEX, PATCH_SLOT, PATCH_OFFSET = 0, 8, 16
 PATCH_BYTES = 24
 
-# -- what a run returns: -1, or a stop code times two plus the flag ------------------------------------------
+# -- what a run returns: -1, or a stop code times two plus the flag ----------------------------------------
 
 PROGRAM_BUSY = -1
 POOL_WANTED = 1  # chunks ran one after the other because no worker is started
 
-# -- the thread pool's block: three cache lines, then one for each worker ------------------------------------
+# -- the thread pool's block: three cache lines, then one for each worker ----------------------------------
 
 OWNER = 0  # process id of whoever shares out work, as for BUSY
 WORKERS = 8

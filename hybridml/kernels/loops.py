@@ -1,14 +1,13 @@
 """The native side of the driver and of the thread pool.
 
-This file is a kernel source like the generated ones: `driver` and `pool` read its text and hand it to `jit`. Importing
-it would import Numba, which a process that finds everything in the cache never does. Addresses are int64, and
-`layout` says what lies where.
+This file is a kernel source like the generated ones: `driver` and `pool` read its text and hand it to `jit`.
+Importing it would import Numba, which a process that finds everything in the cache never does. Addresses are
+int64, and `layout` says what lies where.
 """
 
 import numba
 
 from hybridml.kernels.compiler import KernelPipeline
-
 from hybridml.kernels.layout import (
     ACQUIRE_LOCK,
     ARGS,
@@ -79,7 +78,15 @@ COPY = int(Opcode.COPY)
 
 SPINS_BEFORE_YIELD = 2048
 
-inlined = numba.njit(nogil=True, error_model="numpy", _nrt=False, forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True, pipeline_class=KernelPipeline)
+inlined = numba.njit(  # type: ignore[call-overload]  # the stubs do not know all of Numba's options
+    nogil=True,
+    error_model="numpy",
+    _nrt=False,
+    forceinline=True,
+    no_cpython_wrapper=True,
+    no_cfunc_wrapper=True,
+    pipeline_class=KernelPipeline,
+)
 
 
 @inlined
@@ -96,8 +103,8 @@ def run_chunk(function, args, extent, grain, chunks, chunk):
 def take_chunks(pool):
     """Take and run chunks of the job at hand until none is left.
 
-    The compare-exchange succeeds only if the ticket is still the one read before the job's words, and those change only
-    when all chunks of the ticket are taken: so they belong to it.
+    The compare-exchange succeeds only if the ticket is still the one read before the job's words, and those
+    change only when all chunks of the ticket are taken: so they belong to it.
     """
     while True:
         ticket = atomic_load(pool + TICKET)
@@ -241,5 +248,6 @@ def work(pool, worker):
         found = ticket & MAX_CHUNKS < (ticket >> 16) & MAX_CHUNKS or atomic_load(pool + STOPPING) != 0
         if found and compare_exchange(line + ASLEEP, 1, 0):
             continue
-        # Asleep until someone clears the flag and releases the lock, which is then taken again for the next time.
+        # Asleep until someone clears the flag and releases the lock, which is then taken again for the next
+        # time.
         call_pointer_int(load(pool + ACQUIRE_LOCK), load(line + WAKE_LOCK), 1)

@@ -1,15 +1,16 @@
-"""The machine operations that the driver and the thread pool are written in: raw words, atomics, calls by address.
+"""The machine operations that the driver and the thread pool are written in: raw words, atomics, calls by
+address.
 
-Addresses are plain int64 values here. Nothing checks them: these are for the runtime's own few loops, generated kernels use
-the typed operands of `pointer`.
+Addresses are plain int64 values here. Nothing checks them: these are for the runtime's own few loops,
+generated kernels use the typed operands of `pointer`.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-import llvmlite.binding as llvm
-from llvmlite import ir
+import llvmlite.binding as llvm  # type: ignore[import-untyped]
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.extending import intrinsic
 
@@ -79,7 +80,12 @@ copy_bytes = _int64_operation(
     3,
     lambda b, to, of, count: b.call(
         b.module.declare_intrinsic("llvm.memmove", [ir.IntType(8).as_pointer()] * 2 + [_I64]),
-        [b.inttoptr(to, ir.IntType(8).as_pointer()), b.inttoptr(of, ir.IntType(8).as_pointer()), count, ir.IntType(1)(0)],
+        [
+            b.inttoptr(to, ir.IntType(8).as_pointer()),
+            b.inttoptr(of, ir.IntType(8).as_pointer()),
+            count,
+            ir.IntType(1)(0),
+        ],
     ),
     types.none,
 )
@@ -88,7 +94,9 @@ atomic_load = _int64_operation(1, lambda b, address: b.load_atomic(_word(b, addr
 atomic_store = _int64_operation(
     2, lambda b, address, value: b.store_atomic(value, _word(b, address), "seq_cst", 8), types.none
 )
-atomic_add = _int64_operation(2, lambda b, address, value: b.atomic_rmw("add", _word(b, address), value, "seq_cst"))
+atomic_add = _int64_operation(
+    2, lambda b, address, value: b.atomic_rmw("add", _word(b, address), value, "seq_cst")
+)
 compare_exchange = _int64_operation(3, _emit_compare_exchange)
 pause = _int64_operation(0, _emit_pause, types.none)
 

@@ -1,7 +1,8 @@
 """Typed pointers and scalars that generated kernels read from their argument block.
 
-A kernel is ``def kernel(args, begin, end)``. ``args`` points to a block of 64-bit words: addresses of operands, sizes,
-strides, and the bits of scalars. This module turns a word into something Numba can compute with::
+A kernel is ``def kernel(args, begin, end)``. ``args`` points to a block of 64-bit words: addresses of
+operands, sizes, strides, and the bits of scalars. This module turns a word into something Numba can compute
+with::
 
     from hybridml.kernels.pointer import float32_in, float32_out, float32_scalar, size
 
@@ -12,14 +13,15 @@ strides, and the bits of scalars. This module turns a word into something Numba 
         for i in range(begin, end):
             o0[i] = x0[i] * s
 
-For each dtype ``D`` of bool, int8..int64, uint8..uint64, float32, float64 there are ``D_in`` (read only), ``D_out``
-(read and write) and ``D_scalar``. ``p[i]`` is one plain load or store: no bounds check, no negative indices. A bool is one
-byte in memory.
+For each dtype ``D`` of bool, int8..int64, uint8..uint64, float32, float64 there are ``D_in`` (read only),
+``D_out`` (read and write) and ``D_scalar``. ``p[i]`` is one plain load or store: no bounds check, no negative
+indices. A bool is one byte in memory.
 
-**Operands with different numbers must not overlap**, except that an output may be the very memory of an input when
-every iteration reads and writes the same index (an elementwise kernel in place). LLVM is told so by scoped alias metadata:
-without it, it guards a vectorised loop by comparing each pair of pointers at run time, and gives up on vectorising above
-a handful of pointers. Word and operand number must be literal integers.
+**Operands with different numbers must not overlap**, with one exception: an output may be the very memory of
+an input if each iteration reads all it needs at its index before it writes at the same index (an elementwise
+kernel in place). LLVM is told so by scoped alias metadata: without it, it guards a vectorised loop by
+comparing each pair of pointers at run time, and gives up on vectorising above a handful of pointers. Word and
+operand number must be literal integers.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from __future__ import annotations
 import operator
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.core.datamodel import PrimitiveModel, register_default
 from numba.core.errors import TypingError
@@ -37,14 +39,19 @@ from numba.extending import intrinsic, lower_builtin
 
 DTYPES: dict[str, types.Type] = {
     "bool": types.boolean,
-    **{f"{kind}{bits}": getattr(types, f"{kind}{bits}") for kind in ("int", "uint") for bits in (8, 16, 32, 64)},
+    **{
+        f"{kind}{bits}": getattr(types, f"{kind}{bits}")
+        for kind in ("int", "uint")
+        for bits in (8, 16, 32, 64)
+    },
     "float32": types.float32,
     "float64": types.float64,
 }
 
 
 class Pointer(types.Type):
-    """The Numba type of an operand: element type, operand number (its alias scope), and whether it may be written."""
+    """The Numba type of an operand: element type, operand number (its alias scope), and whether it may be
+    written."""
 
     def __init__(self, dtype: types.Type, operand: int, writable: bool) -> None:
         self.dtype = dtype
@@ -60,15 +67,16 @@ class _PointerModel(PrimitiveModel):
 
 
 def _memory_type(dtype: types.Type) -> ir.Type:
-    """The LLVM type of one element in memory: a bool takes a byte there, though it is one bit in a register."""
+    """The LLVM type of one element in memory: a bool takes a byte there, though it is one bit in a
+    register."""
     if isinstance(dtype, types.Boolean):
         return ir.IntType(8)
     if isinstance(dtype, types.Integer):
-        return ir.IntType(dtype.bitwidth)
+        return ir.IntType(int(dtype.bitwidth))  # type: ignore[attr-defined]
     return ir.FloatType() if dtype == types.float32 else ir.DoubleType()
 
 
-# -- p[i] ------------------------------------------------------------------------------------------------------------
+# -- p[i] --------------------------------------------------------------------------------------------------
 
 
 @infer_global(operator.getitem)
@@ -84,7 +92,7 @@ class _TypeStore(AbstractTemplate):
     def generic(self, args: tuple[types.Type, ...], kws: dict[str, Any]) -> Any:
         if len(args) == 3 and isinstance(args[0], Pointer) and isinstance(args[1], types.Integer):
             if not args[0].writable:
-                raise TypingError(f"operand {args[0].operand} is an input: declare it with _out to write to it")
+                raise TypingError(f"operand {args[0].operand} is an input: declare it with _out to write it")
             return signature(types.none, args[0], types.int64, args[0].dtype)
         return None
 
@@ -111,8 +119,8 @@ def _lower_store(context: Any, builder: Any, sig: Any, args: Any) -> Any:
 def _tag_alias_scope(module: Any, access: Any, operand: int) -> None:
     """Say that this load or store touches ``operand`` and no other one.
 
-    LLVM holds two accesses apart if either's scope is in the other's ``noalias`` list, so listing the smaller numbers is
-    enough, and the list needs no knowledge of the operands still to come.
+    LLVM holds two accesses apart if either's scope is in the other's ``noalias`` list, so listing the smaller
+    numbers is enough, and the list needs no knowledge of the operands still to come.
     """
     domain = module.add_metadata(["hybridml"])
     scopes = [module.add_metadata([f"operand {k}", domain]) for k in range(operand + 1)]
@@ -121,7 +129,7 @@ def _tag_alias_scope(module: Any, access: Any, operand: int) -> None:
         access.set_metadata("noalias", module.add_metadata(scopes[:operand]))
 
 
-# -- reading a word of the argument block ----------------------------------------------------------------------------
+# -- reading a word of the argument block ------------------------------------------------------------------
 
 
 def _literal(value: types.Type, what: str) -> int:

@@ -1,8 +1,9 @@
 """The threads that share a program's large kernels.
 
-Daemon Python threads enter native code once and stay: they look for work, spinning for some ten microseconds, then sleep on
-a CPython lock, which native code may use without holding the interpreter lock. There is no OpenMP and no other runtime:
-nothing to install, nothing that aborts when two threads call at once, nothing that breaks after a fork.
+Daemon Python threads enter native code once and stay: they look for work, spinning for some ten microseconds,
+then sleep on a CPython lock, which native code may use without holding the interpreter lock. There is no
+OpenMP and no other runtime: nothing to install, nothing that aborts when two threads call at once, nothing
+that breaks after a fork.
 
 A thread that finds the pool busy runs its own chunks itself; see `loops.run`.
 """
@@ -41,6 +42,9 @@ def _aligned_words(count: int) -> np.ndarray:
 _block = _aligned_words((layout.WORKER_LINES + layout.WORKER_BYTES * MAX_WORKERS) // 8)
 _block[layout.PROCESS // 8] = os.getpid()
 
+# Never freed: a daemon thread of the user's may run a program until the very end of the process.
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(_block))
+
 address: int = _block.ctypes.data
 """The pool's block, for a program's header; it stays in place for the life of the process."""
 
@@ -51,7 +55,8 @@ def workers() -> int:
 
 
 def ensure_started(num_threads: int | None = None) -> None:
-    """Start threads until a program can use ``num_threads`` (default: of `config.get()`), its own one included."""
+    """Start threads until a program can use ``num_threads`` (default: of `config.get()`), its own one
+    included."""
     wanted = min((config.get().num_threads if num_threads is None else num_threads) - 1, MAX_WORKERS)
     if workers() >= wanted or _block[layout.STOPPING // 8]:
         return
@@ -107,7 +112,8 @@ def _held_lock() -> int:
 
 
 def _stop() -> None:
-    """Send all threads home before the interpreter takes itself apart; later programs run on their caller alone."""
+    """Send all threads home before the interpreter takes itself apart; later programs run on their caller
+    alone."""
     release = ctypes.PYFUNCTYPE(None, ctypes.c_void_p)(("PyThread_release_lock", ctypes.pythonapi))
     _block[layout.STOPPING // 8] = 1
     for worker, thread in enumerate(_threads):

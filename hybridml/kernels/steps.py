@@ -37,13 +37,22 @@ class KernelStep:
         """A rough estimate of one thread's time, to decide on splitting."""
         return self.lowered.work * sum(_cost(s) for s in self.lowered.spec.body)
 
+    @property
+    def grain(self) -> int:
+        """Pieces of an extent that counts elements begin at cache lines; pieces of rows anywhere."""
+        spec = self.lowered.spec
+        along_elements = not spec.parallel or not any(isinstance(s, Loop) for s in spec.body)
+        return GRAIN if along_elements else 1
+
     def chunks(self, threads: int) -> tuple[int, int]:
         """(pieces, grain) for this many threads."""
-        spec, extent = self.lowered.spec, self.lowered.extent
-        along_elements = spec.parallel == [] or not any(isinstance(s, Loop) for s in spec.body)
-        grain = GRAIN if along_elements else 1
-        pieces = min(2 * threads, int(self.nanoseconds / CHUNK_NANOSECONDS), -(-extent // grain))
-        return max(1, pieces if threads > 1 else 1), grain
+        return _pieces(self.nanoseconds, self.lowered.extent, self.grain, threads), self.grain
+
+
+def _pieces(nanoseconds: float, extent: int, grain: int, threads: int) -> int:
+    if threads == 1:
+        return 1
+    return max(1, min(2 * threads, int(nanoseconds / CHUNK_NANOSECONDS), -(-extent // grain)))
 
 
 def _cost(s: Statement) -> float:
@@ -53,6 +62,41 @@ def _cost(s: Statement) -> float:
     if isinstance(s, Let):
         return 0.5 if "m_" in s.text else 0.04
     return 0.15 if isinstance(s, Store) else 0.1
+
+
+@dataclass
+class HorizontalStep:
+    """One kernel text over several buffers, as one launch."""
+
+    parts: list[KernelStep]
+
+    @property
+    def reads(self) -> tuple[Value, ...]:
+        return tuple([v for p in self.parts for v in p.reads])
+
+    @property
+    def writes(self) -> tuple[Value, ...]:
+        return tuple([v for p in self.parts for v in p.writes])
+
+    @property
+    def kernel(self) -> Kernel:
+        return self.parts[0].kernel
+
+    @property
+    def source(self) -> str:
+        return self.parts[0].source
+
+    @property
+    def nanoseconds(self) -> float:
+        return sum(p.nanoseconds for p in self.parts)
+
+    @property
+    def extents(self) -> list[int]:
+        return [p.lowered.extent for p in self.parts]
+
+    def chunks(self, threads: int) -> tuple[int, int]:
+        """(pieces, grain) for this many threads."""
+        return _pieces(self.nanoseconds, sum(self.extents), self.parts[0].grain, threads), self.parts[0].grain
 
 
 @dataclass
@@ -98,7 +142,7 @@ class PythonStep:
     nanoseconds: float = 1e5
 
 
-Step = KernelStep | GemmStep | EmptyStep | PythonStep
+Step = KernelStep | HorizontalStep | GemmStep | EmptyStep | PythonStep
 
 
 def is_empty(n: Node) -> bool:

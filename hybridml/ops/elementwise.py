@@ -65,12 +65,14 @@ add = elementwise(
     samples=binary_samples(-3, 3),
 )  # fmt: skip
 subtract = elementwise(
-    "subtract", "{0} - {1}", np.subtract, "x - y, elementwise.", "[1., 2.], 1 -> [0.0, 1.0]", infer=NUMERIC, promote=Promote.NUMBER, operator="sub", neutral={1: 0},
+    "subtract", "{0} - {1}", np.subtract, "x - y, elementwise.", "[1., 2.], 1 -> [0.0, 1.0]", infer=NUMERIC,
+    promote=Promote.NUMBER, operator="sub", neutral={1: 0},
     vjps=(lambda g, out, x, y: g, lambda g, out, x, y: -g),
     samples=binary_samples(-3, 3),
 )  # fmt: skip
 multiply = elementwise(
-    "multiply", "{0} * {1}", np.multiply, "x * y, elementwise.", "[1., 2.], 3 -> [3.0, 6.0]", operator="mul", neutral={0: 1, 1: 1},
+    "multiply", "{0} * {1}", np.multiply, "x * y, elementwise.", "[1., 2.], 3 -> [3.0, 6.0]",
+    operator="mul", neutral={0: 1, 1: 1},
     vjps=(lambda g, out, x, y: g * y, lambda g, out, x, y: g * x), saves=Saves.INPUTS,
     samples=binary_samples(-3, 3),
 )  # fmt: skip
@@ -82,7 +84,8 @@ divide = elementwise(
 floor_divide = elementwise(
     "floor_divide", "m_floor_divide({0}, {1})", np.floor_divide,
     "x / y rounded towards minus infinity; no gradient. An integer divided by zero gives 0, as in NumPy.",
-    "[7, -7], 2 -> [3, -4]", infer=NUMERIC, promote=Promote.NUMBER, operator="floordiv", samples=binary_samples(0.5, 9, differentiable=False),
+    "[7, -7], 2 -> [3, -4]", infer=NUMERIC, promote=Promote.NUMBER, operator="floordiv",
+    samples=binary_samples(0.5, 9, differentiable=False),
 )  # fmt: skip
 remainder = elementwise(
     "remainder", "m_remainder({0}, {1})", np.remainder,
@@ -92,11 +95,13 @@ remainder = elementwise(
     samples=binary_samples(0.5, 9),
 )  # fmt: skip
 negative = elementwise(
-    "negative", "-{0}", np.negative, "-x, elementwise.", "[1., -2.] -> [-1.0, 2.0]", infer=NUMERIC, promote=Promote.NUMBER, operator="neg", involution=True,
+    "negative", "-{0}", np.negative, "-x, elementwise.", "[1., -2.] -> [-1.0, 2.0]", infer=NUMERIC,
+    promote=Promote.NUMBER, operator="neg", involution=True,
     vjps=(lambda g, out, x: -g,), samples=unary_samples(-3, 3),
 )  # fmt: skip
 positive = elementwise(
-    "positive", "{0}", np.positive, "+x: x itself.", "[1., -2.] -> [1.0, -2.0]", infer=NUMERIC, promote=Promote.NUMBER, operator="pos",
+    "positive", "{0}", np.positive, "+x: x itself.", "[1., -2.] -> [1.0, -2.0]", infer=NUMERIC, promote=Promote.NUMBER,
+    operator="pos",
     vjps=(lambda g, out, x: g,), samples=unary_samples(-3, 3),
 )  # fmt: skip
 COPY = register(Op(
@@ -118,11 +123,13 @@ def copy(x: Any, /) -> Any:
 
 abs = elementwise(
     "abs", "m_abs({0})", np.absolute, "|x|, elementwise; the gradient at 0 is 0.", "[1., -2.] -> [1.0, 2.0]",
-    infer=NUMERIC, promote=Promote.NUMBER, operator="abs", method=True, vjps=(lambda g, out, x: g * sign(x),), saves=Saves.INPUTS,
+    infer=NUMERIC, promote=Promote.NUMBER, operator="abs", method=True, vjps=(lambda g, out, x: g * sign(x),),
+    saves=Saves.INPUTS,
     samples=unary_samples(-3, 3, special=True),
 )  # fmt: skip
-sign = elementwise(
-    "sign", "m_sign({0})", np.sign, "-1, 0 or 1 by the sign of x; NaN stays NaN; no gradient.", "[3., -2., 0.] -> [1.0, -1.0, 0.0]",
+sign: Public = elementwise(
+    "sign", "m_sign({0})", np.sign, "-1, 0 or 1 by the sign of x; NaN stays NaN; no gradient.",
+    "[3., -2., 0.] -> [1.0, -1.0, 0.0]",
     infer=NUMERIC, promote=Promote.NUMBER, samples=unary_samples(-3, 3, special=True),
 )  # fmt: skip
 square = elementwise(
@@ -149,7 +156,8 @@ def _pow_y(g: Any, out: Any, x: Any, y: Any) -> Any:
 
 
 pow = elementwise(
-    "pow", "m_pow({0}, {1})", np.power, "x to the power y, elementwise.", "[2., 3.], 2 -> [4.0, 9.0]", infer=NUMERIC, promote=Promote.NUMBER, operator="pow",
+    "pow", "m_pow({0}, {1})", np.power, "x to the power y, elementwise.", "[2., 3.], 2 -> [4.0, 9.0]", infer=NUMERIC,
+    promote=Promote.NUMBER, operator="pow",
     vjps=(_pow_x, _pow_y), saves=Saves.BOTH, samples=binary_samples(0.5, 3),
 )  # fmt: skip
 

@@ -41,7 +41,8 @@ CONCAT = register(Op(
     vjps=EachOperand(_concat_vjp),
     samples=lambda rng: [
         Sample(([rng.normal(size=(2, 3)), rng.normal(size=(4, 3))],)), Sample(([rng.normal(size=(2, 3))] * 3,), {"axis": -1}),
-        Sample(([rng.normal(size=(2, 1, 3)), rng.normal(size=(2, 2, 3))],), {"axis": 1}), Sample(([np.zeros((0, 3)), np.ones((2, 3))],)),
+        Sample(([rng.normal(size=(2, 1, 3)), rng.normal(size=(2, 2, 3))],), {"axis": 1}),
+        Sample(([np.zeros((0, 3)), np.ones((2, 3))],)),
         Sample(([rng.normal(size=(2, 3)), rng.normal(size=())],), {"axis": None}),
     ],
     reference=lambda xs, axis=0: np.concatenate(xs, axis=axis),

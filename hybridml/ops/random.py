@@ -42,9 +42,10 @@ def _row(
     state = np.array([7, 2**64 - 1], np.uint64)
     return register(Op(
         name, Kind.RANDOM, infer=infer, eager=eager, promote=Promote.NO,
-        scalar=lambda operands, out, attrs=None, **_: scalar[out],
+        scalar=lambda operands, out, **_: scalar[out],
         samples=lambda rng: [
-            Sample((state, shape, d), differentiable=False, label=f"{shape} {d}") for shape in ((3, 5), (), (0,), (9,)) for d in stream
+            Sample((state, shape, d), differentiable=False, label=f"{shape} {d}")
+            for shape in ((3, 5), (), (0,), (9,)) for d in stream
         ],
     ))  # fmt: skip
 

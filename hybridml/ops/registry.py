@@ -54,8 +54,8 @@ class Reduce:
     """A reduction's algebra.
 
     `identity(dtype)` is the value of an empty reduction, or None where there is none (max of nothing). `combine` is scalar text
-    over {0} (accumulator) and {1} (element). `lanes` names the form that a compiler may spread over vector lanes for floats: "add",
-    "multiply", "maximum" or "minimum".
+    over {0} (accumulator) and {1} (element). `lanes` names the form that a compiler may spread over vector lanes for floats:
+    "add", "multiply", "maximum" or "minimum".
     """
 
     identity: Callable[[np.dtype], Scalar | None]
@@ -141,10 +141,11 @@ class Op:
     saves     what the vjps read besides shapes and dtypes
     promote   how operands of different dtypes meet
     fixed     how many leading operands keep their own dtype in that (a condition, indices)
-    scalar    kernel text of one element over {0}, {1}...; {out} is the output dtype's constructor; {index} is the element's
-              index along the attribute `axis`, or in row-major order where there is none. A RANDOM row's text is over {seed}
-              and {counter}, the two words of its operand. A function (operand dtypes, output dtype, attrs) -> text where
-              the text depends on them
+    scalar    kernel text of one element over {0}, {1}...; {out} is the output dtype's constructor, {index} the element's index
+              along the attribute `axis`, or its number in row-major order where there is none. A function m_name is the one for
+              the dtype of the operands after `fixed`. A RANDOM row's text is over {seed} and {counter}, the two words of its
+              operand, and says all names in full. A callable (operand dtypes, output dtype, **attrs) -> text where the text
+              depends on them
     reduce    the algebra of a reduction
     view      (Layout, **attrs) -> Layout, or None where only a copy can do it
     expand    the op written in simpler public ops, for the compiler only

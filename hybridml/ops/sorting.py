@@ -124,7 +124,8 @@ TOP_K = register(Op(
     "top_k", Kind.EXTERN, infer=_infer_top_k, promote=Promote.NO, eager=_eager_top_k, vjps=(_top_k_vjp,), saves=Saves.OUTPUT,
     samples=lambda rng: [
         Sample((rng.permutation(15).reshape(3, 5) / 3.0, 2)), Sample((rng.permutation(7) / 3.0, 7)),
-        Sample((np.array([2.0, 1.0, 2.0, np.nan]), 3), differentiable=False, label="ties and NaN"), Sample((rng.normal(size=4), 0)),
+        Sample((np.array([2.0, 1.0, 2.0, np.nan]), 3), differentiable=False, label="ties and NaN"),
+        Sample((rng.normal(size=4), 0)),
     ],
     reference=_reference_top_k,
 ))  # fmt: skip

@@ -166,7 +166,8 @@ IOTA = register(Op(
     "iota", Kind.ELEMENTWISE, infer=lambda *, shape, axis, dtype: spec(shape, dtype), promote=Promote.NO, eager=_eager_iota,
     scalar="{out}({index})",
     samples=lambda rng: [
-        Sample(((3, 4), 0), differentiable=False), Sample(((3, 4), -1), differentiable=False), Sample(((0,), 0), differentiable=False),
+        Sample(((3, 4), 0), differentiable=False), Sample(((3, 4), -1), differentiable=False),
+        Sample(((0,), 0), differentiable=False),
     ],
     reference=lambda shape, axis: np.indices(shape)[axis],
 ))  # fmt: skip
@@ -259,7 +260,7 @@ def argmin(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Any
 
 # cumsum
 
-CUMSUM = register(Op(
+CUMSUM: Op = register(Op(
     "cumsum", Kind.INDEX, provider="cumsum", infer=lambda x, *, axis, reverse: x, promote=Promote.NO,
     eager=lambda xp, x, *, axis, reverse: (
         xp.flip(xp.cumsum(xp.flip(x, axis), axis=axis, dtype=x.dtype), axis)

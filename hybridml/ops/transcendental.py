@@ -110,7 +110,7 @@ tanh = function(
     "tanh", np.tanh, "Hyperbolic tangent, elementwise.", "[0., float('inf')] -> [0.0, 1.0]", -5, 5,
     vjps=(lambda g, out, x: g * (1 - out * out),), saves=Saves.OUTPUT,
 )  # fmt: skip
-sigmoid = function(
+sigmoid: Any = function(
     "sigmoid", None, "1 / (1 + exp(-x)), elementwise, without overflow.", "[0., float('-inf')] -> [0.5, 0.0]", -5, 5,
     eager=_wide(_sigmoid), reference=_reference_sigmoid,
     vjps=(lambda g, out, x: g * (out * (1 - out)),), saves=Saves.OUTPUT,
@@ -126,7 +126,7 @@ erf = function(
 sin = function(
     "sin", np.sin, "Sine, elementwise.", "[0.] -> [0.0]", -5, 5, vjps=(lambda g, out, x: g * cos(x),), saves=Saves.INPUTS
 )  # fmt: skip
-cos = function(
+cos: Any = function(
     "cos", np.cos, "Cosine, elementwise.", "[0.] -> [1.0]", -5, 5, vjps=(lambda g, out, x: -g * sin(x),), saves=Saves.INPUTS
 )  # fmt: skip
 tan = function(
@@ -149,12 +149,13 @@ sinh = function(
     "sinh", np.sinh, "Hyperbolic sine, elementwise.", "[0.] -> [0.0]", -3, 3,
     vjps=(lambda g, out, x: g * cosh(x),), saves=Saves.INPUTS,
 )  # fmt: skip
-cosh = function(
+cosh: Any = function(
     "cosh", np.cosh, "Hyperbolic cosine, elementwise.", "[0.] -> [1.0]", -3, 3,
     vjps=(lambda g, out, x: g * sinh(x),), saves=Saves.INPUTS,
 )  # fmt: skip
 atan2 = elementwise(
-    "atan2", "m_atan2({0}, {1})", np.arctan2, "The angle of the point (y, x): the inverse tangent of x1 / x2 in the right quadrant.",
+    "atan2", "m_atan2({0}, {1})", np.arctan2,
+    "The angle of the point (x, y), given as y and x: the inverse tangent of y / x in the right quadrant.",
     "[0., 0.], [1., 2.] -> [0.0, 0.0]", infer=FLOAT, promote=Promote.FLOAT,
     vjps=(lambda g, out, y, x: g * x / (x * x + y * y), lambda g, out, y, x: -g * y / (x * x + y * y)), saves=Saves.INPUTS,
     samples=binary_samples(0.5, 3, special=True),

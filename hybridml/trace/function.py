@@ -27,6 +27,7 @@ from hybridml.errors import RetraceWarning, TraceError, user_line
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace.builder import Builder
 from hybridml.trace.concrete import ConcreteFunction, OutputPlan
+from hybridml.trace.explain import Explanation, explain
 from hybridml.trace.signature import (
     Binder,
     CallKey,
@@ -240,6 +241,10 @@ class Function:
             if trace is None:
                 trace = self._trace(key, [_stand_in(x) for x in leaves], structure)
         return trace.concrete
+
+    def explain(self, *args: Any, **kwargs: Any) -> Explanation:
+        """What was fused and what was not and why, bytes moved, the memory plan and every kernel's source, for these arguments."""
+        return explain(self.get_concrete_function(*args, **kwargs))
 
     # retracing
 

@@ -6,10 +6,11 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from hybridml.compare.plot import crossing
-from hybridml.compare.report import Compiled, Report, Result, Run, Steady, break_even
+from hybridml.compare.report import Compiled, Report, Result, Run, Steady, break_even, distance
 from hybridml.compare.table import rows, seconds, size
 
 
@@ -97,6 +98,21 @@ def test_a_score_that_is_too_low_is_told() -> None:
     assert "0.5" in report.problems()[0]
     assert report.problems()[0] in str(report)
     assert Report([result(good, good, required_score=0.97)]).problems() == []
+
+
+def test_distance_is_relative_to_what_is_large_and_absolute_for_what_is_small() -> None:
+    inf, nan = np.inf, np.nan
+    for a, b, expected in (
+        ([1.0, 0.5], [1.0, 0.25], 0.25),
+        ([100.0, 0.5], [100.0, 0.25], 0.0025),
+        ([inf, nan], [inf, nan], 0.0),
+        ([inf], [1.0], inf),
+        ([1.0, 2.0], [1.0], inf),
+        ([True], [False], 1.0),
+        ([], [], 0.0),
+    ):
+        assert distance(np.array(a), np.array(b)) == expected
+    assert not distance(np.array([nan, 1.0]), np.array([1.0, 1.0])) < inf
 
 
 def test_units() -> None:

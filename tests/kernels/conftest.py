@@ -23,10 +23,22 @@ def empty_cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def fresh_process(tmp_path):
-    """``fresh_process(program, **environment)`` runs Python text in a new process and returns what it printed."""
+    """``fresh_process(program, **environment)`` runs Python text in a new process and returns its output.
 
+    All processes of a test share a cache that starts empty.
+    """
+    return _runner(tmp_path / "cache")
+
+
+@pytest.fixture
+def process(tmp_path_factory):
+    """As ``fresh_process``, with a cache that all tests share: for what does not depend on compiling."""
+    return _runner(tmp_path_factory.getbasetemp() / "shared_cache")
+
+
+def _runner(cache):
     def run(program, timeout=120, **environment):
-        environ = dict(os.environ, PYTHONPATH=str(ROOT), HYBRIDML_CACHE_DIR=str(tmp_path / "cache")) | environment
+        environ = dict(os.environ, PYTHONPATH=str(ROOT), HYBRIDML_CACHE_DIR=str(cache)) | environment
         done = subprocess.run(
             [sys.executable, "-W", "error", "-c", program],
             env=environ,

@@ -1,6 +1,7 @@
 """The disk cache: whole entries or none, damage of every kind, and places that cannot be written."""
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -144,9 +145,9 @@ def test_a_process_killed_while_it_fills_the_cache_harms_no_other(tmp_path, fres
         "    jit.load(f'def filler(args, begin, end):\\n    args[0] = {n}\\n', 'filler')\n"
         "    print(n, flush=True)\n"
     )
-    from conftest import ROOT
-
-    environ = dict(os.environ, PYTHONPATH=str(ROOT), HYBRIDML_CACHE_DIR=str(tmp_path / "cache"))
+    environ = dict(
+        os.environ, PYTHONPATH=str(Path(jit.__file__).parents[2]), HYBRIDML_CACHE_DIR=str(tmp_path / "cache")
+    )
     with subprocess.Popen([sys.executable, "-c", filler], env=environ, stdout=subprocess.PIPE) as process:
         for _ in range(3):
             assert process.stdout.readline()

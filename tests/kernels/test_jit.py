@@ -10,7 +10,9 @@ import pytest
 from hybridml.kernels import jit
 from hybridml.kernels.driver import scalar_word
 
-DTYPES = ["bool", "float32", "float64"] + [f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)]
+DTYPES = ["bool", "float32", "float64"] + [
+    f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)
+]
 
 SELECT = """
 from hybridml.kernels.pointer import bool_in, {0}_in, {0}_out, {0}_scalar
@@ -76,7 +78,10 @@ def many_operands(inputs, outputs):
     lines += [f"    x{i} = float32_in(args, {i}, {i})" for i in range(inputs)]
     lines += [f"    o{i} = float32_out(args, {inputs + i}, {inputs + i})" for i in range(outputs)]
     lines += ["    for i in range(begin, end):"]
-    lines += [f"        o{j}[i] = " + " + ".join(f"x{i}[i] * x{(i + j) % inputs}[i]" for i in range(inputs)) for j in range(outputs)]
+    lines += [
+        f"        o{j}[i] = " + " + ".join(f"x{i}[i] * x{(i + j) % inputs}[i]" for i in range(inputs))
+        for j in range(outputs)
+    ]
     return "\n".join(lines) + "\n"
 
 

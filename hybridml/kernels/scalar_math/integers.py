@@ -106,6 +106,16 @@ def integer_functions(cast, last):
     return maximum, minimum, power
 
 
+@device
+def m_maximum_b1(x, y):
+    return x | y
+
+
+@device
+def m_minimum_b1(x, y):
+    return x & y
+
+
 m_abs_i8, m_sign_i8, m_floor_divide_i8, m_remainder_i8 = signed_functions(i8)
 m_abs_i16, m_sign_i16, m_floor_divide_i16, m_remainder_i16 = signed_functions(i16)
 m_abs_i32, m_sign_i32, m_floor_divide_i32, m_remainder_i32 = signed_functions(i32)

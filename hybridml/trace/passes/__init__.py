@@ -16,10 +16,11 @@ from hybridml.trace.passes.fold import fold
 from hybridml.trace.passes.layout import layout
 from hybridml.trace.passes.materialize import materialize
 from hybridml.trace.passes.simplify import simplify
+from hybridml.trace.passes.split import split
 
 Pass = Callable[[Graph], Graph]
 
-PASSES: tuple[Pass, ...] = (dce, expand, fold, simplify, layout, cse, simplify, dce, materialize)
+PASSES: tuple[Pass, ...] = (dce, expand, fold, simplify, layout, cse, split, simplify, dce, materialize)
 
 
 def optimize(graph: Graph) -> Graph:

@@ -1,0 +1,70 @@
+"""What one call costs: eager ops, traced functions, traced training steps, each beside its opponent in the same run."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy_twins import TrainStep
+from record import Record
+from turns import in_turns, median, ratio
+
+import hybridml as hml
+from hybridml.compare.workloads import TINY, TWO_LAYERS, chain, regression_step
+
+
+def test_eager_add(benchmark: Any, record: Record) -> None:
+    a, b = np.arange(8, dtype=np.float32), np.ones(8, np.float32)
+    x, y = hml.asarray(a), hml.asarray(b)
+    ours, numpys = in_turns(lambda: x + y, lambda: a + b)
+    record.add("eager x + y, 8 float32", median(ours), at_most=2.5e-6, unit="s")
+    record.add("eager x + y, 8 float32", ratio(ours, numpys), at_most=5.0, unit="x", note="NumPy a + b")
+    benchmark(lambda: x + y)
+
+
+def test_traced_small_op(benchmark: Any, record: Record) -> None:
+    f, x = hml.function(lambda x: x + 1.0), hml.ones(8)
+    (ours,) = in_turns(lambda: f(x))
+    record.add("traced function of one small op", median(ours), at_most=8e-6, unit="s")
+    benchmark(f, x)
+
+
+def _step_and_twin(sizes: tuple[int, ...]) -> tuple[Any, Any]:
+    """Our traced SGD step and NumPy's, from the same weights; checked to take the same steps."""
+    rate = 0.01
+    case = regression_step(lambda: hml.optim.SGD(rate), *sizes)
+    x, y = case.args(0)
+    a, b = x.numpy(), y.numpy()
+    step = hml.function(case.f)
+    twin = TrainStep([w.numpy() for w in case.variables], sizes[0], rate)
+    for _ in range(3):
+        np.testing.assert_allclose(float(step(x, y)), twin(a, b), rtol=1e-4)
+    for w, expected in zip(case.variables, (twin.w1, twin.b1, twin.w2, twin.b2), strict=True):
+        np.testing.assert_allclose(w.numpy(), expected, rtol=1e-3, atol=1e-5)
+    return (lambda: step(x, y)), (lambda: twin(a, b))
+
+
+def test_tiny_training_step(benchmark: Any, record: Record) -> None:
+    step, twin = _step_and_twin(TINY)
+    ours, numpys = in_turns(step, twin)
+    record.add("traced tiny SGD step (N=32, 16-32-1)", median(ours), at_most=15e-6, unit="s")
+    record.add("traced tiny SGD step", ratio(ours, numpys), at_most=0.5, unit="x", note="NumPy, preallocated")
+    benchmark(step)
+
+
+def test_two_layer_training_step(benchmark: Any, record: Record) -> None:
+    step, twin = _step_and_twin(TWO_LAYERS)
+    ours, numpys = in_turns(step, twin)
+    what = "traced two-layer SGD step (N=64, 1000-100-10)"
+    record.add(what, ratio(ours, numpys), at_most=0.85, unit="x", note="NumPy, preallocated")
+    benchmark(step)
+
+
+def test_elementwise_chain(benchmark: Any, record: Record) -> None:
+    case = chain(1_000_000)
+    args, traced = case.args(0), hml.function(case.f)
+    np.testing.assert_allclose(traced(*args).numpy(), case.f(*args).numpy(), rtol=1e-5, atol=1e-5)
+    ours, eager = in_turns(lambda: traced(*args), lambda: case.f(*args))
+    what = "traced gelu(x*y+1.5)*sigmoid(x)-y, 1e6 float32"
+    record.add(what, ratio(ours, eager), at_most=0.25, unit="x", note="the same, eager")
+    benchmark(traced, *args)

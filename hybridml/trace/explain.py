@@ -1,0 +1,96 @@
+"""What became of a traced function: as text at a prompt, as HTML in a notebook."""
+
+from __future__ import annotations
+
+import html
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from hybridml.kernels.steps import GemmStep, HorizontalStep, KernelStep, PythonStep, Step
+
+if TYPE_CHECKING:
+    from hybridml.trace.concrete import ConcreteFunction
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """Sections of (title, text): the graph, the steps, refusals, memory, time, and each kernel's source."""
+
+    name: str
+    sections: tuple[tuple[str, str], ...]
+
+    def __str__(self) -> str:
+        parts = [f"{title}\n{'-' * len(title)}\n{text}" for title, text in self.sections]
+        return "\n\n".join([f"{self.name}\n{'=' * len(self.name)}", *parts])
+
+    def __repr__(self) -> str:
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        first, *rest = self.sections
+        folded = "".join(
+            f"<details><summary>{html.escape(title)}</summary><pre>{html.escape(text)}</pre></details>" for title, text in rest
+        )
+        return f"<h4>{html.escape(self.name)}</h4><pre>{html.escape(first[1])}</pre>{folded}"
+
+
+def explain(concrete: ConcreteFunction) -> Explanation:
+    """Everything the compiler decided about one trace."""
+    program, stats = concrete.program, concrete.stats
+    saved = 1 - stats.bytes_traced / stats.bytes_eager if stats.bytes_eager else 0.0
+    summary = [
+        f"{len(concrete.graph.nodes)} operations became {stats.kernels} kernel launches"
+        + (f" and {stats.python_steps} steps in Python" if stats.python_steps else ""),
+        f"bytes moved a call: {_bytes(stats.bytes_eager)} eagerly, {_bytes(stats.bytes_traced)} traced ({saved:.0%} less)",
+        f"intermediates share an arena of {_bytes(stats.arena_bytes)}",
+        f"trace {stats.trace_seconds * 1e3:.1f} ms, passes {stats.passes_seconds * 1e3:.1f} ms, emit {stats.emit_seconds * 1e3:.1f} ms, "
+        f"compile {stats.compile_seconds * 1e3:.1f} ms ({stats.compiled} kernels), load {stats.load_seconds * 1e3:.1f} ms "
+        f"({stats.loaded_from_disk} kernels)",
+    ]
+    sections = [
+        ("Summary", "\n".join(summary)),
+        ("Steps", "\n".join(f"{k:3d}  {line}" for k, line in enumerate(map(_describe, program.steps)))),
+        ("Not fused, and why", _refusals(program)),
+        ("Memory", _memory(program)),
+        ("Graph as traced", str(concrete.graph)),
+        ("Graph as compiled", str(concrete.optimized)),
+    ]
+    seen: dict[str, Any] = {s.kernel.name: s for s in program.steps if isinstance(s, (KernelStep, HorizontalStep))}
+    sections += [(f"Kernel {name}", s.source) for name, s in seen.items()]
+    return Explanation(concrete.name, tuple(sections))
+
+
+def _describe(s: Step) -> str:
+    if isinstance(s, PythonStep):
+        where = f" ({s.node.source})" if s.node.source else ""
+        return f"Python step: {s.node.op.name}{where} has no native kernel for these operands"
+    if isinstance(s, GemmStep):
+        return f"{s.title}: {s.flops / 1e6:.2f} Mflop, {s.plan.kernel.name} kernel in {s.plan.chunks} piece(s)"
+    kernel = s.kernel.name.rsplit("_", 1)[0]
+    if isinstance(s, HorizontalStep):
+        return f"{kernel}: one launch over {len(s.parts)} buffers, {sum(s.extents)} elements"
+    spec = s.lowered.spec
+    return f"{kernel}: {len(spec.notes)} operations in one {spec.mode.value} kernel, {s.lowered.work} elements"
+
+
+def _refusals(program: Any) -> str:
+    lines = [f"{r.producer} | {r.consumer}: {r.reason}" for r in program.refusals]
+    return "\n".join(dict.fromkeys(lines)) or "everything that touches is in one kernel"
+
+
+def _memory(program: Any) -> str:
+    label = program.graph.label
+    lines = [f"{label(v)} {v.spec}: arena at byte {at}" for v, at in sorted(program.offset.items(), key=lambda item: item[1])]
+    names = [*program.graph.inputs, *program.graph.variables]
+    for v, number in program.external.items():
+        if v not in names:
+            place = f"written into variable {label(names[number])}" if number < len(names) else f"output {number - len(names)}"
+            lines.append(f"{label(v)} {v.spec}: {place}")
+    return "\n".join(lines) or "no buffers"
+
+
+def _bytes(n: int) -> str:
+    for unit, size in (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10)):
+        if n >= size:
+            return f"{n / size:.1f} {unit}"
+    return f"{n} bytes"
