@@ -26,7 +26,19 @@ from __future__ import annotations
 import hashlib
 import re
 
-from hybridml.kernels.spec import Accumulate, Accumulator, KernelSpec, Let, Load, Loop, Statement, Store, suffix
+from hybridml.kernels.spec import (
+    Accumulate,
+    Accumulator,
+    Flag,
+    KernelSpec,
+    Let,
+    Load,
+    Loop,
+    Operand,
+    Statement,
+    Store,
+    suffix,
+)
 
 BLOCK = 1024
 _CALL = re.compile(r"\b(m_\w+|lane_\w+|[fiu](?:8|16|32|64))(?=\()")
@@ -63,6 +75,9 @@ def emit(spec: KernelSpec) -> tuple[str, str]:
     for scalar in spec.scalars:
         out(f"{scalar.name} = {scalar.dtype.name}_scalar(args, {word})")
         word += 1
+    flags = [o.name for o in spec.operands if _sets(spec.body, o)]
+    for name in flags:  # kept in a register, and stored once: a store in the loop would keep it from being vectorised
+        out(f"bad_{name} = False")
     if spec.parallel:
         _parallel(out, spec)
     elif _splits(spec.body):
@@ -70,6 +85,10 @@ def emit(spec: KernelSpec) -> tuple[str, str]:
     else:
         out.open("for _ in range(begin, end):")
         _body(out, spec.body)
+        out.close()
+    for name in flags:
+        out.open(f"if bad_{name}:")
+        out(f"{name}[0] = True")
         out.close()
     body = "\n".join(out.text)
     digest = hashlib.sha256(body.encode()).hexdigest()[:12]
@@ -96,6 +115,14 @@ def _header(body: str) -> str:
 def _splits(body: list[Statement]) -> bool:
     """True if a loop of the body runs over the kernel's own extent."""
     return any(isinstance(s, Loop) and (s.split or _splits(s.body)) for s in body)
+
+
+def _sets(body: list[Statement], operand: Operand) -> bool:
+    """True if a statement of the body flags the operand."""
+    for s in body:
+        if (isinstance(s, Loop) and _sets(s.body, operand)) or (isinstance(s, Flag) and s.operand is operand):
+            return True
+    return False
 
 
 def _parallel(out: _Lines, spec: KernelSpec) -> None:
@@ -126,12 +153,10 @@ def _body(out: _Lines, body: list[Statement]) -> None:
                 out(f"{name} = {operand.name}[{index}]")
             case Let(name, text, _, note):
                 out(f"{name} = {text}" + (f"  # {note}" if note else ""))
-            case Store(operand, index, value, when):
-                if when:
-                    out.open(f"if {when}:")
+            case Store(operand, index, value):
                 out(f"{operand.name}[{index}] = {value}")
-                if when:
-                    out.close()
+            case Flag(operand, when):
+                out(f"bad_{operand.name} = True if {when} else bad_{operand.name}")
             case Accumulate():
                 out(f"{s.name} = {_step(s.name, s.value, s)}")
             case Loop() if s.reduces:

@@ -71,12 +71,17 @@ class Let:
 
 @dataclass(frozen=True)
 class Store:
-    """`operand[index] = value`, always or only where the condition text `when` holds."""
-
     operand: Operand
     index: str
     value: str
-    when: str = ""
+
+
+@dataclass(frozen=True)
+class Flag:
+    """The one bool of `operand` becomes true if the condition text `when` holds anywhere; nothing ever makes it false."""
+
+    operand: Operand
+    when: str
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ class Loop:
     split: bool = False  # this axis is the kernel's own extent: it runs from begin to end
 
 
-Statement = Load | Let | Store | Accumulate | Loop
+Statement = Load | Let | Store | Flag | Accumulate | Loop
 
 
 @dataclass

@@ -24,7 +24,7 @@ import numpy as np
 
 from hybridml.kernels.lower import Check, Lowered
 from hybridml.kernels.space import collapse
-from hybridml.kernels.spec import Axis, KernelSpec, Let, Load, Loop, Mode, Operand, Scalar, Statement, Store
+from hybridml.kernels.spec import Axis, Flag, KernelSpec, Let, Load, Loop, Mode, Operand, Scalar, Statement, Store
 from hybridml.kernels.views import Place
 from hybridml.ops.spec import spec
 from hybridml.trace.graph import Node, Value
@@ -120,6 +120,10 @@ class Frame:
         self._scalar_values.append((value, dtype))
         return name
 
+    def stride(self, name: str, value: int) -> str:
+        """A stride for an index: 1 as a literal, which is part of the kernel's structure, else a word."""
+        return "1" if value == 1 else self.word(name, value)
+
     # statements
 
     def load(self, handle: _Handle, more: str = "") -> str:
@@ -131,10 +135,10 @@ class Frame:
         """The name of a computed value."""
         return self._name(self._level_of_text(text), lambda name: Let(name, text, dtype, note))
 
-    def store(self, handle: _Handle, value: str, more: str = "", when: str = "") -> None:
-        """Write an element, if the condition holds."""
-        level = max(self._level(handle), self._level_of_text(f"{value} {more} {when}"))
-        self._add(level, Store(handle.operand, self._index(handle, more), value, when))
+    def store(self, handle: _Handle, value: str, more: str = "") -> None:
+        """Write an element."""
+        level = max(self._level(handle), self._level_of_text(f"{value} {more}"))
+        self._add(level, Store(handle.operand, self._index(handle, more), value))
 
     def flag(self, node: Node, when: str) -> None:
         """Report the node's operands as faulty where the condition holds."""
@@ -142,15 +146,16 @@ class Frame:
             self._check = Check(node, Value(spec((1,), _BOOL)))
             operand = Operand(f"o{sum(h.operand.written for h in self._handles)}", _BOOL, written=True)
             self._handles.append(_Handle(operand, self._check.flag, (0,) * len(self._space), 0))
-        self._add(self._level_of_text(when), Store(self._handles[-1].operand, "0", "True", when))
+        self._add(self._level_of_text(when), Flag(self._handles[-1].operand, when))
 
     def position(self, node: Node, index: _Handle, size: int, suffix: str = "") -> str:
         """An index of an axis of `size` elements: from the front, checked, and 0 where it is at fault."""
         n = self.word(f"n_axis{suffix}", size)
         k = self.load(index)
         front = self.let(f"i64({k}) + {n} if {k} < 0 else i64({k})", _INT64, "from the front")
-        self.flag(node, f"{front} < 0 or {front} >= {n}")
-        return self.let(f"{front} if 0 <= {front} and {front} < {n} else 0", _INT64)
+        bad = self.let(f"u64({front}) >= u64({n})", _BOOL, "too large, or still negative")
+        self.flag(node, bad)
+        return self.let(f"0 if {bad} else {front}", _INT64)
 
     def _name(self, level: int, make: Any) -> str:
         name = f"v{len(self._levels)}"

@@ -55,7 +55,7 @@ def _gather(
     index = frame.read(places[indices], index_strides, indices.dtype)
     target = frame.write(n.out, Layout.contiguous(n.out.shape).strides)
     k = frame.position(n, index, x.shape[axis])
-    frame.store(target, frame.load(source, f"{k} * {frame.word('x0_axis', places[x][1].strides[axis])}"))
+    frame.store(target, frame.load(source, f"{k} * {frame.stride('x0_axis', places[x][1].strides[axis])}"))
     return [frame.lowered()]
 
 

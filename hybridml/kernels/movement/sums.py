@@ -61,7 +61,7 @@ def _scatter(
     index = frame.read(places[indices], index_strides, indices.dtype)
     out = frame.write(n.out, strides, dtype=dtype)
     k = frame.position(n, index, x.shape[axis])
-    at = f"{k} * {frame.word('o0_axis', whole.strides[axis])}"
+    at = f"{k} * {frame.stride('o0_axis', whole.strides[axis])}"
     frame.store(out, frame.let(_sum(frame.load(out, at), frame.load(new), dtype), dtype), at)
     return [start, frame.lowered()]
 
@@ -86,7 +86,7 @@ def cumsum(n: Node, places: dict[Value, Place]) -> list[Lowered] | None:
     value = frame.read((base, layout), layout.strides, dtype, skip=layout.strides[axis])
     out = frame.write(n.out, own.strides, own.offset, dtype)
     total = frame.let(_sum(frame.load(out), frame.load(value), dtype), dtype)
-    frame.store(out, total, frame.word("o0_axis", own.strides[axis]))
+    frame.store(out, total, frame.stride("o0_axis", own.strides[axis]))
     return [first, frame.lowered()]
 
 
