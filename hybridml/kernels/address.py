@@ -6,7 +6,11 @@ the kernel that reads the block (pointer: rows of a scanned array, which move fr
 
 from __future__ import annotations
 
+import ctypes
+from collections.abc import Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 from hybridml.kernels import jit
 from hybridml.kernels.driver import Table
@@ -28,6 +32,10 @@ class Fixed:
         """Add an instruction that stores the address in the word at this address."""
         table.set(word, self.address)
 
+    def now(self, externals: Sequence[np.ndarray]) -> int:
+        """The address after a run on these arrays."""
+        return self.address
+
 
 @dataclass(frozen=True)
 class External:
@@ -48,6 +56,9 @@ class External:
         table.patch(self.index, given, 0, self.offset)
         table.move(word, given, 0)
 
+    def now(self, externals: Sequence[np.ndarray]) -> int:
+        return int(externals[self.index].ctypes.data) + self.offset
+
 
 @dataclass(frozen=True)
 class Pointer:
@@ -65,6 +76,9 @@ class Pointer:
 
     def move_to(self, table: Table, word: int) -> None:
         table.move(word, self.word, self.offset)
+
+    def now(self, externals: Sequence[np.ndarray]) -> int:
+        return ctypes.c_int64.from_address(self.word).value + self.offset
 
 
 Address = Fixed | External | Pointer

@@ -8,7 +8,7 @@ where they are; a word for each array points at the row of this iteration.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from hybridml.kernels.address import Address, Fixed, Pointer, add_copy
@@ -19,7 +19,7 @@ from hybridml.ops.spec import TensorSpec
 from hybridml.trace.graph import Graph, Node, Value, subgraphs
 
 if TYPE_CHECKING:
-    from hybridml.kernels.region import Region
+    from hybridml.kernels.region import Region, Site
 
 _UNKNOWN_TRIPS = 1000.0  # for estimates only
 
@@ -70,30 +70,39 @@ class ControlStep:
                 found.append((base, out))
         return found
 
+    @property
+    def checks(self) -> bool:
+        return any(s.checks for r in self.regions.values() for s in r.steps)
+
     # the program
 
-    def emit(self, table: Table, base: int, at: Mapping[Value, Address]) -> None:
-        """Add the instructions; `at` says where bases lie, `base` is the address of the scratch memory."""
+    def emit(self, site: Site, at: Mapping[Value, Address]) -> None:
+        """Add the instructions; `at` says where bases lie, the site's arena is the scratch memory."""
         operands = [self._operand(v, at) for v in self.node.values]
         results = [at[v] for v in self.node.outputs]
         {"cond": self._emit_cond, "while": self._emit_while, "scan": self._emit_scan}[self.node.op.provider or ""](
-            table, base, operands, results
+            site, operands, results
         )
+
+    def _inside(self, name: str, site: Site, given: list[Address]) -> None:
+        """Add a sub-graph's instructions, its arena behind the predicate's line."""
+        self.regions[name].emit(replace(site, base=site.base + ALIGN, given=given))
 
     def _operand(self, v: Value, at: Mapping[Value, Address]) -> Address:
         base, layout = self.places[v]
         return at[base].at(layout.offset * base.dtype.itemsize)
 
-    def _emit_cond(self, table: Table, base: int, operands: list[Address], results: list[Address]) -> None:
+    def _emit_cond(self, site: Site, operands: list[Address], results: list[Address]) -> None:
+        table, base = site.table, site.base
         predicate, *rest = operands
         if not isinstance(predicate, Fixed):
             add_copy(table, predicate, Fixed(base), 1)
             predicate = Fixed(base)
         to_false = table.jump_if_false(predicate.address)
-        self.regions["true"].emit(table, base + ALIGN, [*rest, *results])
+        self._inside("true", site, [*rest, *results])
         to_end = table.jump()
         table.aim(to_false, table.next_row)
-        self.regions["false"].emit(table, base + ALIGN, [*rest, *results])
+        self._inside("false", site, [*rest, *results])
         table.aim(to_end, table.next_row)
 
     def _start(self, table: Table, operands: list[Address], results: list[Address]) -> None:
@@ -101,17 +110,19 @@ class ControlStep:
         for source, destination, v in zip(operands[: self.carried], results, self.node.outputs, strict=False):
             add_copy(table, source, destination, v.spec.nbytes)
 
-    def _emit_while(self, table: Table, base: int, operands: list[Address], results: list[Address]) -> None:
+    def _emit_while(self, site: Site, operands: list[Address], results: list[Address]) -> None:
+        table, base = site.table, site.base
         fixed = operands[self.carried :]
         self._start(table, operands, results)
         top = table.next_row
-        self.regions["cond"].emit(table, base + ALIGN, [*results, *fixed, Fixed(base)])
+        self._inside("cond", site, [*results, *fixed, Fixed(base)])
         leave = table.jump_if_false(base)
-        self.regions["body"].emit(table, base + ALIGN, [*fixed, *results])
+        self._inside("body", site, [*fixed, *results])
         table.jump(top)
         table.aim(leave, table.next_row)
 
-    def _emit_scan(self, table: Table, base: int, operands: list[Address], results: list[Address]) -> None:
+    def _emit_scan(self, site: Site, operands: list[Address], results: list[Address]) -> None:
+        table = site.table
         attrs, c = self.node.attrs, self.carried
         length, xs, ys = attrs["length"], operands[c : c + attrs["sliced"]], results[c:]
         self._start(table, operands, results)
@@ -126,9 +137,7 @@ class ControlStep:
         counter, limit = table.block([0]), table.block([length])
         table.set(counter, 0)
         top = table.next_row
-        self.regions["body"].emit(
-            table, base + ALIGN, [*rows[: len(xs)], *operands[c + len(xs) :], *results[:c], *rows[len(xs) :]]
-        )
+        self._inside("body", site, [*rows[: len(xs)], *operands[c + len(xs) :], *results[:c], *rows[len(xs) :]])
         for word, step in zip(words, steps, strict=True):
             if step:
                 table.move(word, word, step)

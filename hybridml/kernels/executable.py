@@ -5,19 +5,21 @@ Externals of a call are one list: inputs, variables, fresh outputs. Everything e
 
 from __future__ import annotations
 
+import ctypes
 import threading
 from collections.abc import Iterator
 from dataclasses import asdict
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from hybridml import config
+from hybridml.errors import GraphError, located
 from hybridml.kernels import driver, memory
 from hybridml.kernels.address import External
 from hybridml.kernels.control import ControlStep
-from hybridml.kernels.region import Meter, Region, Site
-from hybridml.kernels.steps import PythonStep, Step
+from hybridml.kernels.region import Fault, Meter, Region, Site
+from hybridml.kernels.steps import EmptyStep, PythonStep, Step, run_eagerly
 from hybridml.kernels.views import Place
 from hybridml.ops.registry import Layout
 from hybridml.trace.graph import Graph, Value, subgraphs
@@ -61,7 +63,7 @@ class Executable:
     def kernels(self) -> list[Any]:
         """The native steps in the order of the program; those of branches and loop bodies once."""
         native = (s for region in _regions(self.region) for s in region.steps)
-        return [s for s in native if not isinstance(s, (PythonStep, ControlStep))]
+        return [s for s in native if not isinstance(s, (PythonStep, EmptyStep, ControlStep))]
 
     @property
     def python_steps(self) -> list[PythonStep]:
@@ -82,6 +84,7 @@ class Executable:
         self._base = int(self._arena.ctypes.data)
         self._allocate = [(v.shape, v.dtype) for v in self.graph.outputs]
         self.segments: list[driver.Program | PythonStep] = []
+        self._faults: list[Fault] = []
         pending: list[Step] = []
         for s in self.steps:
             if isinstance(s, PythonStep):
@@ -91,7 +94,8 @@ class Executable:
             else:
                 pending.append(s)
         self._segment(pending, last=True)
-        self._only = self.segments[0] if len(self.segments) == 1 and isinstance(self.segments[0], driver.Program) else None
+        alone = len(self.segments) == 1 and not self._faults
+        self._only = self.segments[0] if alone and isinstance(self.segments[0], driver.Program) else None
         self._lock = threading.Lock()
 
     def _segment(self, steps: list[Step], last: bool = False) -> None:
@@ -99,7 +103,7 @@ class Executable:
             return
         g = self.graph
         given = [External(i) for i in range(len(g.inputs) + len(g.variables) + len(g.outputs))]
-        site = Site(driver.Table(), self._base, given)
+        site = Site(driver.Table(), self._base, given, self._faults)
         for s in steps:
             self.region.add(site, s)
         if last:
@@ -115,12 +119,12 @@ class Executable:
         if self._only is not None:
             self._only.run(externals)
             return outputs
-        with self._lock:  # Python steps share the arena
+        with self._lock:  # Python steps share the arena, and so does the telling of what a check has found
             for s in self.segments:
                 if isinstance(s, PythonStep):
                     self._run_python(s, externals)
-                else:
-                    s.run(externals)
+                elif code := s.run(externals):
+                    _explain(self._faults[code - 1], externals)
         return outputs
 
     def _buffer(self, v: Value, externals: list[np.ndarray]) -> np.ndarray:
@@ -134,18 +138,33 @@ class Executable:
         return self._arena[start : start + v.spec.nbytes].view(v.dtype)
 
     def _run_python(self, s: PythonStep, externals: list[np.ndarray]) -> None:
-        operands = []
+        operands: list[Any] = []
         for x in s.node.inputs:
             if isinstance(x, Value):
                 base, layout = self.region.places[x]
                 operands.append(_strided(self._buffer(base, externals), layout))
             else:
                 operands.append(x)
-        with np.errstate(all="ignore"):
-            results = s.node.op.eager(np, *operands, **s.node.attrs)
+        results = run_eagerly(s.node, operands)
         for v, r in zip(s.node.outputs, results if isinstance(results, tuple) else (results,), strict=True):
             if v in self.external or v in self.offset:
                 np.copyto(self._buffer(v, externals).reshape(v.shape), r)
+
+
+def _explain(fault: Fault, externals: list[np.ndarray]) -> NoReturn:
+    """Raise what the node's eager form says about its operands, which are still where the kernel found them."""
+    fault.flag[0] = False
+    node = fault.check.node
+    operands: list[Any] = []
+    for x in node.inputs:
+        if isinstance(x, Value):
+            base, layout = fault.places[x]
+            memory_of = (ctypes.c_char * max(base.spec.nbytes, base.dtype.itemsize)).from_address(fault.operands[x].now(externals))
+            operands.append(_strided(np.frombuffer(memory_of, base.dtype), layout))
+        else:
+            operands.append(x)
+    run_eagerly(node, operands)
+    raise GraphError(located(f"{node.op.name}: the kernel found a fault in operands that have none", node.source))
 
 
 def _regions(region: Region) -> Iterator[Region]:

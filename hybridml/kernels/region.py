@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -17,9 +17,21 @@ from hybridml.kernels import control, driver, horizontal, jit, memory
 from hybridml.kernels.address import Address, Fixed, add_copy
 from hybridml.kernels.emit import emit
 from hybridml.kernels.group import Fuser, Group, Refusal
-from hybridml.kernels.lower import lower
-from hybridml.kernels.steps import GemmStep, HorizontalStep, KernelStep, PythonStep, Step, gemm_steps, merge_equal_updates
-from hybridml.kernels.views import places
+from hybridml.kernels.lower import Check, Lowered, lower
+from hybridml.kernels.movement import lower_movement
+from hybridml.kernels.steps import (
+    EmptyStep,
+    GemmStep,
+    HorizontalStep,
+    KernelStep,
+    PythonStep,
+    Step,
+    gemm_steps,
+    is_empty,
+    merge_equal_updates,
+)
+from hybridml.kernels.views import Place, places
+from hybridml.ops.registry import Kind
 from hybridml.trace.graph import Graph, Value
 
 
@@ -35,19 +47,33 @@ class Meter:
 
 
 @dataclass
+class Fault:
+    """What a check may have found, where its operands lie, and where its flag is."""
+
+    check: Check
+    operands: dict[Value, Address]
+    places: dict[Value, Place]
+    flag: np.ndarray
+
+
+@dataclass
 class Site:
     """Where a region is emitted: the table, the base of its arena, and the places of what is given to it by number."""
 
     table: driver.Table
     base: int
-    given: Sequence[Address] = field(default_factory=list)
+    given: Sequence[Address]
+    faults: list[Fault]  # a program that stops with code k does so for the k-th, counted from 1
 
 
 class Region:
-    """Steps and buffers of one graph. `variables` of the graph are overwritten by its `updates`."""
+    """Steps and buffers of one graph. `variables` of the graph are overwritten by its `updates`.
 
-    def __init__(self, graph: Graph, threads: int, meter: Meter) -> None:
-        self.graph, self.threads, self.meter = graph, threads, meter
+    `inner` says that it is a sub-graph: its variables are loop variables, which nobody sees if the call fails.
+    """
+
+    def __init__(self, graph: Graph, threads: int, meter: Meter, inner: bool = False) -> None:
+        self.graph, self.threads, self.meter, self.inner = graph, threads, meter, inner
         self.places = places(graph)
         fuser = Fuser(graph, self.places)
         self.groups = fuser.fuse()
@@ -84,17 +110,31 @@ class Region:
                 own = {v for i in g.nodes for v in self.graph.nodes[i].outputs}
                 yield self._kernel(g, tuple([v for v in reads if v not in own]))
                 continue
+            if is_empty(n):
+                yield EmptyStep(reads, n.outputs)
+                continue
+            if n.op.kind is Kind.CONTROL:
+                inner = control.step(n, reads, self.places, lambda graph: Region(graph, self.threads, self.meter, inner=True))
+                yield inner or PythonStep(n, reads, n.outputs)
+                continue
             products = gemm_steps(self.graph, n, self.places, self.threads) if n.op.provider == "gemm" else None
+            moves = lower_movement(n, self.places) if products is None and n.out.spec.size else None
             if products is not None:
                 yield from products
-                continue
-            inner = control.step(n, reads, self.places, lambda graph: Region(graph, self.threads, self.meter))
-            yield inner or PythonStep(n, reads, n.outputs)
+            elif moves is not None:
+                yield from [self._compiled(low, reads, n.outputs) for low in moves]
+            else:
+                yield PythonStep(n, reads, n.outputs)
 
     def _kernel(self, g: Group, reads: tuple[Value, ...]) -> KernelStep:
         started = time.perf_counter()
         outputs = self._outputs(g)
         lowered = lower(self.graph, g, self.places, outputs)
+        self.meter.emit_seconds += time.perf_counter() - started
+        return self._compiled(lowered, reads, tuple(outputs))
+
+    def _compiled(self, lowered: Lowered, reads: tuple[Value, ...], writes: tuple[Value, ...]) -> KernelStep:
+        started = time.perf_counter()
         name, source = emit(lowered.spec)
         self.meter.emit_seconds += time.perf_counter() - started
         kernel = jit.load(source, name)
@@ -104,7 +144,7 @@ class Region:
         elif kernel.origin == "disk":
             self.meter.loaded_from_disk += 1
             self.meter.load_seconds += kernel.seconds
-        return KernelStep(lowered, kernel, source, reads, tuple(outputs))
+        return KernelStep(lowered, kernel, source, reads, writes)
 
     # memory
 
@@ -114,6 +154,9 @@ class Region:
         n_in, n_var = len(g.inputs), len(g.variables)
         self.external: dict[Value, int] = {v: i for i, v in enumerate((*g.inputs, *g.variables))}
         self.constants = {v: np.array(a, order="C") for v, a in g.constants.items()}
+        checks = [s.lowered.check for s in self.steps if isinstance(s, KernelStep)]
+        self.constants |= {c.flag: np.zeros(1, np.bool_) for c in checks if c is not None}  # memory of its own, as constants have
+        self._checked = max([t for t, s in enumerate(self.steps) if s.checks], default=-1)
         last: dict[Value, int] = {}
         born: dict[Value, int] = {}
         for t, s in enumerate(self.steps):
@@ -150,8 +193,11 @@ class Region:
         }  # type: ignore[call-overload,arg-type,index]
 
     def _may_overwrite(self, t: int, variable: Value, new: Value, last: dict[Value, int]) -> bool:
-        """True if step t can write the new value over the old one: nobody reads the old one after, or elsewhere."""
-        if last.get(variable, -1) > t:
+        """True if step t can write the new value over the old one: nobody reads the old one after, or elsewhere.
+
+        A call that raises leaves variables as they were: nothing is overwritten before the last check.
+        """
+        if last.get(variable, -1) > t or (self._checked >= t and not self.inner):
             return False
         step = self.steps[t]
         return variable not in step.reads or (variable, new) in step.in_place
@@ -170,9 +216,8 @@ class Region:
 
     # the program
 
-    def emit(self, table: driver.Table, base: int, given: Sequence[Address]) -> None:
+    def emit(self, site: Site) -> None:
         """Add every step's instructions, then what reaches its variable at the end."""
-        site = Site(table, base, given)
         for s in self.steps:
             self.add(site, s)
         self.finish(site)
@@ -182,13 +227,15 @@ class Region:
         if isinstance(s, KernelStep):
             chunks, grain = s.chunks(self.threads)
             site.table.run(s.kernel.address, self._block(site, s), s.lowered.extent, chunks, grain)
+            if s.lowered.check is not None:
+                self._add_check(site, s.lowered.check)
         elif isinstance(s, HorizontalStep):
             self._add_horizontal(site, s)
         elif isinstance(s, GemmStep):
             self._add_gemm(site, s)
         elif isinstance(s, control.ControlStep):
-            inner = site.base + self.offset[s.key]
-            s.emit(site.table, inner, {v: self.address(site, v) for v in (*s.reads, *s.writes)})
+            at = {v: self.address(site, v) for v in (*s.reads, *s.writes)}
+            s.emit(replace(site, base=site.base + self.offset[s.key], given=()), at)
 
     def finish(self, site: Site) -> None:
         for value, index in self.copies:
@@ -213,6 +260,14 @@ class Region:
         for word, a in enumerate(addresses):
             a.bind(site.table, block, word)
         return block
+
+    def _add_check(self, site: Site, check: Check) -> None:
+        operands = {v: self.address(site, self.places[v][0]) for v in check.node.values}
+        flag = self.constants[check.flag]
+        site.faults.append(Fault(check, operands, self.places, flag))
+        fine = site.table.jump_if_false(int(flag.ctypes.data))
+        site.table.stop(len(site.faults))
+        site.table.aim(fine, site.table.next_row)
 
     def _add_horizontal(self, site: Site, s: HorizontalStep) -> None:
         blocks = [self._block(site, p) for p in s.parts]

@@ -67,6 +67,7 @@ class Let:
     text: str
     dtype: np.dtype
     note: str = ""
+    step: Accumulate | None = None  # set where the text is a reduction's step on an accumulator that lives in memory
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,14 @@ class Store:
     operand: Operand
     index: str
     value: str
+
+
+@dataclass(frozen=True)
+class Flag:
+    """The one bool of `operand` becomes true if the condition text `when` holds anywhere; nothing ever makes it false."""
+
+    operand: Operand
+    when: str
 
 
 @dataclass(frozen=True)
@@ -106,7 +115,7 @@ class Loop:
     split: bool = False  # this axis is the kernel's own extent: it runs from begin to end
 
 
-Statement = Load | Let | Store | Accumulate | Loop
+Statement = Load | Let | Store | Flag | Accumulate | Loop
 
 
 @dataclass

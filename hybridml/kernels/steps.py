@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
+from hybridml.errors import HybridMLError, located
 from hybridml.kernels import gemm
 from hybridml.kernels.jit import Kernel
 from hybridml.kernels.lower import Lowered
 from hybridml.kernels.space import collapse, stretch
 from hybridml.kernels.spec import Let, Loop, Statement, Store
 from hybridml.kernels.views import Place
-from hybridml.ops.registry import Layout
+from hybridml.ops.registry import Kind, Layout
 from hybridml.trace.graph import Graph, Node, Value
 
 if TYPE_CHECKING:
@@ -43,6 +45,11 @@ class KernelStep:
     def scratch(self) -> list[tuple[Value, int]]:
         """Memory that this step alone uses: a key and bytes."""
         return [(v, v.spec.nbytes) for v in self.lowered.temporaries]
+
+    @property
+    def checks(self) -> bool:
+        """True if it may find its operands at fault and end the call."""
+        return self.lowered.check is not None
 
     @property
     def nanoseconds(self) -> float:
@@ -81,6 +88,7 @@ class HorizontalStep:
     """One kernel text over several buffers, as one launch."""
 
     parts: list[KernelStep]
+    checks: bool = False
 
     @property
     def reads(self) -> tuple[Value, ...]:
@@ -131,6 +139,7 @@ class GemmStep:
     c: tuple[Value, int]
     flops: int
     title: str = "matmul"
+    checks: bool = False
     in_place: tuple[tuple[Value, Value], ...] = ()
     scratch: tuple[tuple[Value, int], ...] = ()
 
@@ -148,6 +157,18 @@ class GemmStep:
 
 
 @dataclass
+class EmptyStep:
+    """A node whose results have no elements: nothing is done, but they have a place."""
+
+    reads: tuple[Value, ...]
+    writes: tuple[Value, ...]
+    nanoseconds: float = 0.0
+    checks: bool = False
+    in_place: tuple[tuple[Value, Value], ...] = ()
+    scratch: tuple[tuple[Value, int], ...] = ()
+
+
+@dataclass
 class PythonStep:
     """A node without a native kernel: its row's eager form, called between two native segments."""
 
@@ -155,23 +176,43 @@ class PythonStep:
     reads: tuple[Value, ...]
     writes: tuple[Value, ...] = field(default=())
     nanoseconds: float = 1e5
+    checks: bool = False
     in_place: tuple[tuple[Value, Value], ...] = ()
     scratch: tuple[tuple[Value, int], ...] = ()
 
 
-Step: TypeAlias = "KernelStep | HorizontalStep | GemmStep | PythonStep | ControlStep"
+Step: TypeAlias = "KernelStep | HorizontalStep | GemmStep | EmptyStep | PythonStep | ControlStep"
 
 
 def merge_equal_updates(steps: list[Step]) -> list[Step]:
     """Kernels of one text whose results nobody reads (updates of parameters) become one horizontal launch at the end."""
     read = {v for s in steps for v in s.reads}
+    writers = Counter(v for s in steps for v in s.writes)
     by_kernel: dict[str, list[KernelStep]] = {}
     for s in steps:
-        if isinstance(s, KernelStep) and not any(v in read for v in s.writes):
+        if isinstance(s, KernelStep) and not s.checks and not any(v in read or writers[v] > 1 for v in s.writes):
             by_kernel.setdefault(s.kernel.name, []).append(s)
     groups = [group for group in by_kernel.values() if len(group) > 1]
     moved = {id(s) for group in groups for s in group}
     return [s for s in steps if id(s) not in moved] + [HorizontalStep(group) for group in groups]
+
+
+def is_empty(n: Node) -> bool:
+    """True where there is nothing to do, and no index or value to check."""
+    if not n.outputs or any(v.spec.size for v in n.outputs):
+        return False
+    if n.op.kind in (Kind.CONTROL, Kind.EFFECT) and n.op.provider is None:
+        return False
+    return n.op.kind is not Kind.INDEX or not any(v.spec.size for v in n.values[1:])
+
+
+def run_eagerly(n: Node, operands: list[Any]) -> Any:
+    """A node by its row's eager form; errors name the op and the user's line."""
+    try:
+        with np.errstate(all="ignore"):
+            return n.op.eager(np, *operands, **n.attrs)
+    except HybridMLError as e:
+        raise type(e)(located(f"{n.op.name}: {e}", n.source)) from None
 
 
 def gemm_steps(graph: Graph, n: Node, places: dict[Value, Place], threads: int) -> list[GemmStep] | None:

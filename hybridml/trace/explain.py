@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hybridml.kernels.control import ControlStep
-from hybridml.kernels.steps import GemmStep, HorizontalStep, KernelStep, PythonStep, Step
+from hybridml.kernels.steps import EmptyStep, GemmStep, HorizontalStep, KernelStep, PythonStep, Step
 
 if TYPE_CHECKING:
     from hybridml.trace.concrete import ConcreteFunction
@@ -65,6 +65,8 @@ def _describe(s: Step) -> str:
     if isinstance(s, PythonStep):
         where = f" ({s.node.source})" if s.node.source else ""
         return f"Python step: {s.node.op.name}{where} has no native kernel for these operands"
+    if isinstance(s, EmptyStep):
+        return "nothing to do for results without elements"
     if isinstance(s, ControlStep):
         inner = [f"\n       {name}: {_describe(t)}" for name, r in s.regions.items() for t in r.steps]
         return f"{s.node.op.name}, jumps around" + "".join(inner)
