@@ -53,11 +53,11 @@ notebook: $(VENV)/.dev $(VENV)/.demo
 
 # A stamp for each set of extras, renewed when pyproject.toml changes.
 $(VENV)/.dev: pyproject.toml | $(PY)
-	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[dev,demo]"
+	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check -e ".[dev,demo]"
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.demo: pyproject.toml | $(PY)
-	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[demo]"
+	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check -e ".[demo]"
 	@touch $@
 
 # Debian and Ubuntu ship a venv module that cannot bring pip along; the system's pip can install it instead.

@@ -46,13 +46,18 @@ class Run:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the compiler says about the traced function; None where it does not say."""
+    """What the compiler says about the traced function; None where it does not say.
+
+    compile_seconds and load_seconds are those of the function's own kernels. native_seconds is everything that was compiled
+    or loaded for it, the driver and the matrix products, which all functions share, included.
+    """
 
     trace_seconds: float | None = None
     passes_seconds: float | None = None
     emit_seconds: float | None = None
     compile_seconds: float | None = None
     load_seconds: float | None = None
+    native_seconds: float | None = None
     kernels: int | None = None
     compiled: int | None = None
     loaded_from_disk: int | None = None

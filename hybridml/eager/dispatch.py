@@ -44,7 +44,9 @@ def _promote(op: Op, operands: list[Any]) -> list[Any]:
         return operands
     head, part = operands[: op.fixed], operands[op.fixed :]
     tensors = [x for x in part if isinstance(x, Tensor)]
-    common = dtypes.promote([t.dtype for t in tensors], [x for x in part if not isinstance(x, Tensor)])
+    scalars = [x for x in part if not isinstance(x, Tensor)]
+    scalars += [_STAND_IN[t.dtype.kind] for t in tensors if t.weak]
+    common = dtypes.promote([t.dtype for t in tensors if not t.weak], scalars)
     if op.promote is Promote.FLOAT and not dtypes.is_float(common):
         common = dtypes.default_float
     elif op.promote is Promote.NUMBER and common.kind == "b":
@@ -52,6 +54,9 @@ def _promote(op: Op, operands: list[Any]) -> list[Any]:
     if not tensors:
         return [*head, *[asarray(x, dtype=common) for x in part]]
     return [*head, *[_cast(x, common) for x in part]]
+
+
+_STAND_IN: dict[str, float | int] = {"f": 0.0, "i": 0}  # for a traced number: only its category counts
 
 
 def _cast(x: Any, dtype: np.dtype) -> Any:

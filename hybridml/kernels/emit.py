@@ -39,30 +39,14 @@ from hybridml.kernels.spec import (
     Store,
     suffix,
 )
+from hybridml.kernels.text import CALL, Lines, typed
 
 BLOCK = 1024
-_CALL = re.compile(r"\b(m_\w+|lane_\w+|[fiu](?:8|16|32|64))(?=\()")
-
-
-class _Lines:
-    def __init__(self) -> None:
-        self.text: list[str] = []
-        self.depth = 0
-
-    def __call__(self, line: str) -> None:
-        self.text.append("    " * self.depth + line)
-
-    def open(self, line: str) -> None:
-        self(line)
-        self.depth += 1
-
-    def close(self) -> None:
-        self.depth -= 1
 
 
 def emit(spec: KernelSpec) -> tuple[str, str]:
     """(name, source) of the kernel; equal structures give equal text."""
-    out = _Lines()
+    out = Lines()
     out.depth = 1
     word = 0
     for number, operand in enumerate(spec.operands):
@@ -98,7 +82,7 @@ def emit(spec: KernelSpec) -> tuple[str, str]:
 
 def _header(body: str) -> str:
     pointers = sorted(set(re.findall(r"\b\w+_(?:in|out|scalar)(?=\(args)", body)) | {"size"})
-    used = sorted(set(_CALL.findall(body)))
+    used = sorted(set(CALL.findall(body)))
     lines = [f"from hybridml.kernels.pointer import {', '.join(pointers)}"]
     lanes = [u for u in used if u.startswith("lane_")]
     if lanes:
@@ -125,7 +109,7 @@ def _sets(body: list[Statement], operand: Operand) -> bool:
     return False
 
 
-def _parallel(out: _Lines, spec: KernelSpec) -> None:
+def _parallel(out: Lines, spec: KernelSpec) -> None:
     axes = spec.parallel
     if len(axes) == 1:
         out.open(f"for {axes[0].name} in range(begin, end):")
@@ -146,7 +130,7 @@ def _parallel(out: _Lines, spec: KernelSpec) -> None:
     out.close()
 
 
-def _body(out: _Lines, body: list[Statement]) -> None:
+def _body(out: Lines, body: list[Statement]) -> None:
     for s in body:
         match s:
             case Load(name, operand, index):
@@ -173,16 +157,10 @@ def _body(out: _Lines, body: list[Statement]) -> None:
 def _step(accumulator: str, value: str, s: Accumulate) -> str:
     if s.lanes is not None:
         return f"lane_{s.lanes}_{suffix(s.dtype)}({accumulator}, {value})"
-    return _typed(s.combine.format(accumulator, value), s)
+    return typed(s.combine.format(accumulator, value), s)
 
 
-def _typed(text: str, s: Accumulate) -> str:
-    if s.dtype.kind == "b":
-        return f"({text}) != 0"
-    return f"{suffix(s.dtype)}({text})" if s.dtype.kind in "iu" and s.dtype.itemsize < 8 else text
-
-
-def _reduction(out: _Lines, loop: Loop, accumulators: tuple[Accumulator, ...]) -> None:
+def _reduction(out: Lines, loop: Loop, accumulators: tuple[Accumulator, ...]) -> None:
     """The loops of a reduction; the innermost one runs in blocks with partial results."""
     inner = [s for s in loop.body if isinstance(s, Loop)]
     if inner:
@@ -209,5 +187,5 @@ def _reduction(out: _Lines, loop: Loop, accumulators: tuple[Accumulator, ...]) -
     out.close()
     for a in accumulators:
         s = steps[a.name]
-        out(f"{a.name} = {_typed(s.combine.format(a.name, partial[a.name]), s)}")
+        out(f"{a.name} = {typed(s.combine.format(a.name, partial[a.name]), s)}")
     out.close()

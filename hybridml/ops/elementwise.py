@@ -188,14 +188,14 @@ greater_equal = elementwise(
     infer=infer.predicate, operator="ge", samples=binary_samples(-3, 3, ties=True, special=True),
 )  # fmt: skip
 maximum = elementwise(
-    "maximum", "m_maximum({0}, {1})", np.maximum,
+    "maximum", lambda operands, out, **_: "{0} | {1}" if out.kind == "b" else "m_maximum({0}, {1})", np.maximum,
     "The larger of x and y, elementwise; NaN if either is NaN. Where they are equal the gradient is shared equally.",
     "[1, 3], 2 -> [2, 3]",
     vjps=(lambda g, out, x, y: g * pick(x, y), lambda g, out, x, y: g * pick(y, x)), saves=Saves.INPUTS,
     samples=binary_samples(-3, 3, special=True),
 )  # fmt: skip
 minimum = elementwise(
-    "minimum", "m_minimum({0}, {1})", np.minimum,
+    "minimum", lambda operands, out, **_: "{0} & {1}" if out.kind == "b" else "m_minimum({0}, {1})", np.minimum,
     "The smaller of x and y, elementwise; NaN if either is NaN. Where they are equal the gradient is shared equally.",
     "[1, 3], 2 -> [1, 2]",
     vjps=(lambda g, out, x, y: g * pick(y, x), lambda g, out, x, y: g * pick(x, y)), saves=Saves.INPUTS,

@@ -197,6 +197,8 @@ def max(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
     [2.0, 3.0]
     """
     x = lift(x)
+    if x.dtype.kind == "b" and x.size:
+        return any(x, axis=axis, keepdims=keepdims)
     return call(MAX, x, axis=normalize_axes(axis, x.ndim), keepdims=bool(keepdims))
 
 
@@ -217,6 +219,8 @@ def min(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
     [1.0, 0.0]
     """
     x = lift(x)
+    if x.dtype.kind == "b" and x.size:
+        return all(x, axis=axis, keepdims=keepdims)
     return call(MIN, x, axis=normalize_axes(axis, x.ndim), keepdims=bool(keepdims))
 
 

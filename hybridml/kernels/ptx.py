@@ -1,0 +1,76 @@
+"""Printed CUDA kernels to PTX for a compute capability, with or without a GPU in the machine.
+
+Numba's own `compile_ptx` will not do for two reasons: a kernel that calls device functions asks for a current device, and
+multiplications and additions would be contracted to fused ones. Contraction changes results from one compiler to the next and
+breaks the error-free transformations of the scalar math, which says `fma` where it means it.
+
+Numba and its CUDA target are imported when a kernel is compiled, not before.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import linecache
+import threading
+from collections.abc import Iterator, Sequence
+from typing import Any
+from unittest import mock
+
+from hybridml.kernels.emit_cuda import Parameter
+
+Capability = tuple[int, int]
+_lock = threading.RLock()
+
+
+class _Device:
+    def __init__(self, capability: Capability) -> None:
+        self.compute_capability = capability
+
+
+@contextlib.contextmanager
+def _pretending(capability: Capability) -> Iterator[None]:
+    """Device functions are compiled for "the current device"; let that be one of this capability."""
+    from numba.cuda import dispatcher
+
+    with mock.patch.object(dispatcher, "get_current_device", lambda: _Device(capability)):
+        yield
+
+
+def signature(parameters: Sequence[Parameter]) -> tuple[Any, ...]:
+    """The Numba types of a kernel's arguments."""
+    from numba import from_dtype, types
+
+    def one(p: Parameter) -> Any:
+        kind = types.boolean if p.dtype.kind == "b" else from_dtype(p.dtype)
+        return types.CPointer(kind) if p.pointer else kind
+
+    return tuple(map(one, parameters))
+
+
+def compile_ptx(
+    name: str, source: str, parameters: Sequence[Parameter], capability: Capability, path: str = "<kernel>"
+) -> tuple[str, str]:
+    """(entry symbol, PTX) of a printed kernel.
+
+    Args:
+        path: shown in errors as the place of the source; the file need not exist.
+
+    Raises ImportError where numba-cuda or NVVM is missing.
+    """
+    from numba.cuda import compiler
+    from numba.cuda.cudadrv import nvvm
+
+    with _lock, _pretending(capability):
+        linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)
+        try:
+            namespace: dict[str, Any] = {"__name__": name}
+            exec(compile(source, path, "exec"), namespace)
+            build: Any = vars(compiler)["_compile_pyfunc_with_fixup"]
+            library, _ = build(
+                namespace[name], signature(parameters), device=False, cc=capability, abi="numba"
+            )
+        finally:
+            linecache.cache.pop(path, None)
+        major, minor = capability
+        text = nvvm.compile_ir(library.llvm_strs, opt=3, fma=False, arch=f"compute_{major}{minor}")
+    return library._entry_name, text.decode().strip("\x00").strip()

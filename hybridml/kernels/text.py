@@ -1,0 +1,36 @@
+"""What the printers of kernels share: indented lines, and the types that scalar text needs."""
+
+from __future__ import annotations
+
+import re
+
+from hybridml.kernels.spec import Accumulate, suffix
+
+CALL = re.compile(
+    r"\b(m_\w+|lane_\w+|[fiu](?:8|16|32|64))(?=\()"
+)  # functions and casts that a kernel's text calls
+
+
+class Lines:
+    """Python text under construction: `out(line)` appends at the current depth."""
+
+    def __init__(self) -> None:
+        self.text: list[str] = []
+        self.depth = 0
+
+    def __call__(self, line: str) -> None:
+        self.text.append("    " * self.depth + line)
+
+    def open(self, line: str) -> None:
+        self(line)
+        self.depth += 1
+
+    def close(self) -> None:
+        self.depth -= 1
+
+
+def typed(text: str, s: Accumulate) -> str:
+    """The text of a reduction's step, brought back to the accumulator's dtype: Numba widens integers to 64 bits."""
+    if s.dtype.kind == "b":
+        return f"({text}) != 0"
+    return f"{suffix(s.dtype)}({text})" if s.dtype.kind in "iu" and s.dtype.itemsize < 8 else text
