@@ -173,6 +173,12 @@ class Report:
             Path(path).write_text(text + "\n", encoding="utf-8")
         return text
 
+    @staticmethod
+    def from_json(text: str) -> Report:
+        """The report that `to_json` wrote."""
+        plain = json.loads(text)
+        return Report([_result(r) for r in plain["results"]], plain["machine"])
+
     def problems(self) -> list[str]:
         """What a reader must be told first: scores below what was required, results that are not finite."""
         return list(_problems(self.results))
@@ -197,3 +203,20 @@ def _problems(results: Iterable[Result]) -> Iterable[str]:
         for way, run in (("eager", r.eager), ("traced", r.traced)):
             if r.required_score is not None and (run.score is None or run.score < r.required_score):
                 yield f"{r.name}: the {way} run reached a score of {run.score}, expected at least {r.required_score}"
+
+
+def _result(plain: dict[str, Any]) -> Result:
+    known = {f.name: plain[f.name] for f in dataclasses.fields(Result)}
+    runs = {way: _run(plain[way]) for way in ("eager", "traced", "warm")}
+    return Result(
+        **(known | runs | {"calls": tuple(plain["calls"]), "compiled": Compiled(**plain["compiled"])})
+    )
+
+
+def _run(plain: dict[str, Any]) -> Run:
+    steady = plain["steady"]
+    totals = {int(n): seconds for n, seconds in plain["totals"].items()}
+    curve = [(int(n), float(seconds)) for n, seconds in plain["curve"]]
+    return Run(
+        **(plain | {"totals": totals, "curve": curve, "steady": None if steady is None else Steady(**steady)})
+    )

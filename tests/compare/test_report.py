@@ -82,6 +82,7 @@ def test_every_form_of_a_report(tmp_path: Path) -> None:
     assert "<table>" in report._repr_html_()
     found = json.loads(report.to_json(tmp_path / "r.json"))
     assert found == json.loads((tmp_path / "r.json").read_text())
+    assert Report.from_json((tmp_path / "r.json").read_text()) == report
     assert [r["break_even"] for r in found["results"]] == [201, None]
     assert found["results"][0]["largest_loss_difference"] == 0.0
     report.plot(tmp_path / "drawn")
