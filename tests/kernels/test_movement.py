@@ -65,7 +65,7 @@ def sample_calls(op, dtype):
 
 @pytest.mark.parametrize("op", ROWS, ids=lambda op: op.name)
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int32", "uint8"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int32", "uint8", "bool"])
 def test_every_sample_is_native(op, dtype, threads):
     if dtype == "float16" and op.name in SUMS:
         pytest.skip("arithmetic in half precision runs as a Python step")
