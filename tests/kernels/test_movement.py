@@ -189,6 +189,13 @@ def test_reductions_of_nothing_are_identities():
     assert [a.tolist() for a in got] == [[0, 0, 0], [1, 1, 1], True, False]
 
 
+def test_explain_tells_of_moves_and_of_nothing():
+    f = hml.function(lambda x, i: (hml.take(x, i, axis=0), hml.tanh(x[:0])))
+    text = str(f.explain(np.ones((4, 3), np.float32), np.zeros(2, np.int64)))
+    assert "take: 1 operation in one map kernel, 6 elements" in text
+    assert "tanh: no elements, nothing to do" in text
+
+
 # faults
 
 

@@ -241,7 +241,7 @@ class Frame:
             extent = math.prod(self._sizes[k] for k in self._outer)
         made = KernelSpec(
             Mode.MAP, [h.operand for h in self._handles], self._words, self._scalars, [self._axes[k] for k in self._outer], body,
-            self.title, [],
+            self.title, [self.title],
         )  # fmt: skip
         bases = [(h.value, h.offset * h.operand.dtype.itemsize) for h in self._handles]
         return Lowered(
