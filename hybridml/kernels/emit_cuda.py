@@ -41,6 +41,7 @@ from hybridml.kernels.launch import WARP, Shape
 from hybridml.kernels.spec import (
     Accumulate,
     Axis,
+    Flag,
     KernelSpec,
     Let,
     Load,
@@ -165,12 +166,17 @@ def _axes(spec: KernelSpec) -> tuple[list[Axis], list[Axis]]:
     """(kept, reduced) axes; a MAP kernel keeps all of them."""
     loops = [s for s in spec.body if isinstance(s, Loop)]
     if spec.mode is Mode.MAP:
-        return spec.parallel + [a for s in loops for a in _nest(s)], []
+        return spec.parallel + _mapped(spec.body), []
     if spec.mode is Mode.ROW:
         return spec.parallel, _nest(loops[0])
     full = next(s for s in loops if not _is_kept(spec, s))
     *reduced, column = _nest(full)
     return [*spec.parallel, column], reduced
+
+
+def _mapped(body: list[Statement]) -> list[Axis]:
+    """The axes of a MAP kernel's loops whose steps are threads."""
+    return [a for s in body if isinstance(s, Loop) for a in ([] if s.running else [s.axis]) + _mapped(s.body)]
 
 
 # printing
@@ -254,7 +260,11 @@ class _Printer:
 
     def _flat(self, body: list[Statement]) -> None:
         for s in body:
-            if isinstance(s, Loop):
+            if isinstance(s, Loop) and s.running:
+                self.out.open(f"for {s.axis.name} in range({s.axis.size}):")
+                self._flat(s.body)
+                self.out.close()
+            elif isinstance(s, Loop):
                 self._flat(s.body)
             else:
                 self._plain(s)
@@ -267,6 +277,10 @@ class _Printer:
                 self.out(f"{name} = {text}" + (f"  # {note}" if note else ""))
             case Store(operand, index, value):
                 self.out(f"{operand.name}[{index}] = {value}")
+            case Flag(operand, when):
+                self.out.open(f"if {when}:")
+                self.out(f"{operand.name}[0] = True")  # from any thread, and whatever else they do: it is never unset
+                self.out.close()
             case _:
                 raise TypeError(f"{type(s).__name__} has no place outside a pass over a row")
 
