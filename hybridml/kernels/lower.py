@@ -32,9 +32,17 @@ from hybridml.kernels.spec import (
 )
 from hybridml.kernels.views import Place
 from hybridml.ops.registry import Kind, Layout
-from hybridml.trace.graph import Graph, Value
+from hybridml.trace.graph import Graph, Node, Value
 
 _FUNCTION = re.compile(r"\bm_\w+(?=\()")
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a kernel looks for on its way: it sets the one bool of `flag` where the node's operands are at fault."""
+
+    node: Node
+    flag: Value
 
 
 @dataclass
@@ -49,6 +57,7 @@ class Lowered:
     work: int  # elements touched, for the decision to run in parallel
     temporaries: list[Value]  # buffers that only this kernel uses
     in_place: list[tuple[Value, Value]]  # (input, output) pairs that may share memory
+    check: Check | None = None
 
 
 @dataclass

@@ -38,7 +38,8 @@ def elementwise(
     eager = fields.pop("eager", None) or (lambda xp, *xs: getattr(xp, ufunc.__name__)(*xs))
     doc = documented(name, doc, example)
     fields.setdefault("infer", infer.elementwise)
-    op = register(Op(name, Kind.ELEMENTWISE, eager=eager, scalar=scalar, ufunc=ufunc, doc=doc, **fields))
+    kind = fields.pop("kind", Kind.ELEMENTWISE)
+    op = register(Op(name, kind, eager=eager, scalar=scalar, ufunc=ufunc, doc=doc, **fields))
     n = 1 if ufunc is None else ufunc.nin
     if n == 1:
 
@@ -101,7 +102,7 @@ negative = elementwise(
 )  # fmt: skip
 positive = elementwise(
     "positive", "{0}", np.positive, "+x: x itself.", "[1., -2.] -> [1.0, -2.0]", infer=NUMERIC, promote=Promote.NUMBER,
-    operator="pos",
+    kind=Kind.VIEW, eager=lambda xp, x: x, view=lambda layout: layout, operator="pos",
     vjps=(lambda g, out, x: g,), samples=unary_samples(-3, 3),
 )  # fmt: skip
 COPY = register(Op(

@@ -68,7 +68,7 @@ def _reference(name: str) -> Any:
 
 SUM = register(Op(
     "sum", Kind.REDUCTION, infer=infer.reduction, promote=Promote.NO,
-    eager=lambda xp, x, *, axis, keepdims: x.sum(axis=axis, keepdims=keepdims, dtype=x.dtype),
+    eager=lambda xp, x, *, axis, keepdims: xp.add.reduce(x, axis=axis, keepdims=keepdims, dtype=x.dtype),
     vjps=(lambda g, out, x, *, axis, keepdims: _spread(g, x, axis),),
     reduce=Reduce(lambda dtype: 0, "{0} + {1}", "add"), method=True, samples=reduction_samples(-2, 2),
     reference=_reference("sum"),
