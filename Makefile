@@ -13,7 +13,7 @@ EXAMPLES := $(strip $(EXAMPLES))
 OUT := $(strip $(OUT))
 PY := $(VENV)/bin/python
 
-.PHONY: help test check format compare bench fuzz notebook clean
+.PHONY: help test check format compare bench figures fuzz notebook clean
 .DELETE_ON_ERROR:
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make test       all checks and all tests"
 	@echo "make check      lint, format, types, and which layer may import which"
 	@echo "make bench      measure against the targets; writes benchmarks/results/"
+	@echo "make figures    bench and compare, and put the figures into the README"
 	@echo "make fuzz       random programs, eager against interpreter against compiled (EXAMPLES=$(EXAMPLES))"
 	@echo "make notebook   run notebooks/eager_vs_function.ipynb; the result is in $(OUT)/"
 	@echo "make format     rewrite the sources in the house format"
@@ -45,6 +46,10 @@ compare: $(VENV)/.demo
 bench: $(VENV)/.dev
 	$(PY) -m pytest benchmarks --benchmark-only --benchmark-disable-gc
 
+# On an idle machine: the README shows what this measures.
+figures: bench compare
+	$(PY) benchmarks/readme.py "$(OUT)/compare.json"
+
 fuzz: $(VENV)/.dev
 	HYBRIDML_FUZZ_EXAMPLES=$(EXAMPLES) $(PY) -m pytest tests/fuzz -n $(JOBS)
 
@@ -53,11 +58,11 @@ notebook: $(VENV)/.dev $(VENV)/.demo
 
 # A stamp for each set of extras, renewed when pyproject.toml changes.
 $(VENV)/.dev: pyproject.toml | $(PY)
-	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[dev,demo]"
+	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check -e ".[dev,demo]"
 	@touch $@ $(VENV)/.demo
 
 $(VENV)/.demo: pyproject.toml | $(PY)
-	$(PY) -m pip install --quiet --disable-pip-version-check -e ".[demo]"
+	$(PY) -m pip install --quiet --no-compile --disable-pip-version-check -e ".[demo]"
 	@touch $@
 
 # Debian and Ubuntu ship a venv module that cannot bring pip along; the system's pip can install it instead.

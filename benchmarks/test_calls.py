@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy_twins import TrainStep
 from record import Record
+from threadpoolctl import threadpool_limits
 from turns import in_turns, median, ratio
 
 import hybridml as hml
@@ -44,19 +45,30 @@ def _step_and_twin(sizes: tuple[int, ...]) -> tuple[Any, Any]:
     return (lambda: step(x, y)), (lambda: twin(a, b))
 
 
+def _against_the_best_numpy(step: Any, twin: Any) -> tuple[float, float]:
+    """Seconds of our step, and its ratio to NumPy's with as many BLAS threads as serve NumPy best: all, or one."""
+    seconds, ratios = [], []
+    for threads in (None, 1):
+        with threadpool_limits(threads, user_api="blas"):
+            ours, numpys = in_turns(step, twin)
+        seconds.append(median(ours))
+        ratios.append(ratio(ours, numpys))
+    return min(seconds), max(ratios)
+
+
 def test_tiny_training_step(benchmark: Any, record: Record) -> None:
     step, twin = _step_and_twin(TINY)
-    ours, numpys = in_turns(step, twin)
-    record.add("traced tiny SGD step (N=32, 16-32-1)", median(ours), at_most=15e-6, unit="s")
-    record.add("traced tiny SGD step", ratio(ours, numpys), at_most=0.5, unit="x", note="NumPy, preallocated")
+    ours, against = _against_the_best_numpy(step, twin)
+    record.add("traced tiny SGD step (N=32, 16-32-1)", ours, at_most=15e-6, unit="s")
+    record.add("traced tiny SGD step", against, at_most=0.5, unit="x", note="NumPy, preallocated")
     benchmark(step)
 
 
 def test_two_layer_training_step(benchmark: Any, record: Record) -> None:
     step, twin = _step_and_twin(TWO_LAYERS)
-    ours, numpys = in_turns(step, twin)
+    _, against = _against_the_best_numpy(step, twin)
     what = "traced two-layer SGD step (N=64, 1000-100-10)"
-    record.add(what, ratio(ours, numpys), at_most=0.85, unit="x", note="NumPy, preallocated")
+    record.add(what, against, at_most=0.85, unit="x", note="NumPy, preallocated")
     benchmark(step)
 
 

@@ -50,6 +50,10 @@ class GraphError(HybridMLError, RuntimeError):
     """A graph that breaks one of its own rules: always a bug in a pass."""
 
 
+class MismatchError(HybridMLError, AssertionError):
+    """A compiled program that disagrees with the interpreter (`hml.function(f, check=True)`)."""
+
+
 class NonFiniteError(HybridMLError, ArithmeticError):
     """A NaN or an infinity where `check_finite` was asked to find none."""
 

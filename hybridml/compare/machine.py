@@ -11,10 +11,11 @@ from typing import Any
 
 
 def describe() -> dict[str, Any]:
-    """Processor, threads, system and versions; nothing that names the machine or its user."""
+    """Processor, load, system and versions; nothing that names the machine or its user."""
     return {
         "processor": processor(),
         "cpus": usable_cpus(),
+        "load": load(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         **{name: version(name) for name in ("hybridml", "numpy", "numba", "llvmlite", "scipy")},
@@ -34,6 +35,11 @@ def usable_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def load() -> float | None:
+    """How many processes wanted to run during the last minute, where the system says; much above 0 means noisy figures."""
+    return round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None
 
 
 def processor() -> str:

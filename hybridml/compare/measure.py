@@ -96,6 +96,7 @@ def run_from_start(case: Case, f: Callable[..., Any], calls: Sequence[int], prog
     scalars: list[Any] = []
     args, clock, reported = case.args, time.perf_counter, 0
     gc.collect()
+    before = jit.stats().seconds
     begin = clock()
     for n in range(1, last + 1):
         out = f(*args(n - 1))
@@ -113,7 +114,7 @@ def run_from_start(case: Case, f: Callable[..., Any], calls: Sequence[int], prog
         losses=[float(x) for x in scalars] if case.variables else [],
         score=case.score() if case.score is not None else None,
     )
-    return _Start(run, compiler_facts(f, case))
+    return _Start(run, compiler_facts(f, case, jit.stats().seconds - before))
 
 
 def in_turns(case: Case, ways: Sequence[Callable[..., Any]], rounds: int, progress: Progress) -> list[Steady]:
@@ -179,13 +180,13 @@ def _outcome(case: Case, calls: int, *, traced: bool) -> list[np.ndarray]:
     return results + [np.array(v) for v in case.variables]
 
 
-def compiler_facts(f: Callable[..., Any], case: Case) -> Compiled:
+def compiler_facts(f: Callable[..., Any], case: Case, native_seconds: float) -> Compiled:
     """What the traced function knows about its program; nothing for a plain function."""
     if not hasattr(f, "get_concrete_function"):
         return Compiled()
     stats = f.get_concrete_function(*case.args(0)).stats
-    known = {x.name: getattr(stats, x.name, None) for x in fields(Compiled)}
-    return Compiled(**{name: _number(value) for name, value in known.items()})
+    known = {x.name: _number(getattr(stats, x.name, None)) for x in fields(Compiled)}
+    return Compiled(**(known | {"native_seconds": native_seconds}))
 
 
 def _number(value: Any) -> Any:

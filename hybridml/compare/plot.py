@@ -86,21 +86,27 @@ def _total_times(axes: Any, r: Result) -> None:
         if n is not None:
             height = float(np.interp(n, [m for m, _ in run.curve], [s for _, s in run.curve]))
             axes.plot([n], [height], "o", color=GREY, markersize=5)
-            axes.annotate(
-                f"pays off after {n:,.0f} calls",
-                (n, height),
-                xytext=(7, -3),  # below and right of it, where no line is
-                textcoords="offset points",
-                ha="left",
-                va="top",
-                fontsize=7,
-                color=GREY,
-                bbox={"boxstyle": "square,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
-            )
+            _mark(axes, f"pays off after {n:,.0f} calls", n, height, right_half=n * n > r.calls[-1])
     axes.set_title(f"{r.title}\none call: {_steady(r.eager)} eager, {_steady(r.traced)} traced", fontsize=9)
     axes.set_xlabel("calls")
     axes.set_ylabel("seconds since the start")
     axes.legend(fontsize=7, frameon=False, loc="upper left")
+
+
+def _mark(axes: Any, text: str, x: float, y: float, *, right_half: bool) -> None:
+    """Label a crossing where no line is: above and left of it, or below and right."""
+    x_shift, y_shift, ha, va = (-5, 4, "right", "bottom") if right_half else (6, -4, "left", "top")
+    label = axes.annotate(
+        text,
+        (x, y),
+        xytext=(x_shift, y_shift),
+        textcoords="offset points",
+        ha=ha,
+        va=va,
+        fontsize=7,
+        color=GREY,
+    )
+    label.set_in_layout(False)  # a label must not squeeze its panel
 
 
 def _steady(run: Run) -> str:

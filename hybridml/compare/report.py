@@ -46,13 +46,18 @@ class Run:
 
 @dataclass(frozen=True)
 class Compiled:
-    """What the compiler says about the traced function; None where it does not say."""
+    """What the compiler says about the traced function; None where it does not say.
+
+    compile_seconds and load_seconds are those of the function's own kernels. native_seconds is everything that was compiled
+    or loaded for it, the driver and the matrix products, which all functions share, included.
+    """
 
     trace_seconds: float | None = None
     passes_seconds: float | None = None
     emit_seconds: float | None = None
     compile_seconds: float | None = None
     load_seconds: float | None = None
+    native_seconds: float | None = None
     kernels: int | None = None
     compiled: int | None = None
     loaded_from_disk: int | None = None
@@ -168,6 +173,12 @@ class Report:
             Path(path).write_text(text + "\n", encoding="utf-8")
         return text
 
+    @staticmethod
+    def from_json(text: str) -> Report:
+        """The report that `to_json` wrote."""
+        plain = json.loads(text)
+        return Report([_result(r) for r in plain["results"]], plain["machine"])
+
     def problems(self) -> list[str]:
         """What a reader must be told first: scores below what was required, results that are not finite."""
         return list(_problems(self.results))
@@ -192,3 +203,20 @@ def _problems(results: Iterable[Result]) -> Iterable[str]:
         for way, run in (("eager", r.eager), ("traced", r.traced)):
             if r.required_score is not None and (run.score is None or run.score < r.required_score):
                 yield f"{r.name}: the {way} run reached a score of {run.score}, expected at least {r.required_score}"
+
+
+def _result(plain: dict[str, Any]) -> Result:
+    known = {f.name: plain[f.name] for f in dataclasses.fields(Result)}
+    runs = {way: _run(plain[way]) for way in ("eager", "traced", "warm")}
+    return Result(
+        **(known | runs | {"calls": tuple(plain["calls"]), "compiled": Compiled(**plain["compiled"])})
+    )
+
+
+def _run(plain: dict[str, Any]) -> Run:
+    steady = plain["steady"]
+    totals = {int(n): seconds for n, seconds in plain["totals"].items()}
+    curve = [(int(n), float(seconds)) for n, seconds in plain["curve"]]
+    return Run(
+        **(plain | {"totals": totals, "curve": curve, "steady": None if steady is None else Steady(**steady)})
+    )

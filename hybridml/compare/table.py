@@ -77,7 +77,7 @@ def rows(r: Result) -> Iterator[tuple[str, Cell, Cell]]:
     yield (
         "  of it compiling",
         ("", False),
-        (seconds(_sum(c.emit_seconds, c.compile_seconds, c.load_seconds)), False),
+        (seconds(_sum(c.emit_seconds, c.native_seconds)), False),
     )
     yield pair("one call, warm (median)", lambda run: run.steady.median if run.steady else None, seconds)
     yield "times faster", ("", False), (f"{r.speedup:.2f}", r.speedup > 1)

@@ -33,18 +33,29 @@ def lift(x: Any) -> Tensor:
 def lift_operands(op: Op, operands: tuple[Any, ...]) -> list[Any]:
     """Tensors and weak Python scalars, promoted as the op's row says."""
     lifted: list[Any] = []
+    common: np.dtype | None = None
+    uniform = True  # tensors of one dtype, which needs no promotion
     for x in operands:
         cls = type(x)
-        lifted.append(x if cls is Tensor or cls is float or cls is int or cls is bool else lift(x))
-    return lifted if op.promote is Promote.NO else _promote(op, lifted)
+        if cls is not Tensor:
+            uniform = False
+            if cls is not float and cls is not int and cls is not bool:
+                x = lift(x)
+        elif x._array.dtype is not common:
+            uniform = uniform and common is None
+            common = x._array.dtype
+        lifted.append(x)
+    if op.promote is Promote.NO or (uniform and common is not None and (op.promote is Promote.SAME or common.kind == "f")):
+        return lifted
+    return _promote(op, lifted)
 
 
 def _promote(op: Op, operands: list[Any]) -> list[Any]:
-    if len(operands) == 1 and operands[0].__class__ is Tensor and operands[0]._array.dtype.kind == "f":
-        return operands
     head, part = operands[: op.fixed], operands[op.fixed :]
     tensors = [x for x in part if isinstance(x, Tensor)]
-    common = dtypes.promote([t.dtype for t in tensors], [x for x in part if not isinstance(x, Tensor)])
+    scalars = [x for x in part if not isinstance(x, Tensor)]
+    scalars += [_STAND_IN[t.dtype.kind] for t in tensors if t.weak]
+    common = dtypes.promote([t.dtype for t in tensors if not t.weak], scalars)
     if op.promote is Promote.FLOAT and not dtypes.is_float(common):
         common = dtypes.default_float
     elif op.promote is Promote.NUMBER and common.kind == "b":
@@ -52,6 +63,9 @@ def _promote(op: Op, operands: list[Any]) -> list[Any]:
     if not tensors:
         return [*head, *[asarray(x, dtype=common) for x in part]]
     return [*head, *[_cast(x, common) for x in part]]
+
+
+_STAND_IN: dict[str, float | int] = {"f": 0.0, "i": 0}  # for a traced number: only its category counts
 
 
 def _cast(x: Any, dtype: np.dtype) -> Any:
@@ -75,7 +89,8 @@ def run(op: Op, operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         return state.traces[-1].append(op, lifted, attrs)  # made of nothing, inside a trace: part of it
     token = quiet.enter_with(quiet.QUIET)
     try:
-        out = op.eager(namespace(*arrays), *arrays, **attrs)
+        # a NumPy ufunc hands itself on to whatever library the arrays are of
+        out = op.ufunc(*arrays) if op.ufunc is not None else op.eager(namespace(*arrays), *arrays, **attrs)
     except errors.HybridMLError as e:
         raise type(e)(errors.located(f"{op.name}: {e}", errors.user_line())) from None
     except Exception as cause:

@@ -12,7 +12,6 @@ from typing import Any
 from hybridml.eager import dispatch, quiet
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Operators, Tensor, wrap
-from hybridml.ops.door import call
 from hybridml.ops.registry import ATTRIBUTES, METHODS, PUBLIC, Op, Promote
 
 _COMPARISONS = {"lt", "gt", "le", "ge", "eq", "ne"}
@@ -32,20 +31,30 @@ def _reversed(f: Callable[..., Any]) -> Callable[[Any, Any], Any]:
     return operate
 
 
-def _fast_binary(op: Op) -> Callable[[Any, Any], Any]:
+def _fast_binary(op: Op, f: Callable[..., Any], swapped: bool = False) -> Callable[[Any, Any], Any]:
+    """The short way of an operator: one array and one tensor are made, nothing else."""
     ufunc, enter, leave, quiet_setting, here = op.ufunc, quiet.enter_with, quiet.leave, quiet.QUIET, state
     new = Tensor.__new__
     kinds = {Promote.FLOAT: "f", Promote.NUMBER: "iuf"}.get(op.promote, "biuf")
+    beside = {Tensor: "", float: "f", int: "".join(k for k in "iuf" if k in kinds)}  # scalar type -> tensor kinds it is weak beside
 
     def operate(self: Tensor, other: Any) -> Any:
-        if type(other) is Tensor and type(self) is Tensor and not here.tapes:
-            a, b = self._array, other._array
-            if a.dtype is b.dtype and a.dtype.kind in kinds:
+        cls = type(other)
+        if cls in beside and type(self) is Tensor and not here.tapes:
+            a = self._array
+            if cls is Tensor:
+                b = other._array
+                plain = a.dtype is b.dtype and a.dtype.kind in kinds
+            else:
+                b = other
+                plain = a.dtype.kind in beside[cls]
+            if plain:
                 token = enter(quiet_setting)
                 try:
-                    out = ufunc(a, b)
+                    out = ufunc(b, a) if swapped else ufunc(a, b)
                 except Exception as cause:
-                    raise dispatch.explain_failure(op, [self, other], {}, cause) from cause
+                    operands = [other, self] if swapped else [self, other]
+                    raise dispatch.explain_failure(op, operands, {}, cause) from cause
                 finally:
                     leave(token)
                 if out.ndim:
@@ -54,7 +63,7 @@ def _fast_binary(op: Op) -> Callable[[Any, Any], Any]:
                     t._id = None
                     return t
                 return wrap(out)
-        return call(op, self, other)
+        return f(other, self) if swapped else f(self, other)
 
     return operate
 
@@ -74,7 +83,9 @@ def _attach_operator(name: str, op: Op, f: Callable[..., Any]) -> None:
     if name not in _COMPARISONS:  # Python reflects comparisons by itself
         setattr(Operators, f"__r{name}__", _reversed(f))
     if op.ufunc is not None:
-        setattr(Tensor, f"__{name}__", _fast_binary(op))
+        setattr(Tensor, f"__{name}__", _fast_binary(op, f))
+        if name not in _COMPARISONS:
+            setattr(Tensor, f"__r{name}__", _fast_binary(op, f, swapped=True))
 
 
 def attach() -> None:

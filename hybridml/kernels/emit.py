@@ -29,10 +29,12 @@ import re
 from hybridml.kernels.spec import (
     Accumulate,
     Accumulator,
+    Flag,
     KernelSpec,
     Let,
     Load,
     Loop,
+    Operand,
     Statement,
     Store,
     suffix,
@@ -57,13 +59,20 @@ def emit(spec: KernelSpec) -> tuple[str, str]:
     for scalar in spec.scalars:
         out(f"{scalar.name} = {scalar.dtype.name}_scalar(args, {word})")
         word += 1
+    flags = [o.name for o in spec.operands if _sets(spec.body, o)]
+    for name in flags:  # kept in a register, and stored once: a store in the loop would keep it from being vectorised
+        out(f"bad_{name} = False")
     if spec.parallel:
         _parallel(out, spec)
-    elif spec.body and isinstance(spec.body[0], Loop) and spec.body[0].split:
+    elif _splits(spec.body):
         _body(out, spec.body)
     else:
         out.open("for _ in range(begin, end):")
         _body(out, spec.body)
+        out.close()
+    for name in flags:
+        out.open(f"if bad_{name}:")
+        out(f"{name}[0] = True")
         out.close()
     body = "\n".join(out.text)
     digest = hashlib.sha256(body.encode()).hexdigest()[:12]
@@ -85,6 +94,19 @@ def _header(body: str) -> str:
     if "BLOCK" in body:
         lines.append(f"BLOCK = {BLOCK}")
     return "\n".join(lines) + "\n"
+
+
+def _splits(body: list[Statement]) -> bool:
+    """True if a loop of the body runs over the kernel's own extent."""
+    return any(isinstance(s, Loop) and (s.split or _splits(s.body)) for s in body)
+
+
+def _sets(body: list[Statement], operand: Operand) -> bool:
+    """True if a statement of the body flags the operand."""
+    for s in body:
+        if (isinstance(s, Loop) and _sets(s.body, operand)) or (isinstance(s, Flag) and s.operand is operand):
+            return True
+    return False
 
 
 def _parallel(out: Lines, spec: KernelSpec) -> None:
@@ -117,6 +139,8 @@ def _body(out: Lines, body: list[Statement]) -> None:
                 out(f"{name} = {text}" + (f"  # {note}" if note else ""))
             case Store(operand, index, value):
                 out(f"{operand.name}[{index}] = {value}")
+            case Flag(operand, when):
+                out(f"bad_{operand.name} = True if {when} else bad_{operand.name}")
             case Accumulate():
                 out(f"{s.name} = {_step(s.name, s.value, s)}")
             case Loop() if s.reduces:

@@ -7,20 +7,33 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 
 from hybridml import config
+from hybridml.errors import GraphError, located
 from hybridml.kernels import driver, horizontal, jit, memory
 from hybridml.kernels.emit import emit
 from hybridml.kernels.group import Fuser, Group, Refusal
-from hybridml.kernels.lower import lower
-from hybridml.kernels.steps import GemmStep, HorizontalStep, KernelStep, PythonStep, Step, gemm_steps
+from hybridml.kernels.lower import Check, Lowered, lower
+from hybridml.kernels.movement import lower_movement
+from hybridml.kernels.steps import (
+    EmptyStep,
+    GemmStep,
+    HorizontalStep,
+    KernelStep,
+    PythonStep,
+    Step,
+    gemm_steps,
+    is_empty,
+    run_eagerly,
+)
 from hybridml.kernels.views import Place, places
 from hybridml.ops.registry import Layout
-from hybridml.trace.graph import Graph, Value
+from hybridml.trace.graph import Graph, Node, Value
 
 GIL_NANOSECONDS = 30_000.0  # shorter programs keep the interpreter lock: giving it up and getting it back costs about a microsecond
 
@@ -48,7 +61,7 @@ class Executable:
     @property
     def kernels(self) -> list[KernelStep | HorizontalStep | GemmStep]:
         """The native steps in the order in which they run."""
-        return [s for s in self.steps if not isinstance(s, PythonStep)]
+        return [s for s in self.steps if isinstance(s, (KernelStep, HorizontalStep, GemmStep))]
 
     @property
     def python_steps(self) -> list[PythonStep]:
@@ -82,9 +95,15 @@ class Executable:
                 own = {v for i in g.nodes for v in self.graph.nodes[i].outputs}
                 yield self._kernel(g, tuple([v for v in reads if v not in own]))
                 continue
+            if is_empty(n):
+                yield EmptyStep(reads, n.outputs)
+                continue
             products = gemm_steps(self.graph, n, self.places, self.threads) if n.op.provider == "gemm" else None
+            moves = lower_movement(n, self.places) if products is None and n.out.spec.size else None
             if products is not None:
                 yield from products
+            elif moves is not None:
+                yield from [self._compiled(low, reads, n.outputs) for low in moves]
             else:
                 yield PythonStep(n, reads, n.outputs)
 
@@ -92,6 +111,11 @@ class Executable:
         started = time.perf_counter()
         outputs = self._outputs(g)
         lowered = lower(self.graph, g, self.places, outputs)
+        self._seconds["emit_seconds"] += time.perf_counter() - started
+        return self._compiled(lowered, reads, tuple(outputs))
+
+    def _compiled(self, lowered: Lowered, reads: tuple[Value, ...], writes: tuple[Value, ...]) -> KernelStep:
+        started = time.perf_counter()
         name, source = emit(lowered.spec)
         self._seconds["emit_seconds"] += time.perf_counter() - started
         kernel = jit.load(source, name)
@@ -101,7 +125,7 @@ class Executable:
         elif kernel.origin == "disk":
             self._origins["loaded_from_disk"] += 1
             self._seconds["load_seconds"] += kernel.seconds
-        return KernelStep(lowered, kernel, source, reads, tuple(outputs))
+        return KernelStep(lowered, kernel, source, reads, writes)
 
     # memory
 
@@ -111,6 +135,9 @@ class Executable:
         n_in, n_var = len(g.inputs), len(g.variables)
         self.external: dict[Value, int] = {v: i for i, v in enumerate((*g.inputs, *g.variables))}
         self.constants = {v: np.array(a, order="C") for v, a in g.constants.items()}
+        checks = [s.lowered.check for s in self.steps if isinstance(s, KernelStep)]
+        self.constants |= {c.flag: np.zeros(1, np.bool_) for c in checks if c is not None}  # memory of its own, as constants have
+        self._checked = max([t for t, s in enumerate(self.steps) if _checks(s)], default=-1)
         last: dict[Value, int] = {}
         born: dict[Value, int] = {}
         for t, s in enumerate(self.steps):
@@ -146,8 +173,11 @@ class Executable:
         self.offset = {v: offsets[shared.get(v, v)] for v in (*born, *offsets) if shared.get(v, v) in offsets}  # type: ignore[union-attr]
 
     def _may_overwrite(self, t: int, variable: Value, new: Value, last: dict[Value, int]) -> bool:
-        """True if step t can write the new value over the old one: nobody reads the old one after, or elsewhere."""
-        if last.get(variable, -1) > t:
+        """True if step t can write the new value over the old one: nobody reads the old one after, or elsewhere.
+
+        A call that raises leaves variables as they were: nothing is overwritten before the last check.
+        """
+        if last.get(variable, -1) > t or self._checked >= t:
             return False
         step = self.steps[t]
         if variable not in step.reads:
@@ -176,6 +206,7 @@ class Executable:
         self._base = int(self._arena.ctypes.data)
         self._allocate = [(v.shape, v.dtype) for v in self.graph.outputs]
         self.segments: list[driver.Program | PythonStep] = []
+        self._checks: list[Check] = []  # a program that stops with code k does so for the k-th, counted from 1
         pending: list[Step] = []
         for s in self.steps:
             if isinstance(s, PythonStep):
@@ -185,7 +216,8 @@ class Executable:
             else:
                 pending.append(s)
         self._segment(pending, copies=True)
-        self._only = self.segments[0] if len(self.segments) == 1 and isinstance(self.segments[0], driver.Program) else None
+        alone = len(self.segments) == 1 and not self._checks
+        self._only = self.segments[0] if alone and isinstance(self.segments[0], driver.Program) else None
         self._lock = threading.Lock()
 
     def _segment(self, steps: list[Step], copies: bool = False) -> None:
@@ -234,6 +266,11 @@ class Executable:
     def _add_kernel(self, table: driver.Table, s: KernelStep) -> None:
         chunks, grain = s.chunks(self.threads)
         table.run(s.kernel.address, self._block(table, s), s.lowered.extent, chunks, grain)
+        if s.lowered.check is not None:
+            self._checks.append(s.lowered.check)
+            fine = table.jump_if_false(self._fixed(s.lowered.check.flag, 0))
+            table.stop(len(self._checks))
+            table.aim(fine, table.next_row)
 
     def _add_horizontal(self, table: driver.Table, s: HorizontalStep) -> None:
         blocks = [self._block(table, p) for p in s.parts]
@@ -265,13 +302,19 @@ class Executable:
         if self._only is not None:
             self._only.run(externals)
             return outputs
-        with self._lock:  # Python steps share the arena
+        with self._lock:  # Python steps share the arena, and so does the telling of what a check has found
             for s in self.segments:
                 if isinstance(s, PythonStep):
                     self._run_python(s, externals)
-                else:
-                    s.run(externals)
+                elif code := s.run(externals):
+                    self._explain(self._checks[code - 1], externals)
         return outputs
+
+    def _explain(self, check: Check, externals: list[np.ndarray]) -> NoReturn:
+        """Raise what the node's eager form says about its operands, which are still where the kernel found them."""
+        self.constants[check.flag][0] = False
+        run_eagerly(check.node, self._operands(check.node, externals))
+        raise GraphError(located(f"{check.node.op.name}: the kernel found a fault in operands that have none", check.node.source))
 
     def _buffer(self, v: Value, externals: list[np.ndarray]) -> np.ndarray:
         """A base value's memory, flat."""
@@ -282,16 +325,18 @@ class Executable:
         start = self.offset[v]
         return self._arena[start : start + v.spec.nbytes].view(v.dtype)
 
-    def _run_python(self, s: PythonStep, externals: list[np.ndarray]) -> None:
-        operands = []
-        for x in s.node.inputs:
+    def _operands(self, n: Node, externals: list[np.ndarray]) -> list[Any]:
+        operands: list[Any] = []
+        for x in n.inputs:
             if isinstance(x, Value):
                 base, layout = self.places[x]
                 operands.append(_strided(self._buffer(base, externals), layout))
             else:
                 operands.append(x)
-        with np.errstate(all="ignore"):
-            results = s.node.op.eager(np, *operands, **s.node.attrs)
+        return operands
+
+    def _run_python(self, s: PythonStep, externals: list[np.ndarray]) -> None:
+        results = run_eagerly(s.node, self._operands(s.node, externals))
         for v, r in zip(s.node.outputs, results if isinstance(results, tuple) else (results,), strict=True):
             if v in self.external or v in self.offset:
                 np.copyto(self._buffer(v, externals).reshape(v.shape), r)
@@ -329,12 +374,17 @@ def copy_kernel() -> tuple[str, str]:
     )
 
 
+def _checks(s: Step) -> bool:
+    return isinstance(s, KernelStep) and s.lowered.check is not None
+
+
 def merge_equal_updates(steps: list[Step]) -> list[Step]:
     """Kernels of one text whose results nobody reads (updates of parameters) become one horizontal launch at the end."""
     read = {v for s in steps for v in s.reads}
+    writers = Counter(v for s in steps for v in s.writes)
     by_kernel: dict[str, list[KernelStep]] = {}
     for s in steps:
-        if isinstance(s, KernelStep) and not any(v in read for v in s.writes):
+        if isinstance(s, KernelStep) and not _checks(s) and not any(v in read or writers[v] > 1 for v in s.writes):
             by_kernel.setdefault(s.kernel.name, []).append(s)
     groups = [group for group in by_kernel.values() if len(group) > 1]
     moved = {id(s) for group in groups for s in group}

@@ -15,6 +15,7 @@ import heapq
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from hybridml.errors import GraphError
 from hybridml.kernels.space import Space, canonical, parts, refine, squeeze, stretch, strides_over
 from hybridml.kernels.views import Place
 from hybridml.ops.registry import Kind
@@ -22,7 +23,8 @@ from hybridml.trace.graph import Graph, Node, Value
 
 NATIVE = frozenset("?bBhHiIlLqQfd")  # dtype characters that kernels compute with
 MAX_OPERANDS = 24
-MAX_NODES = 96
+MAX_NODES = 64
+MAX_WAITS = 3  # reductions one after the other: each is one more pass over the row, which computes anew what it needs
 ROW_BYTES = 1 << 18  # a row read twice should still be in the second-level cache
 BLOCK_BYTES = 1 << 20  # likewise for all rows of a column block
 
@@ -114,6 +116,8 @@ class Fuser:
                     before = self.owner[self._producer[base]]
                     group.before.add(before)
                     before.after.add(group)
+        self._order: list[Group | None] = list(self.owner.values())
+        self._rank: dict[Group, int] = {g: k for k, g in enumerate(self.owner.values())}
 
     @property
     def groups(self) -> list[Group]:
@@ -129,6 +133,8 @@ class Fuser:
                 pending[a] -= 1
                 if pending[a] == 0:
                     heapq.heappush(ready, (a.first, id(a), a))
+        if len(order) != len(pending):
+            raise GraphError("fusion made kernels that wait for each other: a bug of the fuser")
         return order
 
     # merging
@@ -181,7 +187,7 @@ class Fuser:
             return f"{n.op.name} runs in a routine of its own"
         if len(a.nodes) + len(b.nodes) > MAX_NODES:
             return f"the kernel would have more than {MAX_NODES} operations"
-        if self._cycle(a, b) or self._cycle(b, a):
+        if self._between(a, b) or self._between(b, a):
             return "another kernel lies between them"
         reason: str | None = "their iteration spaces differ"
         for merged in self._unifications(a, b):
@@ -191,19 +197,38 @@ class Fuser:
                 return None
         return reason
 
-    def _cycle(self, a: Group, b: Group) -> bool:
-        """True if a path leads from a to b through a third group."""
-        last = b.nodes[-1]
-        stack = [g for g in a.after if g is not b]
-        seen: set[Group] = set(stack)
+    def _between(self, a: Group, b: Group) -> bool:
+        """True if a path leads from a to b through a third group. Paths only climb in rank."""
+        last = self._rank[b]
+        stack = [g for g in a.after if g is not b and self._rank[g] < last]
+        seen = set(stack)
         while stack:
             for g in stack.pop().after:
                 if g is b:
                     return True
-                if g not in seen and g.first <= last:
+                if g not in seen and self._rank[g] < last:
                     seen.add(g)
                     stack.append(g)
         return False
+
+    def _rank_merged(self, a: Group, b: Group, merged: Group) -> None:
+        """Keep the ranks a topological order (Pearce and Kelly's local repair): between the places of a and b, what leads to
+        the merged group moves before it, the rest behind."""
+        low, high = sorted((self._rank.pop(a), self._rank.pop(b)))
+        leads: set[Group] = set()
+        stack = [merged]
+        while stack:
+            for g in stack.pop().before:
+                if g not in leads and self._rank[g] > low:
+                    leads.add(g)
+                    stack.append(g)
+        window = [g for g in self._order[low : high + 1] if g is not None and g is not a and g is not b]
+        ordered = [g for g in window if g in leads] + [merged] + [g for g in window if g not in leads]
+        for k in range(low, high + 1):
+            g = ordered[k - low] if k - low < len(ordered) else None
+            self._order[k] = g
+            if g is not None:
+                self._rank[g] = k
 
     def _unifications(self, a: Group, b: Group) -> list[Group]:
         """The ways to put both groups into one space: both full, or one of them on the kept level of the other."""
@@ -264,6 +289,8 @@ class Fuser:
                 seen = strides_over(stretch(layout, domain), target)
                 if layout.offset or any(s != w for s, w, d in zip(seen, wanted, target, strict=True) if d != 1):
                     return "it is read in another order than it is written"
+            if wait > MAX_WAITS:
+                return f"a row would be walked more than {MAX_WAITS + 1} times"
             waits[i] = wait
             again |= wait > 0 and reads_full
             if n.out in self._results or any(r not in members for r in self._readers.get(n.out, [])):
@@ -293,6 +320,7 @@ class Fuser:
         for g in merged.after:
             g.before -= {a, b}
             g.before.add(merged)
+        self._rank_merged(a, b, merged)
 
 
 def _refined(g: Group, fine: Space) -> frozenset[int]:

@@ -32,9 +32,17 @@ from hybridml.kernels.spec import (
 )
 from hybridml.kernels.views import Place
 from hybridml.ops.registry import Kind, Layout
-from hybridml.trace.graph import Graph, Value
+from hybridml.trace.graph import Graph, Node, Value
 
 _FUNCTION = re.compile(r"\bm_\w+(?=\()")
+
+
+@dataclass(frozen=True)
+class Check:
+    """What a kernel looks for on its way: it sets the one bool of `flag` where the node's operands are at fault."""
+
+    node: Node
+    flag: Value
 
 
 @dataclass
@@ -49,6 +57,7 @@ class Lowered:
     work: int  # elements touched, for the decision to run in parallel
     temporaries: list[Value]  # buffers that only this kernel uses
     in_place: list[tuple[Value, Value]]  # (input, output) pairs that may share memory
+    check: Check | None = None
 
 
 @dataclass
@@ -287,19 +296,32 @@ class Lowering:
         )  # fmt: skip
         return Lowered(
             spec, self.bases, self.word_values, self.scalar_values, extent, int(np.prod(self.sizes)) if self.sizes else 1,
-            self.temporaries, self._in_place(),
+            self.temporaries, self._in_place(body),
         )  # fmt: skip
 
     def _note(self, i: int) -> str:
         n = self.nodes[i]
         return f"{n.op.name} -> {n.out.dtype.name}"
 
-    def _in_place(self) -> list[tuple[Value, Value]]:
-        """(input, output) pairs that may share memory: the input is read only where, and not after, the output is written.
+    def _in_place(self, body: list[Statement]) -> list[tuple[Value, Value]]:
+        """(input, output) pairs that may share memory: the input is not read after the output is first written.
 
         Stores come last in their loop, so reading and writing one element in the same pass is in order.
         """
-        last_read: dict[Value, int] = {}
+        first_store: dict[str, int] = {}
+        last_load: dict[str, int] = {}
+
+        def walk(s: Statement, at: int) -> None:
+            if isinstance(s, Load):
+                last_load[s.operand.name] = at
+            elif isinstance(s, Store):
+                first_store.setdefault(s.operand.name, at)
+            elif isinstance(s, Loop):
+                for inner in s.body:
+                    walk(inner, at)
+
+        for at, s in enumerate(body):
+            walk(s, at)
         layouts: dict[Value, set[Any]] = {}
         for i in self.members:
             for v in self.nodes[i].values:
@@ -307,20 +329,17 @@ class Lowering:
                 if base not in self.index_of:
                     strides, offset = self._strides(i, v)
                     layouts.setdefault(base, set()).add((self._collapsed(strides), offset))
-                    last_read[base] = max(last_read.get(base, 0), self._stage[i])
+        names = {base: o.name for o, (base, _) in zip(self.operands, self.bases, strict=True)}
         found = []
         for o in self.outputs:
             i = self.index_of[o]
-            kept = self.is_kept(i)
             if self.reduces(i) and self.mode is Mode.COLUMN:
-                continue  # its buffer is the accumulator, written from the start
-            own = self._collapsed(canonical(self.group.space, self.group.kept_axes if kept else None))
-            at_end = kept and self.mode is Mode.ROW
+                continue  # its buffer is the accumulator, written once a row
+            own = self._collapsed(canonical(self.group.space, self.group.kept_axes if self.is_kept(i) else None))
             for x, seen in layouts.items():
                 same_size = x.dtype.itemsize == o.dtype.itemsize and x.spec.size == o.spec.size
-                if same_size and seen == {(own, 0)} and (at_end or last_read[x] <= self._stage[i]) and i not in self.borrowed:
-                    if not any(self.borrowed.get(j) == self._sources.get(("out", o)) for j in self.borrowed):
-                        found.append((x, o))
+                if same_size and seen == {(own, 0)} and last_load.get(names[x], -1) <= first_store[names[o]]:
+                    found.append((x, o))
         return found
 
     def _operand_names(self, i: int, body: list[Statement], hoisted: list[Statement], env: dict[Any, str], stage: int) -> list[str]:
@@ -499,7 +518,7 @@ class Lowering:
             env: dict[Any, str] = {}
             for i in self.members:
                 if i in self.group.kept and self._stage[i] == stage:
-                    name = self._kept(i, kept_body, env, stage)
+                    name = self._kept(i, kept_body, env, stage, stage - 1)
                     if i in buffers:
                         stores.append(Store(*buffers[i], name))
             if kept_body:
@@ -517,24 +536,30 @@ class Lowering:
                     x = self.nodes[i].inputs[0]
                     assert isinstance(x, Value)
                     j = self.index_of.get(self.places[x][0])
-                    value = self._outside(i, x, body, body, env) if j is None else self._kept(j, body, env, stage)
+                    value = self._outside(i, x, body, body, env) if j is None else self._kept(j, body, env, stage, stage)
                     name, result = self._new(), self._new()
                     body.append(Load(name, operand, index))
                     step = replace(self._accumulate(i, value), name=name)
                     body.append(Let(result, step.combine.format(name, value), step.dtype, self.nodes[i].op.name, step))
                     stores.append(Store(operand, index, result))
                 elif self.nodes[i].out in self.outputs:
-                    name = self._kept(i, body, env, stage)
+                    name = self._kept(i, body, env, stage, stage)
                     stores.append(Store(*self.target(self.nodes[i].out, kept=False), name))
+                elif i in self.borrowed:
+                    name = self._kept(i, body, env, stage, stage)
+                    stores.append(Store(*self.borrowed[i], name))
             if starts:
                 out.append(self._column_loop(column, starts))
             if body:
                 out += self._nest(reduced, [self._column_loop(column, body + stores)])
         return out
 
-    def _kept(self, i: int, body: list[Statement], env: dict[Any, str], stage: int) -> str:
-        """A member's value in a loop over columns: read back from its buffer if it has one by now, else computed."""
-        if i not in env and self.is_kept(i) and i in self.held_in and (self.reduces(i) or self._stage[i] < stage):
+    def _kept(self, i: int, body: list[Statement], env: dict[Any, str], stage: int, done: int) -> str:
+        """A member's value in a loop over columns: read back from its buffer if it has one by now, else computed.
+
+        `done` is the last stage whose kept values lie in their buffers.
+        """
+        if i not in env and self.is_kept(i) and i in self.held_in and (self.reduces(i) or self._stage[i] <= done):
             operand, index = self.held_in[i]
             env[i] = self._new()
             body.append(Load(env[i], operand, index))
@@ -549,7 +574,7 @@ class Lowering:
                     names.append(self.scalar(x, self.literal_dtype(i)))
                     continue
                 j = self.index_of.get(self.places[x][0])
-                names.append(self._outside(i, x, body, body, env) if j is None else self._kept(j, body, env, stage))
+                names.append(self._outside(i, x, body, body, env) if j is None else self._kept(j, body, env, stage, done))
             env[i] = self._new()
             body.append(Let(env[i], self.text(i, names), self.nodes[i].out.dtype, self.nodes[i].op.name))
         return env[i]

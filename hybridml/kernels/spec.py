@@ -78,6 +78,14 @@ class Store:
 
 
 @dataclass(frozen=True)
+class Flag:
+    """The one bool of `operand` becomes true if the condition text `when` holds anywhere; nothing ever makes it false."""
+
+    operand: Operand
+    when: str
+
+
+@dataclass(frozen=True)
 class Accumulate:
     """`name` is combined with `value`: combine is text over {0} and {1}; `lanes` names the reassociable form, if any."""
 
@@ -107,7 +115,7 @@ class Loop:
     split: bool = False  # this axis is the kernel's own extent: it runs from begin to end
 
 
-Statement = Load | Let | Store | Accumulate | Loop
+Statement = Load | Let | Store | Flag | Accumulate | Loop
 
 
 @dataclass

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
+from hybridml.errors import HybridMLError, located
 from hybridml.kernels import gemm
 from hybridml.kernels.jit import Kernel
 from hybridml.kernels.lower import Lowered
 from hybridml.kernels.space import collapse, stretch
 from hybridml.kernels.spec import Let, Loop, Statement, Store
 from hybridml.kernels.views import Place
-from hybridml.ops.registry import Layout
+from hybridml.ops.registry import Kind, Layout
 from hybridml.trace.graph import Graph, Node, Value
 
 CHUNK_NANOSECONDS = 8000.0  # work that makes a piece worth handing to another thread
@@ -122,6 +124,15 @@ class GemmStep:
 
 
 @dataclass
+class EmptyStep:
+    """A node whose results have no elements: nothing is done, but they have a place."""
+
+    reads: tuple[Value, ...]
+    writes: tuple[Value, ...]
+    nanoseconds: float = 0.0
+
+
+@dataclass
 class PythonStep:
     """A node without a native kernel: its row's eager form, called between two native segments."""
 
@@ -131,7 +142,25 @@ class PythonStep:
     nanoseconds: float = 1e5
 
 
-Step = KernelStep | HorizontalStep | GemmStep | PythonStep
+Step = KernelStep | HorizontalStep | GemmStep | EmptyStep | PythonStep
+
+
+def is_empty(n: Node) -> bool:
+    """True where there is nothing to do, and no index or value to check."""
+    if not n.outputs or any(v.spec.size for v in n.outputs):
+        return False
+    if n.op.kind in (Kind.CONTROL, Kind.EFFECT) and n.op.provider is None:
+        return False
+    return n.op.kind is not Kind.INDEX or not any(v.spec.size for v in n.values[1:])
+
+
+def run_eagerly(n: Node, operands: list[Any]) -> Any:
+    """A node by its row's eager form; errors name the op and the user's line."""
+    try:
+        with np.errstate(all="ignore"):
+            return n.op.eager(np, *operands, **n.attrs)
+    except HybridMLError as e:
+        raise type(e)(located(f"{n.op.name}: {e}", n.source)) from None
 
 
 def gemm_steps(graph: Graph, n: Node, places: dict[Value, Place], threads: int) -> list[GemmStep] | None:

@@ -38,7 +38,8 @@ def elementwise(
     eager = fields.pop("eager", None) or (lambda xp, *xs: getattr(xp, ufunc.__name__)(*xs))
     doc = documented(name, doc, example)
     fields.setdefault("infer", infer.elementwise)
-    op = register(Op(name, Kind.ELEMENTWISE, eager=eager, scalar=scalar, ufunc=ufunc, doc=doc, **fields))
+    kind = fields.pop("kind", Kind.ELEMENTWISE)
+    op = register(Op(name, kind, eager=eager, scalar=scalar, ufunc=ufunc, doc=doc, **fields))
     n = 1 if ufunc is None else ufunc.nin
     if n == 1:
 
@@ -101,7 +102,7 @@ negative = elementwise(
 )  # fmt: skip
 positive = elementwise(
     "positive", "{0}", np.positive, "+x: x itself.", "[1., -2.] -> [1.0, -2.0]", infer=NUMERIC, promote=Promote.NUMBER,
-    operator="pos",
+    kind=Kind.VIEW, eager=lambda xp, x: x, view=lambda layout: layout, operator="pos",
     vjps=(lambda g, out, x: g,), samples=unary_samples(-3, 3),
 )  # fmt: skip
 COPY = register(Op(
@@ -188,14 +189,14 @@ greater_equal = elementwise(
     infer=infer.predicate, operator="ge", samples=binary_samples(-3, 3, ties=True, special=True),
 )  # fmt: skip
 maximum = elementwise(
-    "maximum", "m_maximum({0}, {1})", np.maximum,
+    "maximum", lambda operands, out, **_: "{0} | {1}" if out.kind == "b" else "m_maximum({0}, {1})", np.maximum,
     "The larger of x and y, elementwise; NaN if either is NaN. Where they are equal the gradient is shared equally.",
     "[1, 3], 2 -> [2, 3]",
     vjps=(lambda g, out, x, y: g * pick(x, y), lambda g, out, x, y: g * pick(y, x)), saves=Saves.INPUTS,
     samples=binary_samples(-3, 3, special=True),
 )  # fmt: skip
 minimum = elementwise(
-    "minimum", "m_minimum({0}, {1})", np.minimum,
+    "minimum", lambda operands, out, **_: "{0} & {1}" if out.kind == "b" else "m_minimum({0}, {1})", np.minimum,
     "The smaller of x and y, elementwise; NaN if either is NaN. Where they are equal the gradient is shared equally.",
     "[1, 3], 2 -> [1, 2]",
     vjps=(lambda g, out, x, y: g * pick(y, x), lambda g, out, x, y: g * pick(x, y)), saves=Saves.INPUTS,

@@ -73,7 +73,7 @@ def _take_samples(rng: np.random.Generator) -> Any:
 
 
 TAKE = register(Op(
-    "take", Kind.INDEX, infer=_infer_take, eager=_eager_take, vjps=(_take_vjp, None), saves=Saves.INPUTS, promote=Promote.NO,
+    "take", Kind.INDEX, provider="take", infer=_infer_take, eager=_eager_take, vjps=(_take_vjp, None), saves=Saves.INPUTS, promote=Promote.NO,
     samples=_take_samples, reference=lambda x, i, axis=0: np.take(x, i, axis=axis),
 ))  # fmt: skip
 
@@ -147,7 +147,7 @@ def _reference_scatter(x: Any, indices: Any, updates: Any, axis: int = 0) -> Any
 
 
 SCATTER_ADD = register(Op(
-    "scatter_add", Kind.INDEX, infer=_infer_scatter, eager=_eager_scatter, promote=Promote.NO, saves=Saves.INPUTS,
+    "scatter_add", Kind.INDEX, provider="scatter_add", infer=_infer_scatter, eager=_eager_scatter, promote=Promote.NO, saves=Saves.INPUTS,
     vjps=(
         lambda g, out, x, indices, updates, *, axis: g, None,
         lambda g, out, x, indices, updates, *, axis: take(g, indices, axis=axis),
@@ -197,7 +197,7 @@ def _along_samples(rng: np.random.Generator) -> Any:
 
 
 TAKE_ALONG = register(Op(
-    "take_along_axis", Kind.INDEX, infer=_infer_take_along, promote=Promote.NO, saves=Saves.INPUTS,
+    "take_along_axis", Kind.INDEX, provider="take_along_axis", infer=_infer_take_along, promote=Promote.NO, saves=Saves.INPUTS,
     eager=lambda xp, x, indices, *, axis: x[_grid(xp, indices, x.shape[axis], axis)],
     vjps=(lambda g, out, x, i, *, axis: scatter_add_along_axis(zeros_view(x.shape, g.dtype), i, g, axis=axis), None),
     samples=_along_samples, reference=lambda x, i, axis=-1: np.take_along_axis(x, i, axis=axis),
@@ -259,7 +259,7 @@ def _scatter_along_samples(rng: np.random.Generator) -> Any:
 
 
 SCATTER_ALONG = register(Op(
-    "scatter_add_along_axis", Kind.INDEX, infer=_infer_scatter_along, promote=Promote.NO, saves=Saves.INPUTS,
+    "scatter_add_along_axis", Kind.INDEX, provider="scatter_add_along_axis", infer=_infer_scatter_along, promote=Promote.NO, saves=Saves.INPUTS,
     eager=_eager_scatter_along,
     vjps=(
         lambda g, out, x, i, updates, *, axis: g, None,
@@ -297,7 +297,7 @@ def _eager_ravel(xp: Any, *indices: Any, dims: Shape) -> Any:
 
 
 RAVEL_INDEX = register(Op(
-    "ravel_index", Kind.INDEX, infer=_infer_ravel, eager=_eager_ravel, promote=Promote.NO,
+    "ravel_index", Kind.INDEX, provider="ravel_index", infer=_infer_ravel, eager=_eager_ravel, promote=Promote.NO,
     samples=lambda rng: [
         Sample(((np.array([0, -1, 2]), np.array([[1], [-4]])), (3, 4)), differentiable=False),
         Sample(((np.array([0, 1, 2]),), (3,)), differentiable=False),

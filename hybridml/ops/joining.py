@@ -37,7 +37,7 @@ def _concat_vjp(i: int, g: Any, out: Any, *xs: Any, axis: int) -> Any:
 
 
 CONCAT = register(Op(
-    "concat", Kind.INDEX, infer=_infer_concat, eager=lambda xp, *xs, axis: xp.concatenate(xs, axis=axis),
+    "concat", Kind.INDEX, provider="concat", infer=_infer_concat, eager=lambda xp, *xs, axis: xp.concatenate(xs, axis=axis),
     vjps=EachOperand(_concat_vjp),
     samples=lambda rng: [
         Sample(([rng.normal(size=(2, 3)), rng.normal(size=(4, 3))],)), Sample(([rng.normal(size=(2, 3))] * 3,), {"axis": -1}),
@@ -134,7 +134,7 @@ def _pad_vjp(g: Any, out: Any, x: Any, *, widths: Widths, value: float) -> Any:
 
 
 PAD = register(Op(
-    "pad", Kind.INDEX, promote=Promote.NO, vjps=(_pad_vjp,),
+    "pad", Kind.INDEX, provider="pad", promote=Promote.NO, vjps=(_pad_vjp,),
     infer=lambda x, *, widths, value: spec([a + d + b for (a, b), d in zip(widths, x.shape, strict=True)], x.dtype),
     eager=lambda xp, x, *, widths, value: xp.pad(x, widths, constant_values=value) if widths else x,
     samples=lambda rng: [

@@ -68,7 +68,7 @@ def _reference(name: str) -> Any:
 
 SUM = register(Op(
     "sum", Kind.REDUCTION, infer=infer.reduction, promote=Promote.NO,
-    eager=lambda xp, x, *, axis, keepdims: x.sum(axis=axis, keepdims=keepdims, dtype=x.dtype),
+    eager=lambda xp, x, *, axis, keepdims: xp.add.reduce(x, axis=axis, keepdims=keepdims, dtype=x.dtype),
     vjps=(lambda g, out, x, *, axis, keepdims: _spread(g, x, axis),),
     reduce=Reduce(lambda dtype: 0, "{0} + {1}", "add"), method=True, samples=reduction_samples(-2, 2),
     reference=_reference("sum"),
@@ -197,6 +197,8 @@ def max(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
     [2.0, 3.0]
     """
     x = lift(x)
+    if x.dtype.kind == "b" and x.size:
+        return any(x, axis=axis, keepdims=keepdims)
     return call(MAX, x, axis=normalize_axes(axis, x.ndim), keepdims=bool(keepdims))
 
 
@@ -217,6 +219,8 @@ def min(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
     [1.0, 0.0]
     """
     x = lift(x)
+    if x.dtype.kind == "b" and x.size:
+        return all(x, axis=axis, keepdims=keepdims)
     return call(MIN, x, axis=normalize_axes(axis, x.ndim), keepdims=bool(keepdims))
 
 

@@ -151,7 +151,7 @@ class Op:
     expand    the op written in simpler public ops, for the compiler only
     neutral   {operand number: scalar} that leaves the other operand as it is (x + 0, x * 1)
     involution  True if applying the op twice gives the operand back
-    provider  the native routine of an EXTERN op ("gemm")
+    provider  the name of the native routine that the compiler keeps for the op ("gemm", "take")
     flags     names of the attributes that say "operand i is transposed": the compiler turns transposes into them
     ufunc     the NumPy ufunc that is the whole of `eager`, where there is one: the fast path of operators
     operator  the Python operator's name ("add" for __add__ and __radd__)

@@ -261,7 +261,7 @@ def argmin(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Any
 # cumsum
 
 CUMSUM: Op = register(Op(
-    "cumsum", Kind.INDEX, infer=lambda x, *, axis, reverse: x, promote=Promote.NO,
+    "cumsum", Kind.INDEX, provider="cumsum", infer=lambda x, *, axis, reverse: x, promote=Promote.NO,
     eager=lambda xp, x, *, axis, reverse: (
         xp.flip(xp.cumsum(xp.flip(x, axis), axis=axis, dtype=x.dtype), axis)
         if reverse else xp.cumsum(x, axis=axis, dtype=x.dtype)

@@ -15,7 +15,7 @@ from hybridml.errors import HybridMLError, SourceLine, TraceError, TracerError, 
 from hybridml.ops.registry import PUBLIC, Op
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace.graph import Graph, Node, Operand, Value
-from hybridml.trace.symbol import SymbolicTensor
+from hybridml.trace.symbol import SymbolicTensor, WeakSymbol
 
 
 class Builder:
@@ -65,16 +65,17 @@ class Builder:
 
     # writing
 
-    def symbol(self, value: Value, made_at: SourceLine | None = None) -> SymbolicTensor:
-        t = SymbolicTensor.__new__(SymbolicTensor)
+    def symbol(self, value: Value, made_at: SourceLine | None = None, weak: bool = False) -> SymbolicTensor:
+        cls = WeakSymbol if weak else SymbolicTensor
+        t = cls.__new__(cls)
         t._id = None
         t._value, t._builder, t._made_at = value, self, made_at
         return t
 
-    def input(self, spec: TensorSpec, name: str | None = None) -> SymbolicTensor:
+    def input(self, spec: TensorSpec, name: str | None = None, weak: bool = False) -> SymbolicTensor:
         v = Value(spec, name)
         self.inputs.append(v)
-        return self.symbol(v)
+        return self.symbol(v, weak=weak)
 
     def value_of(self, x: Any) -> Operand:
         """The graph's value for an operand; an eager tensor becomes a constant of the graph."""

@@ -17,6 +17,7 @@ from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable
 from hybridml.errors import SignatureError
 from hybridml.kernels.executable import Executable
+from hybridml.trace.check import check
 from hybridml.trace.gradient import PureFunction, inline
 from hybridml.trace.graph import Graph
 from hybridml.trace.passes import optimize
@@ -61,12 +62,20 @@ class ConcreteFunction:
     reads or assigns.
     """
 
-    def __init__(self, graph: Graph, variables: list[Variable], outputs: OutputPlan, trace_seconds: float = 0.0) -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        variables: list[Variable],
+        outputs: OutputPlan,
+        trace_seconds: float = 0.0,
+        check: bool = False,
+    ) -> None:
         self.graph = graph
         self.variables = tuple(variables)
         self._plan = outputs
         self._assigned = [variables[i] for i, _ in graph.updates]
         self._trace_seconds = trace_seconds
+        self._check = check
         started = time.perf_counter()
         self.optimized = optimize(graph)
         self._passes_seconds = time.perf_counter() - started
@@ -126,7 +135,15 @@ class ConcreteFunction:
         for v in self._assigned:
             if v.is_held():
                 v._array = v._array.copy()
+        if self._check:
+            return self._run_checked(arrays)
         return self.program.run(arrays + [v._array for v in self.variables])
+
+    def _run_checked(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        before = [v._array.copy() for v in self.variables]
+        outputs = self.program.run(arrays + [v._array for v in self.variables])
+        check(self.graph, arrays, before, [*outputs, *[v._array for v in self._assigned]])
+        return outputs
 
     def rebuild(self, results: list[Any]) -> Any:
         plan = self._plan

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from hybridml import pytree
+from hybridml import dtypes, pytree
 from hybridml.eager.creation import asarray
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor, wrap
@@ -36,10 +36,12 @@ from hybridml.trace.signature import (
     is_tensor,
     leaf_key,
     leaf_names,
+    spec_of,
 )
 
 MAX_TRACES = 64
 WARN_AFTER = 4  # retraces for the same cause
+NUMBERS = {int: dtypes.int64, float: dtypes.float64}  # how a Python number that varies enters a graph
 
 
 class _Eagerly:
@@ -66,21 +68,33 @@ class CacheInfo:
 class _Trace:
     """A concrete function and the guard that recognises calls it can answer."""
 
-    __slots__ = ("concrete", "guards", "n", "single", "structure", "tensors")
+    __slots__ = ("concrete", "guards", "n", "numbers", "structure")
 
-    def __init__(self, concrete: ConcreteFunction, leaves: list[Any], structure: pytree.Structure) -> None:
+    def __init__(
+        self, concrete: ConcreteFunction, leaves: list[Any], structure: pytree.Structure, numbers: frozenset[int]
+    ) -> None:
         self.concrete = concrete
+        self.numbers = numbers
         args, kwargs = structure.children
         flat = not kwargs.children and all(c.node is None for c in args.children)
         self.structure = None if flat else structure
         self.n = len(leaves)
         self.guards: list[tuple[Any, Any]] = []
-        for x in leaves:
-            if is_tensor(x):
+        for i, x in enumerate(leaves):
+            if i in numbers:
+                self.guards.append((NUMBERS[type(x)], type(x)))
+            elif is_tensor(x):
                 self.guards.append((x.dtype, tuple(x.shape)))
             else:
                 self.guards.append((None, leaf_key(x)))
-        self.tensors = all(d is not None for d, _ in self.guards)
+
+    def tensors(self, leaves: list[Any]) -> list[Tensor]:
+        """The leaves that are inputs of the graph, as tensors."""
+        return [
+            wrap(np.array(x, NUMBERS[type(x)])) if i in self.numbers else x if isinstance(x, Tensor) else asarray(x)
+            for i, x in enumerate(leaves)
+            if i in self.numbers or is_tensor(x)
+        ]
 
     def match(self, args: tuple[Any, ...]) -> list[np.ndarray] | None:
         """The input arrays of a call that fits, or None."""
@@ -100,6 +114,9 @@ class _Trace:
                 a = x
             elif dtype is None and not is_tensor(x) and leaf_key(x) == expected:
                 continue
+            elif type(x) is expected:  # a number that this trace takes as a scalar
+                arrays.append(np.array(x, dtype))
+                continue
             else:
                 return None
             if a.dtype is not dtype or a.shape != expected:
@@ -118,11 +135,13 @@ class Function:
         reduce_retracing: bool = True,
         autograph: bool = True,
         name: str | None = None,
+        check: bool = False,
     ) -> None:
         self.python_function = python_function
         self.input_signature = None if input_signature is None else tuple(input_signature)
         self.reduce_retracing = reduce_retracing
         self.autograph = autograph
+        self.check = check
         self._name = name or getattr(python_function, "__name__", type(python_function).__name__).replace("<lambda>", "lambda")
         self._binder = Binder(python_function)
         self._traces: OrderedDict[CallKey, _Trace] = OrderedDict()
@@ -132,6 +151,9 @@ class Function:
         self._lock = threading.RLock()
         self._bound: weakref.WeakKeyDictionary[Any, Function] = weakref.WeakKeyDictionary()
         self._count = {"traces": 0, "hits": 0, "evictions": 0}
+        self._families: dict[CallKey, CallKey] = {}  # numbers left open -> the first call of that form
+        self._varying: dict[CallKey, frozenset[int]] = {}
+        self._by_value: set[CallKey] = set()  # forms whose numbers the function needs as Python values
         self._causes: dict[str, list[tuple[str, str, str]]] = {}
         self._warned: set[str] = set()
         functools.update_wrapper(self, python_function, updated=())
@@ -154,43 +176,73 @@ class Function:
         trace, leaves, is_new = self._find(args, kwargs)
         if not is_new:
             self._count["hits"] += 1
-        tensors = [x if isinstance(x, Tensor) else asarray(x) for x in leaves if is_tensor(x)]
-        return trace.concrete.call([x if x._array.flags.c_contiguous else wrap(np.ascontiguousarray(x._array)) for x in tensors]
-                                   if not state.tapes else tensors)  # fmt: skip
+        tensors = trace.tensors(leaves)
+        if not state.tapes:
+            tensors = [x if x._array.flags.c_contiguous else wrap(np.ascontiguousarray(x._array)) for x in tensors]
+        return trace.concrete.call(tensors)
 
     def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[_Trace, list[Any], bool]:
-        bound = self._binder.bind(args, kwargs)
-        leaves, structure = pytree.flatten(bound)
+        leaves, structure = pytree.flatten(self._binder.bind(args, kwargs))
         if self.input_signature is not None:
             check_signature(leaves, self.input_signature, self._binder)
         key = CallKey(structure, tuple([leaf_key(x) for x in leaves]))
         with self._lock:
-            trace = self._traces.get(key)
+            trace = self._known(key)
             is_new = trace is None
             if trace is None:
                 trace = self._trace(key, leaves, structure)
-            else:
-                self._traces.move_to_end(key)
             self._last, self._last_key = trace, key
         return trace, leaves, is_new
+
+    def _known(self, key: CallKey) -> _Trace | None:
+        """The trace for this key, exact or with the numbers that are known to vary left open."""
+        found = key if key in self._traces else key.opened(self._varying.get(key.opened(None), frozenset()))
+        trace = self._traces.get(found)
+        if trace is not None:
+            self._traces.move_to_end(found)
+        return trace
 
     # tracing
 
     def _trace(self, key: CallKey, leaves: list[Any], structure: pytree.Structure) -> _Trace:
         self._forget_dead()
-        if self._last_key is not None:
-            self._note_retrace(self._last_key, key)
-        concrete = self.build(leaves, structure)
-        trace = _Trace(concrete, leaves, structure)
+        numbers = self._numbers_that_vary(key) if self.reduce_retracing else frozenset()
+        trace = None
+        if numbers:
+            try:
+                trace = _Trace(self.build(leaves, structure, numbers), leaves, structure, numbers)
+            except Exception:  # the function needs the Python value: whatever is wrong besides shows in the plain trace
+                self._by_value.add(key.opened(None))
+                numbers = frozenset()
+            else:
+                self._varying[key.opened(None)] = numbers
+        if trace is None:
+            if self._last_key is not None:
+                self._note_retrace(self._last_key, key)
+            trace = _Trace(self.build(leaves, structure), leaves, structure, numbers)
         self._count["traces"] += 1
-        self._traces[key] = trace
+        self._traces[key.opened(numbers)] = trace
         if len(self._traces) > MAX_TRACES:
             self._traces.popitem(last=False)
             self._count["evictions"] += 1
         return trace
 
-    def build(self, leaves: list[Any], structure: pytree.Structure) -> ConcreteFunction:
-        """Run the Python function once on symbolic tensors and compile what it wrote down."""
+    def _numbers_that_vary(self, key: CallKey) -> frozenset[int]:
+        """Positions of Python numbers in which this call differs from an earlier one that is otherwise the same."""
+        family = key.opened(None)
+        if family in self._by_value:
+            return frozenset()
+        first = self._families.setdefault(family, key)
+        differ = [i for i, (a, b) in enumerate(zip(first.keys, key.keys, strict=True)) if a != b]
+        return self._varying.get(family, frozenset()) | frozenset(differ)
+
+    def build(
+        self, leaves: list[Any], structure: pytree.Structure, numbers: frozenset[int] = frozenset()
+    ) -> ConcreteFunction:
+        """Run the Python function once on symbolic tensors and compile what it wrote down.
+
+        `numbers` are the positions of Python numbers that enter as weakly typed scalars rather than by value.
+        """
         started = time.perf_counter()
         builder = Builder(self._name, self._owned)
         names = leaf_names(structure, self._binder)
@@ -198,17 +250,19 @@ class Function:
         try:
             with builder:
                 symbols = [
-                    builder.input(x if isinstance(x, TensorSpec) else x.spec if isinstance(x, Tensor) else TensorSpec(x.shape, x.dtype), name)
+                    builder.input(TensorSpec((), NUMBERS[type(x)]), name, weak=True)
+                    if i in numbers
+                    else builder.input(x if isinstance(x, TensorSpec) else spec_of(x), name)
                     if is_tensor(x) or isinstance(x, TensorSpec)
                     else x
-                    for x, name in zip(leaves, names, strict=True)
-                ]  # fmt: skip
+                    for i, (x, name) in enumerate(zip(leaves, names, strict=True))
+                ]
                 args, kwargs = pytree.unflatten(structure, symbols)
                 result = self.python_function(*args, **kwargs)
                 graph, variables, plan = self._finish(builder, result)
         finally:
             state.tapes = tapes
-        return ConcreteFunction(graph, variables, plan, time.perf_counter() - started)
+        return ConcreteFunction(graph, variables, plan, time.perf_counter() - started, self.check)
 
     def _finish(self, builder: Builder, result: Any) -> tuple[Any, list[Variable], OutputPlan]:
         leaves, structure = pytree.flatten(result)
@@ -237,7 +291,7 @@ class Function:
                 raise TraceError(f"a concrete function needs whole shapes, got {x}")
         key = CallKey(structure, tuple([x if isinstance(x, TensorSpec) else leaf_key(x) for x in leaves]))
         with self._lock:
-            trace = self._traces.get(key)
+            trace = self._known(key)
             if trace is None:
                 trace = self._trace(key, [_stand_in(x) for x in leaves], structure)
         return trace.concrete
@@ -300,7 +354,7 @@ class Function:
             return types.MethodType(self, instance)
         if bound is None:
             bound = self._bound[instance] = Function(
-                _weak_method(self.python_function, instance), self.input_signature, self.reduce_retracing, self.autograph, self._name
+                _weak_method(self.python_function, instance), self.input_signature, self.reduce_retracing, self.autograph, self._name, self.check
             )  # fmt: skip
         return bound
 
@@ -332,11 +386,13 @@ def function(
     reduce_retracing: bool = True,
     autograph: bool = True,
     name: str | None = None,
+    check: bool = False,
 ) -> Any:
     """Trace a Python function into a graph and run it as one native program.
 
     Tensors (and NumPy arrays) key a trace by shape and dtype, Python values by type and value. Python side effects happen while
-    tracing only; variables and their assignments happen at each call.
+    tracing only; variables and their assignments happen at each call. `check=True` runs the interpreter beside the program and raises
+    MismatchError at the first operation that differs.
 
     >>> import hybridml as hml
     >>> @hml.function
@@ -347,6 +403,6 @@ def function(
     """
 
     def decorate(f: Callable[..., Any]) -> Function:
-        return Function(f, input_signature, reduce_retracing, autograph, name)
+        return Function(f, input_signature, reduce_retracing, autograph, name, check)
 
     return decorate if python_function is None else decorate(python_function)

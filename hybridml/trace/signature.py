@@ -92,6 +92,10 @@ class Binder:
         return names[position] if position < len(names) else f"argument {position}"
 
 
+def _is_number(key: Any) -> bool:
+    return isinstance(key, tuple) and key[0] in ("int", "float")
+
+
 class CallKey:
     """The key of one call: structure and leaf keys of all its arguments."""
 
@@ -111,6 +115,18 @@ class CallKey:
 
     def __hash__(self) -> int:
         return self._hash
+
+    def opened(self, positions: frozenset[int] | None) -> CallKey:
+        """The key with the Python numbers at these positions (None: all of them) known by their type only."""
+        return CallKey(
+            self.structure,
+            tuple(
+                [
+                    (k[0], Ellipsis) if _is_number(k) and (positions is None or i in positions) else k
+                    for i, k in enumerate(self.keys)
+                ]
+            ),
+        )
 
     @property
     def dead(self) -> bool:

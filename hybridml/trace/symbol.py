@@ -95,3 +95,13 @@ class SymbolicTensor(Tensor):
 
     def __repr__(self) -> str:
         return f"SymbolicTensor({self.spec}, in {self._builder.name})"
+
+
+class WeakSymbol(SymbolicTensor):
+    """A Python number that varies from call to call: weakly typed, as the number itself would be."""
+
+    __slots__ = ()
+    weak = True
+
+    def __hash__(self) -> int:
+        raise self._no_value("its hash")

@@ -82,13 +82,15 @@ def test_every_form_of_a_report(tmp_path: Path) -> None:
     assert "<table>" in report._repr_html_()
     found = json.loads(report.to_json(tmp_path / "r.json"))
     assert found == json.loads((tmp_path / "r.json").read_text())
+    assert Report.from_json((tmp_path / "r.json").read_text()) == report
     assert [r["break_even"] for r in found["results"]] == [201, None]
     assert found["results"][0]["largest_loss_difference"] == 0.0
     report.plot(tmp_path / "drawn")
     assert {p.name for p in tmp_path.iterdir()} == {"r.json", "drawn.png", "drawn.svg"}
-    first = (tmp_path / "drawn.svg").read_bytes()
-    report.plot(tmp_path / "drawn.svg")
-    assert (tmp_path / "drawn.svg").read_bytes() == first, "the same report draws the same file"
+    for name in ("first.svg", "second.svg"):
+        report.plot(tmp_path / name)
+    first, second = ((tmp_path / name).read_bytes() for name in ("first.svg", "second.svg"))
+    assert first == second, "the same report draws the same file"
 
 
 def test_a_score_that_is_too_low_is_told() -> None:
