@@ -49,10 +49,10 @@ class Builder:
         state.traces.remove(self)
         self.closed = True
 
-    def active(self) -> Builder:
-        """This builder, if it is the trace being written now."""
+    def active(self, tensor: SymbolicTensor | None = None) -> Builder:
+        """This builder, if it is the trace being written now; else an error about the tensor that asked."""
         if self.closed or not state.traces or state.traces[-1] is not self:
-            raise self.escaped(None)
+            raise self.escaped(tensor)
         return self
 
     def escaped(self, tensor: SymbolicTensor | None) -> TracerError:
