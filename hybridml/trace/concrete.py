@@ -169,7 +169,8 @@ class ConcreteFunction:
         return any(map(tape.is_watching, self.variables))
 
     def _call_recorded(self, tensors: Sequence[Tensor]) -> list[Any]:
-        values = [wrap(v._array.copy() if v in self._assigned else v._array) for v in self.variables]
+        assigned = set(self._assigned)
+        values = [wrap(v._array.copy() if v in assigned else v._array) for v in self.variables]
         for x, v in zip(values, self.variables, strict=True):
             x._id = v._id
         results = self._pure([*tensors, *values])

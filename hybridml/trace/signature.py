@@ -88,8 +88,12 @@ class Binder:
     def name(self, position: int) -> str:
         if self._signature is None:
             return f"argument {position}"
-        names = list(self._signature.parameters)
-        return names[position] if position < len(names) else f"argument {position}"
+        for i, p in enumerate(self._signature.parameters.values()):
+            if p.kind is inspect.Parameter.VAR_POSITIONAL:
+                return f"{p.name}[{position - i}]"
+            if i == position:
+                return p.name
+        return f"argument {position}"
 
 
 def _is_number(key: Any) -> bool:
