@@ -96,7 +96,7 @@ class Executable:
                 yield self._kernel(g, tuple([v for v in reads if v not in own]))
                 continue
             if is_empty(n):
-                yield EmptyStep(reads, n.outputs)
+                yield EmptyStep(n.op.name, reads, n.outputs)
                 continue
             products = gemm_steps(self.graph, n, self.places, self.threads) if n.op.provider == "gemm" else None
             moves = lower_movement(n, self.places) if products is None and n.out.spec.size else None
