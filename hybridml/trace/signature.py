@@ -69,7 +69,7 @@ class Binder:
             self._signature: inspect.Signature | None = inspect.signature(python_function)
         except (TypeError, ValueError):
             self._signature = None
-        self.simple = 0  # how many positional arguments a call may have that needs no binding
+        self.simple = -1  # how many positional arguments a call may have that needs no binding
         if self._signature is not None:
             kinds = [p.kind for p in self._signature.parameters.values()]
             if all(k in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for k in kinds):
