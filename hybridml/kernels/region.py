@@ -113,7 +113,7 @@ class Region:
                 yield self._kernel(g, tuple([v for v in reads if v not in own]))
                 continue
             if is_empty(n):
-                yield EmptyStep(reads, n.outputs)
+                yield EmptyStep(n.op.name, reads, n.outputs)
                 continue
             if n.op.kind is Kind.CONTROL:
                 inner = control.step(

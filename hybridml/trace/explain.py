@@ -66,7 +66,7 @@ def _describe(s: Step) -> str:
         where = f" ({s.node.source})" if s.node.source else ""
         return f"Python step: {s.node.op.name}{where} has no native kernel for these operands"
     if isinstance(s, EmptyStep):
-        return "nothing to do for results without elements"
+        return f"{s.title}: no elements, nothing to do"
     if isinstance(s, ControlStep):
         inner = [f"\n       {name}: {_describe(t)}" for name, r in s.regions.items() for t in r.steps]
         return f"{s.node.op.name}, jumps around" + "".join(inner)
@@ -76,7 +76,7 @@ def _describe(s: Step) -> str:
     if isinstance(s, HorizontalStep):
         return f"{kernel}: one launch over {len(s.parts)} buffers, {sum(s.extents)} elements"
     spec = s.lowered.spec
-    return f"{kernel}: {len(spec.notes)} operations in one {spec.mode.value} kernel, {s.lowered.work} elements"
+    return f"{kernel}: {len(spec.notes)} operation{'s' * (len(spec.notes) != 1)} in one {spec.mode.value} kernel, {s.lowered.work} elements"
 
 
 def _refusals(program: Any) -> str:
