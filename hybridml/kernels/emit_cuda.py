@@ -41,6 +41,7 @@ from hybridml.kernels.launch import WARP, Shape
 from hybridml.kernels.spec import (
     Accumulate,
     Axis,
+    Flag,
     KernelSpec,
     Let,
     Load,
@@ -101,17 +102,15 @@ def is_splittable(spec: KernelSpec) -> bool:
     if spec.mode is Mode.MAP or len(passes) != 1:
         return False
     inner = _innermost(passes[0])
-    accumulators = {s.operand for s in inner if isinstance(s, Load)} if spec.mode is Mode.COLUMN else set()
-    stored = {s.operand for s in inner if isinstance(s, Store)}
-    return (
-        bool(_reductions_of(inner))
-        and stored <= {o for o in accumulators if o.written}
-        and len(stored) <= len(_reductions_of(inner))
-    )
+    found = _reductions_of(inner)
+    in_memory = {
+        _register(s.operand.name) for s in inner if isinstance(s, Store)
+    }  # a COLUMN kernel's accumulators
+    return bool(found) and in_memory <= {r.name for r in found}
 
 
 def space(spec: KernelSpec) -> tuple[list[str], list[str]]:
-    """The names of the sizes that are kept (MAP: of all of them) and of those that are reduced."""
+    """The names of the sizes that are kept (MAP: all but those of ordered loops) and of those that are reduced."""
     kept, reduced = _axes(spec)
     return [a.size for a in kept], [a.size for a in reduced]
 
@@ -147,6 +146,10 @@ def _nest(loop: Loop) -> list[Axis]:
     return axes
 
 
+def _all_loops(body: list[Statement]) -> list[Loop]:
+    return [t for s in body if isinstance(s, Loop) for t in (s, *_all_loops(s.body))]
+
+
 def _reductions_of(body: list[Statement]) -> list[_Reduction]:
     """Accumulators in registers (ROW) or in memory (COLUMN, where a register named after the operand stands for it)."""
     found = [_Reduction(s.name, s) for s in body if isinstance(s, Accumulate)]
@@ -165,10 +168,10 @@ def _is_kept(spec: KernelSpec, loop: Loop) -> bool:
 
 
 def _axes(spec: KernelSpec) -> tuple[list[Axis], list[Axis]]:
-    """(kept, reduced) axes; a MAP kernel keeps all of them."""
+    """(kept, reduced) axes; a MAP kernel keeps all but those whose loops are ordered."""
     loops = [s for s in spec.body if isinstance(s, Loop)]
     if spec.mode is Mode.MAP:
-        return spec.parallel + [a for s in loops for a in _nest(s)], []
+        return spec.parallel + [s.axis for s in _all_loops(spec.body) if not s.ordered], []
     if spec.mode is Mode.ROW:
         return spec.parallel, _nest(loops[0])
     full = next(s for s in loops if not _is_kept(spec, s))
@@ -256,11 +259,16 @@ class _Printer:
         out.close()
 
     def _flat(self, body: list[Statement]) -> None:
+        """The body without the loops whose axes are spread over threads; ordered ones stay within one thread."""
         for s in body:
-            if isinstance(s, Loop):
-                self._flat(s.body)
-            else:
+            if not isinstance(s, Loop):
                 self._plain(s)
+            elif s.ordered:
+                self.out.open(f"for {s.axis.name} in range({s.axis.size}):")
+                self._flat(s.body)
+                self.out.close()
+            else:
+                self._flat(s.body)
 
     def _plain(self, s: Statement) -> None:
         match s:
@@ -270,6 +278,10 @@ class _Printer:
                 self.out(f"{name} = {text}" + (f"  # {note}" if note else ""))
             case Store(operand, index, value):
                 self.out(_store(operand, index, value))
+            case Flag(operand, when):
+                self.out.open(f"if {when}:")
+                self.out(f"{operand.name}[0] = u8(1)")  # the same value from whichever thread
+                self.out.close()
             case _:
                 raise TypeError(f"{type(s).__name__} has no place outside a pass over a row")
 

@@ -219,7 +219,8 @@ class Frame:
         body = self._bodies[-1]
         for level in reversed(range(len(self._inner))):
             k = self._inner[level]
-            body = [*self._bodies[level], Loop(self._axes[k], body, split=k == self._split)]
+            ordered = self._classes[self._runs[k][0]] == _RUNNING
+            body = [*self._bodies[level], Loop(self._axes[k], body, split=k == self._split, ordered=ordered)]
         if self._split is not None:
             extent = self._sizes[self._split]
         else:
