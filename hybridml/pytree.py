@@ -35,7 +35,7 @@ class Structure:
     def __str__(self) -> str:
         if self.node is None:
             return "*"
-        inner = ", ".join(map(str, self.children))
+        inner = ", ".join([str(c) for c in self.children])  # `map` is this module's own
         return f"{self.node.__name__}({inner})"
 
 

@@ -103,14 +103,12 @@ def is_splittable(spec: KernelSpec) -> bool:
         return False
     inner = _innermost(passes[0])
     found = _reductions_of(inner)
-    in_memory = {
-        _register(s.operand.name) for s in inner if isinstance(s, Store)
-    }  # a COLUMN kernel's accumulators
-    return bool(found) and in_memory <= {r.name for r in found}
+    stored = {_register(s.operand.name) for s in inner if isinstance(s, Store)}
+    return bool(found) and stored <= {r.name for r in found}  # a COLUMN kernel's text stores its accumulators
 
 
 def space(spec: KernelSpec) -> tuple[list[str], list[str]]:
-    """The names of the sizes that are kept (MAP: all but those of ordered loops) and of those that are reduced."""
+    """The names of the sizes that are kept (MAP: all but those that run in order) and of those that are reduced."""
     kept, reduced = _axes(spec)
     return [a.size for a in kept], [a.size for a in reduced]
 
@@ -146,10 +144,6 @@ def _nest(loop: Loop) -> list[Axis]:
     return axes
 
 
-def _all_loops(body: list[Statement]) -> list[Loop]:
-    return [t for s in body if isinstance(s, Loop) for t in (s, *_all_loops(s.body))]
-
-
 def _reductions_of(body: list[Statement]) -> list[_Reduction]:
     """Accumulators in registers (ROW) or in memory (COLUMN, where a register named after the operand stands for it)."""
     found = [_Reduction(s.name, s) for s in body if isinstance(s, Accumulate)]
@@ -168,15 +162,20 @@ def _is_kept(spec: KernelSpec, loop: Loop) -> bool:
 
 
 def _axes(spec: KernelSpec) -> tuple[list[Axis], list[Axis]]:
-    """(kept, reduced) axes; a MAP kernel keeps all but those whose loops are ordered."""
+    """(kept, reduced) axes; a MAP kernel keeps all but those that run in order."""
     loops = [s for s in spec.body if isinstance(s, Loop)]
     if spec.mode is Mode.MAP:
-        return spec.parallel + [s.axis for s in _all_loops(spec.body) if not s.ordered], []
+        return spec.parallel + _mapped(spec.body), []
     if spec.mode is Mode.ROW:
         return spec.parallel, _nest(loops[0])
     full = next(s for s in loops if not _is_kept(spec, s))
     *reduced, column = _nest(full)
     return [*spec.parallel, column], reduced
+
+
+def _mapped(body: list[Statement]) -> list[Axis]:
+    """The axes of a MAP kernel's loops whose steps are threads."""
+    return [a for s in body if isinstance(s, Loop) for a in ([] if s.running else [s.axis]) + _mapped(s.body)]
 
 
 # printing
@@ -259,11 +258,11 @@ class _Printer:
         out.close()
 
     def _flat(self, body: list[Statement]) -> None:
-        """The body without the loops whose axes are spread over threads; ordered ones stay within one thread."""
+        """The body without the loops whose axes are spread over threads; those that run in order stay within one thread."""
         for s in body:
             if not isinstance(s, Loop):
                 self._plain(s)
-            elif s.ordered:
+            elif s.running:
                 self.out.open(f"for {s.axis.name} in range({s.axis.size}):")
                 self._flat(s.body)
                 self.out.close()
@@ -280,7 +279,7 @@ class _Printer:
                 self.out(_store(operand, index, value))
             case Flag(operand, when):
                 self.out.open(f"if {when}:")
-                self.out(f"{operand.name}[0] = u8(1)")  # the same value from whichever thread
+                self.out(f"{operand.name}[0] = u8(1)")  # from any thread, and whatever else they do: it is never unset
                 self.out.close()
             case _:
                 raise TypeError(f"{type(s).__name__} has no place outside a pass over a row")
