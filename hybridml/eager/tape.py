@@ -57,6 +57,11 @@ def op_pullback(op: Op, attrs: dict[str, Any], operands: list[Any], results: tup
     return pull
 
 
+def _whole_pullback(op: Op, attrs: dict[str, Any], operands: list[Any], results: tuple[Any, ...]) -> Pullback:
+    assert op.pullback is not None
+    return op.pullback(attrs, operands, results)
+
+
 def zeros(x: Any) -> Tensor:
     return zeros_like(x)
 
@@ -129,13 +134,14 @@ class GradientTape:
     def record(self, op: Op, attrs: dict[str, Any], operands: list[Any], result: Any) -> None:
         """Called by the door after every op."""
         watched = self._watched
-        if op.vjps is None or self._stopped:
+        if (op.vjps is None and op.pullback is None) or self._stopped:
             return
         ids = [x._id if isinstance(x, Tensor) and x._id in watched else None for x in operands]
         if not any(ids):
             return
         results = result if type(result) is tuple else (result,)
-        self.add(ids, results, op_pullback(op, attrs, operands, results))
+        make = op_pullback if op.pullback is None else _whole_pullback
+        self.add(ids, results, make(op, attrs, operands, results))
 
     def add(self, inputs: list[int | None], results: Sequence[Tensor], pullback: Pullback) -> None:
         """Record a step with its own rule; `inputs` are ids, None for what is not watched."""

@@ -111,6 +111,10 @@ class Table:
         """Copy ``nbytes`` between two addresses; the ranges may overlap."""
         return self._add(Opcode.COPY, a=destination, b=source, c=nbytes)
 
+    def move(self, destination: int, source: int, offset: int = 0) -> int:
+        """Store the int64 at address ``source``, plus ``offset``, at address ``destination``."""
+        return self._add(Opcode.MOVE, a=offset, b=destination, c=source)
+
     def stop(self, code: int = 0) -> int:
         """Leave the program; `Program.run` returns ``code``."""
         if not 0 <= code < 2**31:

@@ -33,6 +33,7 @@ class Opcode(IntEnum):
     SET = 4  # the word at address b becomes the value c
     COPY = 5  # c bytes from address b to address a
     STOP = 6  # leave the program with code a (0..2**31)
+    MOVE = 7  # the word at address b becomes the word at address c plus a
 
 
 OPCODE, FUNCTION, ARGS, EXTENT, CHUNKS, A, B, C = range(0, 64, 8)

@@ -75,6 +75,7 @@ JUMP_IF_FALSE = int(Opcode.JUMP_IF_FALSE)
 COUNT_JUMP = int(Opcode.COUNT_JUMP)
 SET = int(Opcode.SET)
 COPY = int(Opcode.COPY)
+MOVE = int(Opcode.MOVE)
 
 SPINS_BEFORE_YIELD = 2048
 
@@ -206,6 +207,8 @@ def run(header, externals):
                 continue
             for chunk in range(chunks):  # no pool, or another thread has it: the same chunks, one by one
                 run_chunk(function, args, extent, grain, chunks, chunk)
+        elif opcode == MOVE:
+            store(load(instruction + B), load(load(instruction + C)) + load(instruction + A))
         elif opcode == JUMP:
             row = load(instruction + A)
         elif opcode == JUMP_IF_FALSE:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -17,6 +18,9 @@ from hybridml.kernels.spec import Let, Loop, Statement, Store
 from hybridml.kernels.views import Place
 from hybridml.ops.registry import Kind, Layout
 from hybridml.trace.graph import Graph, Node, Value
+
+if TYPE_CHECKING:
+    from hybridml.kernels.control import ControlStep
 
 CHUNK_NANOSECONDS = 8000.0  # work that makes a piece worth handing to another thread
 GRAIN = 64  # elements: pieces begin at cache lines
@@ -31,6 +35,21 @@ class KernelStep:
     source: str
     reads: tuple[Value, ...]
     writes: tuple[Value, ...]
+
+    @property
+    def in_place(self) -> list[tuple[Value, Value]]:
+        """(input, output) pairs that may share memory."""
+        return self.lowered.in_place
+
+    @property
+    def scratch(self) -> list[tuple[Value, int]]:
+        """Memory that this step alone uses: a key and bytes."""
+        return [(v, v.spec.nbytes) for v in self.lowered.temporaries]
+
+    @property
+    def checks(self) -> bool:
+        """True if it may find its operands at fault and end the call."""
+        return self.lowered.check is not None
 
     @property
     def nanoseconds(self) -> float:
@@ -69,6 +88,7 @@ class HorizontalStep:
     """One kernel text over several buffers, as one launch."""
 
     parts: list[KernelStep]
+    checks: bool = False
 
     @property
     def reads(self) -> tuple[Value, ...]:
@@ -85,6 +105,16 @@ class HorizontalStep:
     @property
     def source(self) -> str:
         return self.parts[0].source
+
+    @property
+    def in_place(self) -> list[tuple[Value, Value]]:
+        """The parts run in no order, so only the part that writes may read."""
+        pairs = [pair for p in self.parts for pair in p.in_place]
+        return [pair for pair in pairs if sum(pair[0] in p.reads for p in self.parts) == 1]
+
+    @property
+    def scratch(self) -> list[tuple[Value, int]]:
+        return [s for p in self.parts for s in p.scratch]
 
     @property
     def nanoseconds(self) -> float:
@@ -109,6 +139,9 @@ class GemmStep:
     c: tuple[Value, int]
     flops: int
     title: str = "matmul"
+    checks: bool = False
+    in_place: tuple[tuple[Value, Value], ...] = ()
+    scratch: tuple[tuple[Value, int], ...] = ()
 
     @property
     def reads(self) -> tuple[Value, ...]:
@@ -131,6 +164,9 @@ class EmptyStep:
     reads: tuple[Value, ...]
     writes: tuple[Value, ...]
     nanoseconds: float = 0.0
+    checks: bool = False
+    in_place: tuple[tuple[Value, Value], ...] = ()
+    scratch: tuple[tuple[Value, int], ...] = ()
 
 
 @dataclass
@@ -141,9 +177,25 @@ class PythonStep:
     reads: tuple[Value, ...]
     writes: tuple[Value, ...] = field(default=())
     nanoseconds: float = 1e5
+    checks: bool = False
+    in_place: tuple[tuple[Value, Value], ...] = ()
+    scratch: tuple[tuple[Value, int], ...] = ()
 
 
-Step = KernelStep | HorizontalStep | GemmStep | EmptyStep | PythonStep
+Step: TypeAlias = "KernelStep | HorizontalStep | GemmStep | EmptyStep | PythonStep | ControlStep"
+
+
+def merge_equal_updates(steps: list[Step]) -> list[Step]:
+    """Kernels of one text whose results nobody reads (updates of parameters) become one horizontal launch at the end."""
+    read = {v for s in steps for v in s.reads}
+    writers = Counter(v for s in steps for v in s.writes)
+    by_kernel: dict[str, list[KernelStep]] = {}
+    for s in steps:
+        if isinstance(s, KernelStep) and not s.checks and not any(v in read or writers[v] > 1 for v in s.writes):
+            by_kernel.setdefault(s.kernel.name, []).append(s)
+    groups = [group for group in by_kernel.values() if len(group) > 1]
+    moved = {id(s) for group in groups for s in group}
+    return [s for s in steps if id(s) not in moved] + [HorizontalStep(group) for group in groups]
 
 
 def is_empty(n: Node) -> bool:

@@ -138,6 +138,8 @@ class Op:
     eager     (xp, *arrays, **attrs) -> array or tuple; xp is numpy or cupy
     vjps      one rule a positional operand, `(g, out, *operands, **attrs) -> gradient of that operand`, written in public ops;
               None for an operand without gradient. A gradient of the operand's broadcast shape is summed back by the caller.
+    pullback  in place of `vjps` where the gradients of all operands are one computation: (attrs, operands, results) -> rule, where
+              rule(gradients of the results, which operands want one) -> gradients of the operands
     saves     what the vjps read besides shapes and dtypes
     promote   how operands of different dtypes meet
     fixed     how many leading operands keep their own dtype in that (a condition, indices)
@@ -165,6 +167,7 @@ class Op:
     infer: Callable[..., Any]
     eager: Callable[..., Any]
     vjps: tuple[Callable[..., Any] | None, ...] | EachOperand | None = None
+    pullback: Callable[..., Any] | None = None
     saves: Saves = Saves.NOTHING
     promote: Promote = Promote.SAME
     fixed: int = 0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from hybridml import errors
@@ -24,10 +24,24 @@ class Builder:
     """A graph under construction: the target of every op with a symbolic operand.
 
     `owned` holds the variables that the function created, by call site: a later trace gets the same ones again.
+
+    A builder with a `parent` writes the sub-graph of a branch or a loop body. What it reads of the graphs around it becomes
+    `captures`: inputs of the sub-graph, operands of the node that holds it. `tapes` are those that watch from outside; an eager
+    tensor that one of them watches is captured too, so that a gradient can reach it.
     """
 
-    def __init__(self, name: str, owned: dict[Any, Variable] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        owned: dict[Any, Variable] | None = None,
+        parent: Builder | None = None,
+        tapes: Sequence[Any] = (),
+    ) -> None:
         self.name = name
+        self.parent = parent
+        self.tapes: tuple[Any, ...] = (*parent.tapes, *tapes) if parent is not None else ()
+        self.captures: dict[int, tuple[Value, Tensor]] = {}
+        self.notes: dict[Any, Any] = {}  # what gradients of this trace's loops have prepared, to be used again
         self.closed = False
         self.inputs: list[Value] = []
         self.nodes: list[Node] = []
@@ -50,10 +64,19 @@ class Builder:
         self.closed = True
 
     def active(self, tensor: SymbolicTensor | None = None) -> Builder:
-        """This builder, if it is the trace being written now; else an error about the tensor that asked."""
-        if self.closed or not state.traces or state.traces[-1] is not self:
-            raise self.escaped(tensor)
-        return self
+        """The trace being written now: this builder's own, or a sub-graph inside it; else an error about the tensor that asked."""
+        if not self.closed and state.traces:
+            inner: Any = state.traces[-1]
+            if inner.is_inside(self):
+                return inner
+        raise self.escaped(tensor)
+
+    def is_inside(self, other: Builder) -> bool:
+        """True if this is `other` or the builder of a sub-graph, however deep, of it."""
+        at: Builder | None = self
+        while at is not None and at is not other:
+            at = at.parent
+        return at is other
 
     def escaped(self, tensor: SymbolicTensor | None) -> TracerError:
         made = f", made at {tensor._made_at}," if tensor is not None and tensor._made_at else ""
@@ -82,14 +105,23 @@ class Builder:
     def value_of(self, x: Any) -> Operand:
         """The graph's value for an operand; an eager tensor becomes a constant of the graph."""
         if isinstance(x, SymbolicTensor):
-            if x._builder is not self:
+            if x._builder is self:
+                return x._value
+            if x._builder.closed or not self.is_inside(x._builder):
                 raise x._builder.escaped(x)
-            return x._value
+            return self._capture(x)
         if not isinstance(x, Tensor):
             return x
+        if any(t.is_watching(x) for t in self.tapes):
+            return self._capture(x)
         if id(x) not in self._constants:
             self._constants[id(x)] = (self._constant(x), x)
         return self._constants[id(x)][0]
+
+    def _capture(self, x: Tensor) -> Value:
+        if id(x) not in self.captures:
+            self.captures[id(x)] = (Value(x.spec), x)
+        return self.captures[id(x)][0]
 
     def _constant(self, x: Tensor) -> Value:
         """A constant of the graph; an array stretched by broadcasting stays small and is stretched in the graph."""
@@ -141,6 +173,8 @@ class Builder:
 
     def create_variable(self, make: Callable[[], Variable]) -> Variable:
         """A variable made while tracing belongs to the function: one per call site and visit, however often it is traced."""
+        if self.parent is not None:
+            return self.parent.create_variable(make)
         frame = sys._getframe(1)
         while frame.f_back is not None and errors._is_ours(frame):
             frame = frame.f_back
@@ -158,6 +192,14 @@ class Builder:
             finally:
                 state.traces = saved
         return self._owned[site, visit]
+
+    def assigned(self) -> dict[Variable, Tensor]:
+        """What was assigned here, with the values at the end."""
+        return {v: self._now[v] for v in self.variables if v in self._assigned}
+
+    def body(self, inputs: Sequence[Value], outputs: Sequence[Value], name: str = "") -> Graph:
+        """A sub-graph without variables: `inputs` hold all that is read from outside."""
+        return Graph(name or self.name, tuple(inputs), (), dict(self._arrays), tuple(self.nodes), tuple(outputs))
 
     # the end
 

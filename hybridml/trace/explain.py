@@ -6,6 +6,7 @@ import html
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from hybridml.kernels.control import ControlStep
 from hybridml.kernels.steps import EmptyStep, GemmStep, HorizontalStep, KernelStep, PythonStep, Step
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def explain(concrete: ConcreteFunction) -> Explanation:
         ("Graph as traced", str(concrete.graph)),
         ("Graph as compiled", str(concrete.optimized)),
     ]
-    seen: dict[str, Any] = {s.kernel.name: s for s in program.steps if isinstance(s, (KernelStep, HorizontalStep))}
+    seen: dict[str, Any] = {s.kernel.name: s for s in program.kernels if isinstance(s, (KernelStep, HorizontalStep))}
     sections += [(f"Kernel {name}", s.source) for name, s in seen.items()]
     return Explanation(concrete.name, tuple(sections))
 
@@ -66,6 +67,9 @@ def _describe(s: Step) -> str:
         return f"Python step: {s.node.op.name}{where} has no native kernel for these operands"
     if isinstance(s, EmptyStep):
         return f"{s.title}: no elements, nothing to do"
+    if isinstance(s, ControlStep):
+        inner = [f"\n       {name}: {_describe(t)}" for name, r in s.regions.items() for t in r.steps]
+        return f"{s.node.op.name}, jumps around" + "".join(inner)
     if isinstance(s, GemmStep):
         return f"{s.title}: {s.flops / 1e6:.2f} Mflop, {s.plan.kernel.name} kernel in {s.plan.chunks} piece(s)"
     kernel = s.kernel.name.rsplit("_", 1)[0]

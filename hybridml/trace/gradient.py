@@ -21,7 +21,9 @@ from hybridml.eager.state import state
 from hybridml.eager.tape import GradientTape
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.kernels.executable import Executable
+from hybridml.ops.registry import Kind, Op
 from hybridml.trace.builder import Builder
+from hybridml.trace.control.unroll import unroll
 from hybridml.trace.graph import Graph, Node, Value
 from hybridml.trace.interpret import evaluate
 from hybridml.trace.passes import optimize
@@ -45,8 +47,14 @@ def inline(graph: Graph, tensors: Sequence[Any]) -> list[Any]:
     """Run a graph without variables through the door: written into whatever trace is open, recorded by whatever tape watches."""
     environment: dict[Value, Any] = dict(zip(graph.inputs, tensors, strict=True))
     environment |= {v: wrap(a) for v, a in graph.constants.items()}
-    evaluate(graph, lambda op, operands, attrs: run_op(op, tuple(operands), attrs), environment)
+    evaluate(graph, _through_the_door, environment)
     return [environment[v] for v in graph.outputs]
+
+
+def _through_the_door(op: Op, operands: list[Any], attrs: dict[str, Any]) -> Any:
+    if op.kind is Kind.CONTROL and not any(isinstance(x, SymbolicTensor) for x in operands):
+        return unroll(op, operands, attrs, inline)
+    return run_op(op, tuple(operands), attrs)
 
 
 def differentiate(graph: Graph) -> Split:

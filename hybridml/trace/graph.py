@@ -137,7 +137,7 @@ class Graph:
             h.update(np.ascontiguousarray(a).tobytes())
         for n in self.nodes:
             operands = [numbers[x] if isinstance(x, Value) else (type(x).__name__, x) for x in n.inputs]
-            feed(n.op.name, operands, sorted((k, _attr_key(a)) for k, a in n.attrs.items()), [v.spec for v in n.outputs])
+            feed(n.op.name, operands, sorted_attributes(n.attrs), [v.spec for v in n.outputs])
         feed("out", [numbers[v] for v in self.outputs], [(i, numbers[v]) for i, v in self.updates])
         return h.hexdigest()
 
@@ -154,6 +154,9 @@ class Graph:
             left = ", ".join(f"{self.label(v)}: {v.spec}" for v in n.outputs)
             where = f"  # {n.source.file.rsplit('/', 1)[-1]}:{n.source.line}" if n.source else ""
             yield n, f"    {left} = {n.op.name}({', '.join(operands)}){where}"
+            for inner in subgraphs(n).values():
+                for _, text in inner.lines():
+                    yield None, f"        {text}"
         for i, v in self.updates:
             yield None, f"    {self.label(self.variables[i])} <- {self.label(v)}"
         yield None, f"    return {', '.join(map(self.label, self.outputs))}"
@@ -162,18 +165,25 @@ class Graph:
         return "\n".join(text for _, text in self.lines())
 
 
-def _attr_key(a: Any) -> Any:
-    return a.key() if isinstance(a, Graph) else repr(a)
+def sorted_attributes(attrs: dict[str, Any]) -> tuple[tuple[str, str], ...]:
+    """Attributes as a hashable key: by name, sub-graphs by structure, all else by its text."""
+    return tuple(sorted((k, a.key() if isinstance(a, Graph) else repr(a)) for k, a in attrs.items()))
+
+
+def subgraphs(node: Node) -> dict[str, Graph]:
+    """The branches or bodies that a node holds, by attribute."""
+    return {k: a for k, a in node.attrs.items() if isinstance(a, Graph)}
 
 
 def _attr_text(a: Any) -> str:
-    return f"<graph {a.name}>" if isinstance(a, Graph) else a.name if isinstance(a, np.dtype) else repr(a)
+    return f"<{a.name}>" if isinstance(a, Graph) else a.name if isinstance(a, np.dtype) else repr(a)
 
 
 def verify(graph: Graph) -> Graph:
     """Check a graph's own rules; GraphError shows the lines around the fault. Returns the graph.
 
     Every value has one producer and is produced before it is read; every node's outputs are what the op's shape rule says.
+    Sub-graphs obey the same rules, and read nothing but their own inputs and constants.
     """
     known = set(graph.sources)
     if len(known) != len(graph.sources):
@@ -182,6 +192,8 @@ def verify(graph: Graph) -> Graph:
         if a.shape != v.shape or a.dtype != v.dtype:
             raise GraphError(f"constant {graph.label(v)} is {v.spec} but holds {a.dtype}{list(a.shape)}")
     for n in graph.nodes:
+        for inner in subgraphs(n).values():
+            verify(inner)
         for x in n.values:
             if x not in known:
                 raise GraphError(_around(graph, n, f"{graph.label(x)} is read before it is produced"))

@@ -142,17 +142,17 @@ def leaf_names(structure: pytree.Structure, binder: Binder) -> list[str]:
     args, kwargs = structure.children
     names: list[str] = []
     for i, child in enumerate(args.children):
-        names += [binder.name(i) + path for path in _paths(child)]
+        names += [binder.name(i) + path for path in leaf_paths(child)]
     for k, child in zip(kwargs.aux or (), kwargs.children, strict=True):  # type: ignore[call-overload]
-        names += [f"{k}{path}" for path in _paths(child)]
+        names += [f"{k}{path}" for path in leaf_paths(child)]
     return names
 
 
-def _paths(s: pytree.Structure) -> list[str]:
+def leaf_paths(s: pytree.Structure) -> list[str]:
     if s.node is None:
         return [""]
     labels = [f"[{k!r}]" for k in s.aux] if isinstance(s.aux, tuple) else [f"[{i}]" for i in range(len(s.children))]
-    return [label + rest for label, child in zip(labels, s.children, strict=True) for rest in _paths(child)]
+    return [label + rest for label, child in zip(labels, s.children, strict=True) for rest in leaf_paths(child)]
 
 
 def describe(key: Any) -> str:

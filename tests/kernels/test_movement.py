@@ -443,7 +443,7 @@ def run_as_cuda(concrete, arrays):
     from hybridml.kernels.targets import scalar_functions
 
     program = concrete.program
-    memory = dict(zip(concrete.optimized.inputs, arrays, strict=True)) | program.constants
+    memory = dict(zip(concrete.optimized.inputs, arrays, strict=True)) | program.region.constants
     names = {**vars(scalar_functions("python")), "cuda": OneThread, "ix": np.int64, "ux": np.uint64}
     for s in program.steps:
         low = s.lowered
@@ -457,7 +457,7 @@ def run_as_cuda(concrete, arrays):
         exec(source[source.index("def ") :], names)
         names[name](*pointers, *map(np.int64, low.words), *[np.dtype(d).type(x) for x, d in low.scalars])
     return [memory[v] for v in concrete.optimized.outputs], [
-        bool(program.constants[s.lowered.check.flag][0]) for s in program.steps if s.lowered.check
+        bool(program.region.constants[s.lowered.check.flag][0]) for s in program.steps if s.lowered.check
     ]
 
 

@@ -8,19 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from hybridml.trace.graph import Graph
+from hybridml.trace.graph import Graph, Node, subgraphs
 from hybridml.trace.passes.cse import cse
 from hybridml.trace.passes.dce import dce
 from hybridml.trace.passes.expand import expand
 from hybridml.trace.passes.fold import fold
 from hybridml.trace.passes.layout import layout
 from hybridml.trace.passes.materialize import materialize
+from hybridml.trace.passes.rewrite import Rewriter, rewrite
 from hybridml.trace.passes.simplify import simplify
 from hybridml.trace.passes.split import split
 
 Pass = Callable[[Graph], Graph]
 
-PASSES: tuple[Pass, ...] = (dce, expand, fold, simplify, layout, cse, split, simplify, dce, materialize)
+def nested(graph: Graph) -> Graph:
+    """Every pass on the sub-graphs of branches and loops."""
+
+    def visit(r: Rewriter, n: Node) -> bool:
+        inner = {k: optimize(g) for k, g in subgraphs(n).items()}
+        if inner:
+            r.keep(Node(n.op, n.inputs, n.attrs | inner, n.outputs, n.source))
+        return bool(inner)
+
+    return rewrite(graph, visit)
+
+
+PASSES: tuple[Pass, ...] = (dce, expand, fold, simplify, layout, cse, split, simplify, dce, nested, materialize)
 
 
 def optimize(graph: Graph) -> Graph:

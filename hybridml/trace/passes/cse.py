@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hybridml.ops.registry import Kind
-from hybridml.trace.graph import Graph, Node, Value
+from hybridml.trace.graph import Graph, Node, Value, sorted_attributes
 from hybridml.trace.passes.rewrite import Rewriter, rewrite
 
 
@@ -16,7 +16,7 @@ def cse(graph: Graph) -> Graph:
         if n.op.kind is Kind.EFFECT:
             return False
         operands = tuple([id(r[x]) if isinstance(r[x], Value) else (type(r[x]), repr(r[x])) for x in n.inputs])
-        key = (n.op, operands, repr(sorted(n.attrs.items(), key=lambda kv: kv[0])))
+        key = (n.op, operands, sorted_attributes(n.attrs))
         first = seen.get(key)
         if first is None:
             seen[key] = r.keep(n)

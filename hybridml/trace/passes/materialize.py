@@ -21,10 +21,13 @@ def materialize(graph: Graph) -> Graph:
 
     for n in graph.nodes:
         if n.op.kind is not Kind.VIEW or n.op.view is None:
-            if n.op.provider == "gemm":
-                for v in n.values:
-                    if resolved(v)[1].matrix is None:
-                        r.replace(v, r.emit(copy, (r[v],), {}, n.source))
+            for v in n.values:
+                at = resolved(v)[1]
+                strange = n.op.provider == "gemm" and at.matrix is None
+                if strange or (n.op.kind is Kind.CONTROL and not at.is_contiguous):
+                    own = r.emit(copy, (r[v],), {}, n.source)
+                    r.replace(v, own)
+                    layouts[v] = (own, Layout.contiguous(v.shape))  # whoever else needs it reads the same copy
             r.keep(n)
             continue
         x = r[n.inputs[0]]
