@@ -30,6 +30,7 @@ from hybridml.kernels.spec import (
     Store,
     suffix,
 )
+from hybridml.kernels.text import wrapping
 from hybridml.kernels.views import Place
 from hybridml.ops.registry import Kind, Layout
 from hybridml.trace.graph import Graph, Node, Value
@@ -260,7 +261,7 @@ class Lowering:
         index = self.coordinate(i) if "{index}" in template else ""
         if n.op.kind is Kind.RANDOM:
             return template.format(seed=names[0], counter=names[1], index=index)
-        text = template.format(*names, out=suffix(out), index=index)
+        text = wrapping(template, out).format(*names, out=suffix(out), index=index)
         functions = suffix(self.literal_dtype(i))
         text = _FUNCTION.sub(lambda m: f"{m[0]}_{functions}", text)
         if out.kind == "b" and any(v.dtype.kind == "b" for v in n.values):
@@ -447,7 +448,7 @@ class Lowering:
     def _accumulate(self, i: int, name: str) -> Accumulate:
         n = self.nodes[i]
         assert n.op.reduce is not None
-        combine = _FUNCTION.sub(lambda m: f"{m[0]}_{suffix(n.out.dtype)}", n.op.reduce.combine)
+        combine = _FUNCTION.sub(lambda m: f"{m[0]}_{suffix(n.out.dtype)}", wrapping(n.op.reduce.combine, n.out.dtype))
         lanes = n.op.reduce.lanes if n.out.dtype.kind == "f" else None
         return Accumulate(self.accumulators[i], name, combine, lanes, n.out.dtype)
 
