@@ -56,6 +56,7 @@ def if_(
     orelse: Callable[[], None] | None,
     live: Sequence[str],
     dead: Sequence[str],
+    filled: Sequence[str],
     *late: Callable[[], Slot | None],
 ) -> None:
     """Run one branch, or trace both. `live` are variables that are needed afterwards, `dead` those that are only changed."""
@@ -69,7 +70,7 @@ def if_(
     slots = variables([*live, *dead], [body, orelse]) + objects(late)
     line, other = first_line(body), first_line(orelse)
     labels = f"the `if` branch (line {line})", f"the `else` branch (line {other})" if other else "no `else` branch"
-    choose(truth(t, "the condition of `if`"), body, orelse, slots, frozenset(dead), labels)
+    choose(truth(t, "the condition of `if`"), body, orelse, slots, frozenset(dead), labels, filled)
 
 
 def choose(
@@ -79,6 +80,7 @@ def choose(
     slots: list[Slot],
     dead: frozenset[str],
     labels: tuple[str, str],
+    filled: Sequence[str] = (),
 ) -> None:
     """Trace two branches from one state and leave the joined state behind."""
     source = user_line()
@@ -104,7 +106,7 @@ def choose(
                 s.set(value)
         sides.append(Side(label, values))
     a, b = sides
-    joined = [Joined(undefined=True) if s.name in dead else join(s.name, a, b, source) for s in slots]
+    joined = [Joined(undefined=True) if s.name in dead else join(s.name, a, b, source, filled) for s in slots]
     pairs = [x for j in joined for x in j.leaves if isinstance(x, Pair)]
     results = iter(cond_node(pred, bodies[0], bodies[1], [p.a for p in pairs], [p.b for p in pairs]))
     for s, j in zip(slots, joined, strict=True):

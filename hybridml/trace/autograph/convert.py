@@ -63,7 +63,9 @@ def _convert(function: types.FunctionType) -> Conversion:
 
 def _compile(tree: ast.FunctionDef | ast.Lambda, original: types.CodeType) -> types.CodeType:
     """Compile inside a function that has the original's free variables, so that they are free again."""
-    name = tree.name if isinstance(tree, ast.FunctionDef) else "<lambda>"
+    name = "<lambda>"
+    if isinstance(tree, ast.FunctionDef):
+        tree.name = name = "ag__function"  # under its own name, a global function that calls itself would find this one
     body: list[ast.stmt] = [tree] if isinstance(tree, ast.FunctionDef) else [ast.Expr(tree)]
     defaults = tree.args
     defaults.defaults = [ast.Constant(None) for _ in defaults.defaults]  # the values are taken from the original
@@ -76,7 +78,7 @@ def _compile(tree: ast.FunctionDef | ast.Lambda, original: types.CodeType) -> ty
     compiled = compile(module, original.co_filename, "exec", dont_inherit=True, flags=original.co_flags & _FUTURES)
     factory = next(c for c in compiled.co_consts if isinstance(c, types.CodeType))
     code = next(c for c in factory.co_consts if isinstance(c, types.CodeType) and c.co_name == name)
-    return _named(code, original.co_qualname)
+    return _named(code.replace(co_name=original.co_name), original.co_qualname)
 
 
 _FUTURES = __future__.annotations.compiler_flag

@@ -6,6 +6,7 @@ become results of the condition; anything else cannot depend on a tensor, and th
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -102,14 +103,17 @@ class Pair:
     b: Tensor
 
 
-def join(name: str, a: Side, b: Side, source: SourceLine | None) -> Joined:
-    """The two values of one variable made one. Raises where they cannot be."""
+def join(name: str, a: Side, b: Side, source: SourceLine | None, filled: Collection[str] = ()) -> Joined:
+    """The two values of one variable made one. Raises where they cannot be.
+
+    Where one side has no value, anything does if nobody will look: what follows never runs after that side, or (`filled`) the
+    variable is set again unless the other side's jump was taken."""
     x, y = a.values[name], b.values[name]
     if x is UNDEFINED or y is UNDEFINED:
         if x is y:
             return Joined(undefined=True)
         blank = a if x is UNDEFINED else b
-        if name == RESULT or blank.jumped:
+        if name == RESULT or blank.jumped or name in filled:
             return _filled(y if x is UNDEFINED else x, x is UNDEFINED)
         return Joined(undefined=True)
     (xs, left), (ys, right) = leaves_of(x), leaves_of(y)

@@ -18,8 +18,9 @@ import ast
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
-from hybridml.trace.autograph.names import within
+from hybridml.trace.autograph.names import bound, within
 
 OPERATORS = "ag__"  # the name of the operators inside converted code
 RETURNED = "ag__return"
@@ -79,6 +80,7 @@ class _Lowering:
     def __init__(self, returns: bool) -> None:
         self.returns = returns
         self._loops: list[int] = []
+        self._filled: list[set[str]] = []  # variables that a loop's else sets too, so that every way out of the loop sets them
         self._count = 0
 
     def block(self, body: list[ast.stmt]) -> Lowered:
@@ -116,7 +118,9 @@ class _Lowering:
         elif other_ends and not ends:
             body = body + rest
         a, b = self.block(body), self.block(orelse)
-        out.body.append(ast.copy_location(ast.If(s.test, a.body or [ast.copy_location(ast.Pass(), s)], b.body), s))
+        new: Any = ast.If(s.test, a.body or [ast.copy_location(ast.Pass(), s)], b.body)
+        new.filled = self._fills()
+        out.body.append(ast.copy_location(new, s))
         flags = a.flags | b.flags
         out.flags |= flags
         if ends or other_ends:
@@ -126,6 +130,9 @@ class _Lowering:
             self._guard(flags, rest, out)
             return True
         return False
+
+    def _fills(self) -> list[str]:
+        return sorted(set().union(*self._filled))
 
     def _ends(self, body: list[ast.stmt]) -> bool:
         """Whether a jump is certain to leave this block, seen without lowering it."""
@@ -152,14 +159,17 @@ class _Lowering:
         self._count += 1
         number = self._count
         self._loops.append(number)
+        self._filled.append(set(bound(s.body)) & set(bound(s.orelse)))
+        filled = self._fills()
         inner = self.block(s.body)
+        self._filled.pop()
         self._loops.pop()
         stop, skip = f"ag__break_{number}", f"ag__continue_{number}"
         exits = inner.flags - {skip}
         if skip in inner.flags:
             inner.body.insert(0, set_flag(skip, False, s))
         before = [set_flag(stop, False, s)] if stop in exits else []
-        new: ast.stmt
+        new: Any
         endless = False
         if isinstance(s, ast.While):
             test = s.test
@@ -167,7 +177,8 @@ class _Lowering:
             new = ast.While(test, inner.body, [])
         else:
             new = ast.For(s.target, s.iter, inner.body, [])
-        new.exits = sorted(exits)  # type: ignore[attr-defined]
+        new.filled = filled
+        new.exits = sorted(exits)
         out = Lowered([*before, ast.copy_location(new, s)], False, exits - {stop})
         if endless and exits:
             out.ends = True  # `while True` is left by return only

@@ -65,7 +65,9 @@ class _Carried:
 class Loop:
     """The state of one loop, and how to trace its body on symbols."""
 
-    def __init__(self, slots: list[Slot], local: frozenset[str], live: frozenset[str], static: bool) -> None:
+    def __init__(
+        self, slots: list[Slot], local: frozenset[str], live: frozenset[str], static: bool, filled: Sequence[str] = ()
+    ) -> None:
         self.source = user_line()
         self.slots = slots
         self.entry = [s.get() for s in slots]
@@ -76,7 +78,7 @@ class Loop:
             if s.name in local:
                 self.fresh.append(s)
             elif value is UNDEFINED:
-                wanted = s.name == RESULT or (static and s.name in live)
+                wanted = s.name == RESULT or s.name in filled or (static and s.name in live)
                 (self.late if wanted else self.fresh).append(s)
             else:
                 leaves, structure = leaves_of(value)
@@ -243,6 +245,7 @@ def while_(
     local: Sequence[str],
     live: Sequence[str],
     exits: Sequence[str],
+    filled: Sequence[str],
     *late: Callable[[], Slot | None],
 ) -> None:
     """Python's `while` as long as the condition is a Python value; from the first tensor on, a loop in the graph."""
@@ -267,7 +270,7 @@ def while_(
         body()
         count.step()
     slots = variables([*carried, *local], [test, body]) + objects(late)
-    loop = Loop(slots, frozenset(local), frozenset(live), static=False)
+    loop = Loop(slots, frozenset(local), frozenset(live), False, filled)
     go = truth(t, "the condition of `while`")
 
     # The condition has been computed for the first iteration, so it is a loop variable: each iteration computes it for the next.
@@ -352,6 +355,7 @@ def for_(
     local: Sequence[str],
     live: Sequence[str],
     exits: Sequence[str],
+    filled: Sequence[str],
     *late: Callable[[], Slot | None],
 ) -> None:
     """Python's `for` over Python values; over a tensor's rows or a range that ends at a tensor, a loop in the graph."""
@@ -366,7 +370,7 @@ def for_(
         _unrolled(iterable if items is None else items, body, flags, variables(names, [body]) + changed, frozenset(local))
         return
     static = items.static and not flags
-    loop = Loop(variables(names, [body]) + changed, frozenset(local), frozenset(live), static)
+    loop = Loop(variables(names, [body]) + changed, frozenset(local), frozenset(live), static, filled)
     try:
         if static:
             _scan(items, body, loop)

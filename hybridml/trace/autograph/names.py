@@ -115,14 +115,14 @@ class Liveness:
         return live | loads(s)
 
     def _loop(self, s: ast.While | ast.For, live: set[str]) -> set[str]:
-        s.live = live  # type: ignore[attr-defined]
+        s.live = live  # type: ignore[union-attr]
         again = loads(s.test) if isinstance(s, ast.While) else set()
         again |= set(getattr(s, "exits", ()))
         targets = set(bound(s.target)) if isinstance(s, ast.For) else set()
         head = live | again
         for _ in range(2):  # what one iteration needs of the one before
             head = head | (self._block(s.body, head) - targets)
-        s.carried = head  # type: ignore[attr-defined]
+        s.carried = head  # type: ignore[union-attr]
         return head | (loads(s.iter, s.target) if isinstance(s, ast.For) else set())
 
     def _try(self, s: ast.Try | ast.TryStar, live: set[str]) -> set[str]:

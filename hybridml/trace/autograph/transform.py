@@ -6,7 +6,7 @@
         y = -x                       def ag__else_1():
                                          nonlocal y
                                          y = -x
-                                     ag__.if_(x > 0, ag__if_1, ag__else_1, ('y',), ())
+                                     ag__.if_(x > 0, ag__if_1, ag__else_1, ('y',), (), ())
 
 A branch is a function of no arguments; the variables it changes are `nonlocal`, so the operator finds their cells in the branch's
 closure, and Python's own meaning of an unbound name stays as it is. Every new node has the place of the statement it stands for.
@@ -79,7 +79,11 @@ def _function(node: ast.FunctionDef) -> ast.FunctionDef:
     always = late(node.body) | shared
     body = jumps.lower(node.body)
     Liveness(body, always)
-    statements = _Statements({x for n in outside if isinstance(n, ast.Global) for x in n.names}, parameters[:1])
+    inner = {
+        x for n in ast.walk(node) if isinstance(n, ast.Nonlocal) and n not in outside for x in n.names
+    } & {*bound(body), *parameters}  # what nested functions assign here
+    declared_global = {x for n in outside if isinstance(n, ast.Global) for x in n.names}
+    statements = _Statements(declared_global, parameters[:1], sorted(inner))
     local = [x for x in bound(body) if x not in shared and x not in parameters]
     new = statements.block(body)
     declared: list[ast.stmt] = [ast.copy_location(type(n)(n.names), node.body[0]) for n in outside]
@@ -194,8 +198,9 @@ class _Expressions(ast.NodeTransformer):
 class _Statements(_Expressions):
     """if, while, for, assert, and the blocks they stand in."""
 
-    def __init__(self, globals_: set[str], first: list[str]) -> None:
+    def __init__(self, globals_: set[str], first: list[str], assigned_inside: list[str]) -> None:
         super().__init__(globals_, first)
+        self._inside = assigned_inside
         self._number = 0
 
     def block(self, body: list[ast.stmt]) -> list[ast.stmt]:
@@ -208,7 +213,7 @@ class _Statements(_Expressions):
     def _define(self, name: str, body: list[ast.stmt], place: ast.AST, argument: str | None = None) -> ast.stmt:
         """A branch or a loop's body as a function that shares this function's variables."""
         self.made_functions = True
-        changed = bound(body)
+        changed = self._changed(body)
         shared = [x for x in changed if x not in self._globals]
         declared: list[ast.stmt] = []
         if shared:
@@ -224,10 +229,19 @@ class _Statements(_Expressions):
         function.type_params = []  # type: ignore[attr-defined]
         return ast.copy_location(function, place)
 
+    def _changed(self, body: list[Any]) -> list[str]:
+        """Names that these statements bind, or that a nested function called in them may bind."""
+        names = bound(body)
+        if self._inside and any(isinstance(n, ast.Call) for n in within(body)):
+            names = list(dict.fromkeys([*names, *self._inside]))
+        return names
+
     def visit_If(self, node: ast.If) -> list[ast.stmt]:
         self._number += 1
         n = self._number
-        live, dead = _split([*node.body, *node.orelse], node.live)  # type: ignore[attr-defined]
+        names = self._changed([*node.body, *node.orelse])
+        live = [x for x in names if x in node.live]  # type: ignore[attr-defined]
+        dead = [x for x in names if x not in live]
         slots = _slots([*node.body, *node.orelse])
         test = self.visit(node.test)
         out = [self._define(f"ag__if_{n}", node.body, node)]
@@ -235,14 +249,14 @@ class _Statements(_Expressions):
         if node.orelse:
             out.append(self._define(f"ag__else_{n}", node.orelse, node))
             other = read(f"ag__else_{n}")
-        call = operator("if_", test, read(f"ag__if_{n}"), other, _texts(live), _texts(dead), *slots)
+        call = operator("if_", test, read(f"ag__if_{n}"), other, _texts(live), _texts(dead), _fills(node), *slots)
         return [*out, ast.copy_location(ast.Expr(call), node)]
 
     def visit_While(self, node: ast.While) -> list[ast.stmt]:
         self._number += 1
         n = self._number
         slots = _slots([node.test, *node.body])
-        names = walrus(node.test) + bound(node.body)
+        names = self._changed([node.test, *node.body])
         test = self._define(f"ag__test_{n}", [ast.copy_location(ast.Return(node.test), node.test)], node.test)
         body = self._define(f"ag__body_{n}", node.body, node)
         return [test, body, self._loop(node, "while_", read(f"ag__test_{n}"), n, names, slots)]
@@ -253,7 +267,7 @@ class _Statements(_Expressions):
         target = ast.copy_location(ast.Assign([node.target], read("ag__item")), node)
         slots = _slots([target, *node.body])
         iterable = self.visit(node.iter)
-        names = bound([target, *node.body])
+        names = self._changed([target, *node.body])
         body = self._define(f"ag__body_{n}", [target, *node.body], node, "ag__item")
         return [body, self._loop(node, "for_", iterable, n, names, slots)]
 
@@ -263,7 +277,7 @@ class _Statements(_Expressions):
         local = [x for x in names if x not in node.carried]
         live = [x for x in names if x in node.live]
         call = operator(
-            name, first, read(f"ag__body_{n}"), _texts(carried), _texts(local), _texts(live), _texts(node.exits), *slots
+            name, first, read(f"ag__body_{n}"), _texts(carried), _texts(local), _texts(live), _texts(node.exits), _fills(node), *slots
         )
         return ast.copy_location(ast.Expr(call), node)
 
@@ -303,9 +317,8 @@ def _texts(names: list[str]) -> ast.expr:
     return ast.Tuple([ast.Constant(x) for x in names], ast.Load())
 
 
-def _split(body: list[ast.stmt], live: set[str]) -> tuple[list[str], list[str]]:
-    names = bound(body)
-    return [x for x in names if x in live], [x for x in names if x not in live]
+def _fills(node: Any) -> ast.expr:
+    return _texts(getattr(node, "filled", []))
 
 
 def _slots(body: list[Any]) -> list[ast.expr]:
