@@ -51,16 +51,19 @@ def _raised_at(e: BaseException) -> SourceLine | None:
     return None if at is None else SourceLine(at.tb_frame.f_code.co_filename, at.tb_lineno, at.tb_frame.f_code.co_name)
 
 
-@contextmanager
-def branch(body: Callable[..., Any] | None) -> Iterator[None]:
+class branch:  # noqa: N801  (used as `with branch(body):`)
     """Trace one branch of a condition on a tensor; a branch that comes back to itself again and again never ends."""
-    code = getattr(body, "__code__", None)
-    if code is None:
-        yield
-        return
-    depth = _context.branches[code] = _context.branches.get(code, 0) + 1
-    try:
+
+    def __init__(self, body: Callable[..., Any] | None) -> None:
+        self._code: types.CodeType | None = getattr(body, "__code__", None)
+
+    def __enter__(self) -> None:
+        code = self._code
+        if code is None:
+            return
+        depth = _context.branches[code] = _context.branches.get(code, 0) + 1
         if depth > MAX_RECURSION:
+            _context.branches[code] -= 1
             raise TraceError(
                 located(
                     f"`{code.co_name}` calls itself in a branch whose condition is a tensor: tracing follows both branches, so it "
@@ -68,9 +71,12 @@ def branch(body: Callable[..., Any] | None) -> Iterator[None]:
                     user_line(),
                 )
             )
-        yield
-    finally:
-        _context.branches[code] = depth - 1
+
+    def __exit__(self, *_: Any) -> None:
+        if self._code is not None:
+            _context.branches[self._code] -= 1
+            if not _context.branches[self._code]:
+                del _context.branches[self._code]
 
 
 def first_line(body: Callable[..., Any] | None) -> int | None:

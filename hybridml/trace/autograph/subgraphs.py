@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from hybridml import pytree
+from hybridml import dtypes, pytree
 from hybridml.eager.dispatch import lift
 from hybridml.eager.tensor import Tensor
 from hybridml.ops.spec import TensorSpec
@@ -33,7 +33,9 @@ def has_effects(body: Body) -> bool:
 def cond_node(pred: Any, true: Body, false: Body, left: Sequence[Tensor], right: Sequence[Tensor]) -> list[Any]:
     """One of two branches; `left` and `right` are the tensors they leave behind, of equal specs."""
     changed = assigned([true, false])
-    if not left and not changed and not has_effects(true) and not has_effects(false):
+    if not left and not changed:
+        if has_effects(true) or has_effects(false):
+            cond_node(pred, true, false, [lift(True)], [lift(True)])  # a node has at least one result
         return []
     outs = [
         [b.value(x) for x in xs] + [final(b, v) for v in changed] for b, xs in ((true, left), (false, right))
@@ -69,6 +71,11 @@ def while_node(
 def scan_node(step: Body, inits: Sequence[Tensor], xs: Sequence[Tensor], outputs: Sequence[Tensor], length: int) -> list[Any]:
     """Carry the inits along the rows of xs; `step` was traced with inputs (inits, one row of each xs)."""
     changed = assigned([step])
+    if not inits and not changed:
+        if has_effects(step):
+            step.inputs.insert(0, step.builder.input(TensorSpec((), dtypes.bool_))._value)
+            scan_node(step, [lift(True)], xs, [lift(True)], length)
+        return []
     k, n, extra = len(inits), len(step.inputs), len(changed)
     outs = [step.value(x) for x in outputs] + [final(step, v) for v in changed]
     around = Surroundings([step], changed)
@@ -78,8 +85,6 @@ def scan_node(step: Body, inits: Sequence[Tensor], xs: Sequence[Tensor], outputs
     own = graph.inputs
     graph = graph.replace(inputs=(*own[:k], *own[n : n + extra], *own[k:n], *own[n + extra :]))
     attrs = {"body": graph, "carried": len(all_inits), "sliced": len(xs), "length": length, "reverse": False}
-    if not outs and not has_effects(step):
-        return []
     results = emit(SCAN, operands, attrs)
     for v, new in zip(changed, results[k:], strict=True):
         v.assign(new)

@@ -113,23 +113,23 @@ class _Expressions(ast.NodeTransformer):
         self.made_functions = True
         later: ast.expr = ast.copy_location(ast.Lambda(jumps.no_arguments(), body), node)
         names = walrus(original)
-        return ast.copy_location(operator("Binding", later, _texts(names)), node) if names else later
+        return _at(operator("Binding", later, _texts(names)), node) if names else later
 
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
         name = "and_" if isinstance(node.op, ast.And) else "or_"
         first = self.visit(node.values[0])
-        return ast.copy_location(operator(name, first, *[self._later(v) for v in node.values[1:]]), node)
+        return _at(operator(name, first, *[self._later(v) for v in node.values[1:]]), node)
 
     def visit_UnaryOp(self, node: ast.UnaryOp) -> ast.expr:
         operand = self.visit(node.operand)
         if isinstance(node.op, ast.Not):
-            return ast.copy_location(operator("not_", operand), node)
+            return _at(operator("not_", operand), node)
         node.operand = operand
         return node
 
     def visit_IfExp(self, node: ast.IfExp) -> ast.expr:
         test = self.visit(node.test)
-        return ast.copy_location(operator("if_exp", test, self._later(node.body), self._later(node.orelse)), node)
+        return _at(operator("if_exp", test, self._later(node.body), self._later(node.orelse)), node)
 
     def visit_Compare(self, node: ast.Compare) -> ast.expr:
         if len(node.ops) == 1 and not isinstance(node.ops[0], (ast.In, ast.NotIn)):
@@ -139,7 +139,7 @@ class _Expressions(ast.NodeTransformer):
             ast.Tuple([ast.Constant(_COMPARISONS[type(op)]), self._later(x)], ast.Load())
             for op, x in zip(node.ops, node.comparators, strict=True)
         ]
-        return ast.copy_location(operator("compare", left, *rest), node)
+        return _at(operator("compare", left, *rest), node)
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         if getattr(node, "is_operator", False):
@@ -148,8 +148,12 @@ class _Expressions(ast.NodeTransformer):
             # Without arguments `super` looks at its caller's frame, which may now be one of a branch.
             node.args = [read("__class__"), read(self._first[0])]
             return node
+        f = node.func
         self.generic_visit(node)
-        node.func = ast.copy_location(operator("callee", node.func), node.func)
+        if isinstance(f, ast.Attribute) and f.end_lineno and f.end_lineno != node.lineno:
+            # A method call stands, for tracebacks, where the method's name does; a call of a call would stand at its start.
+            node.lineno, node.col_offset = f.end_lineno, max((f.end_col_offset or 0) - len(f.attr), 0)
+        node.func = _at(operator("callee", node.func), node.func)
         return node
 
     def visit_NamedExpr(self, node: ast.NamedExpr) -> ast.expr:
@@ -161,7 +165,7 @@ class _Expressions(ast.NodeTransformer):
         if name in self._globals:
             raise NotConvertible(f"it assigns the global `{name}` with := inside and, or, or a ternary")
         cell = ast.Lambda(jumps.no_arguments(), read(name))
-        return ast.copy_location(operator("walrus", cell, value), node)
+        return _at(operator("walrus", cell, value), node)
 
     def visit_Lambda(self, node: ast.Lambda) -> ast.expr:
         node.args = self.visit(node.args)
@@ -175,14 +179,14 @@ class _Expressions(ast.NodeTransformer):
     def visit_comprehension(self, node: ast.comprehension) -> ast.AST:
         self.generic_visit(node)
         if not node.is_async:
-            node.iter = ast.copy_location(operator("rows", node.iter), node.iter)
-            node.ifs = [ast.copy_location(operator("keep", test), test) for test in node.ifs]
+            node.iter = _at(operator("rows", node.iter), node.iter)
+            node.ifs = [_at(operator("keep", test), test) for test in node.ifs]
         return node
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         node.args = self.visit(node.args)
         node.decorator_list = [
-            ast.copy_location(operator("callee", self.visit(d)), d) for d in node.decorator_list
+            _at(operator("callee", self.visit(d)), d) for d in node.decorator_list
         ]
         if any(isinstance(n, (ast.Yield, ast.YieldFrom, ast.Await)) for n in within(node.body)):
             return node
@@ -250,7 +254,7 @@ class _Statements(_Expressions):
             out.append(self._define(f"ag__else_{n}", node.orelse, node))
             other = read(f"ag__else_{n}")
         call = operator("if_", test, read(f"ag__if_{n}"), other, _texts(live), _texts(dead), _fills(node), *slots)
-        return [*out, ast.copy_location(ast.Expr(call), node)]
+        return [*out, _at(ast.Expr(call), node)]
 
     def visit_While(self, node: ast.While) -> list[ast.stmt]:
         self._number += 1
@@ -279,12 +283,12 @@ class _Statements(_Expressions):
         call = operator(
             name, first, read(f"ag__body_{n}"), _texts(carried), _texts(local), _texts(live), _texts(node.exits), _fills(node), *slots
         )
-        return ast.copy_location(ast.Expr(call), node)
+        return _at(ast.Expr(call), node)
 
     def visit_Assert(self, node: ast.Assert) -> ast.stmt:
         message = self._later(copy.deepcopy(node.msg)) if node.msg is not None else ast.Constant(None)
         text = ast.Constant(ast.unparse(node.test))
-        node.test = ast.copy_location(operator("assert_", self.visit(node.test), message, text), node.test)
+        node.test = _at(operator("assert_", self.visit(node.test), message, text), node.test)
         if node.msg is not None:
             node.msg = self.visit(node.msg)
         return node
@@ -311,6 +315,13 @@ class _Statements(_Expressions):
         return node
 
     visit_With = visit_Try = visit_TryStar = visit_ExceptHandler = visit_match_case = visit_Match = _with_blocks
+
+
+def _at(new: Any, old: ast.AST) -> Any:
+    """`new` at the first line of `old`: a call of a method that ended lines later would be said to stand there."""
+    ast.copy_location(new, old)
+    new.end_lineno, new.end_col_offset = new.lineno, new.col_offset
+    return new
 
 
 def _texts(names: list[str]) -> ast.expr:
