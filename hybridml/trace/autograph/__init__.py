@@ -40,7 +40,7 @@ def text(f: Callable[..., Any]) -> str:
         return f"# {f!r} is not a user's Python function, so it is not converted"
     done = convert.conversion(function)
     if done.reason is None:
-        return done.text
+        return convert.text(function)
     try:
         own = inspect.getsource(function)
     except (OSError, TypeError):

@@ -19,11 +19,10 @@ from hybridml.trace.autograph.transform import convert
 
 @dataclass(frozen=True)
 class Conversion:
-    """What became of one code object: new code and its text, or the reason why there is none."""
+    """What became of one code object: new code, or the reason why there is none."""
 
     file: str
     code: types.CodeType | None
-    text: str
     reason: str | None
 
 
@@ -54,11 +53,14 @@ def _convert(function: types.FunctionType) -> Conversion:
     try:
         if not source.is_users(code):
             raise NotConvertible("it is library code")
-        tree = convert(source.find(function), source.class_of(code))
-        text = ast.unparse(tree)
-        return Conversion(code.co_filename, _compile(tree, code), text, None)
+        return Conversion(code.co_filename, _compile(convert(source.find(function), source.class_of(code)), code), None)
     except NotConvertible as e:
-        return Conversion(code.co_filename, None, "", str(e))
+        return Conversion(code.co_filename, None, str(e))
+
+
+def text(function: types.FunctionType) -> str:
+    """The converted source of a function that can be converted."""
+    return ast.unparse(convert(source.find(function), source.class_of(function.__code__)))
 
 
 def _compile(tree: ast.FunctionDef | ast.Lambda, original: types.CodeType) -> types.CodeType:

@@ -73,7 +73,16 @@ def no_arguments() -> ast.arguments:
 
 
 def _inner_returns(body: list[ast.stmt]) -> bool:
-    return any(isinstance(r, ast.Return) for n in within(body) if isinstance(n, _INNER) for r in within(n))
+    """Whether a return stands inside an if, a loop or a match."""
+    for s in body:
+        if isinstance(s, _INNER):
+            if any(isinstance(n, ast.Return) for n in within(s)):
+                return True
+        elif isinstance(s, (ast.With, ast.Try, ast.TryStar)):
+            blocks = [getattr(h, name, []) for h in _holders(s) for name in ("body", "orelse", "finalbody")]
+            if any(map(_inner_returns, blocks)):
+                return True
+    return False
 
 
 class _Lowering:
@@ -194,6 +203,7 @@ class _Lowering:
         that was raised on the way to the jump."""
         flags: set[str] = set()
         s = copy.copy(s)
+        s.__dict__.pop("binds", None)  # its blocks get flags
         for name in ("handlers", "cases"):
             if hasattr(s, name):
                 setattr(s, name, [copy.copy(h) for h in getattr(s, name)])

@@ -9,29 +9,53 @@ Scope = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda | ast.ClassDef
 _COMPREHENSIONS = (ast.ListComp, ast.SetComp, ast.DictComp, ast.GeneratorExp)
 
 
+def _children(node: ast.AST) -> list[ast.AST]:
+    found: list[ast.AST] = []
+    for name in node._fields:
+        value = getattr(node, name, None)
+        if isinstance(value, list):
+            found += [x for x in value if isinstance(x, ast.AST)]
+        elif isinstance(value, ast.AST) and name not in ("ctx", "op"):
+            found.append(value)
+    return found
+
+
 def within(nodes: ast.AST | Iterable[ast.AST]) -> Iterator[ast.AST]:
     """The nodes of one scope: nested functions and classes are named, but not entered."""
-    stack = [nodes] if isinstance(nodes, ast.AST) else list(reversed(list(nodes)))
+    stack = [nodes] if isinstance(nodes, ast.AST) else list(nodes)[::-1]
     while stack:
         node = stack.pop()
         yield node
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            stack += reversed([*node.decorator_list, *node.args.defaults, *[d for d in node.args.kw_defaults if d]])
+            stack += [*node.decorator_list, *node.args.defaults, *[d for d in node.args.kw_defaults if d]][::-1]
         elif isinstance(node, ast.Lambda):
-            stack += reversed([*node.args.defaults, *[d for d in node.args.kw_defaults if d]])
+            stack += [*node.args.defaults, *[d for d in node.args.kw_defaults if d]][::-1]
         elif isinstance(node, ast.ClassDef):
-            stack += reversed([*node.decorator_list, *node.bases, *[k.value for k in node.keywords]])
-        else:
-            stack += reversed(list(ast.iter_child_nodes(node)))
+            stack += [*node.decorator_list, *node.bases, *[k.value for k in node.keywords]][::-1]
+        elif not isinstance(node, (ast.Name, ast.Constant)):
+            stack += _children(node)[::-1]
 
 
-def bound(nodes: ast.AST | Iterable[ast.AST]) -> list[str]:
+def bound(nodes: Iterable[ast.AST]) -> list[str]:
     """Names that these statements bind in their own scope, in order of appearance, each once."""
     found: dict[str, None] = {}
-    hidden = _comprehension_targets(nodes)
-    for n in within(nodes):
-        if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Load) and id(n) not in hidden:
-            found[n.id] = None
+    for statement in nodes:
+        known = getattr(statement, "binds", None)
+        if known is None:
+            known = statement.binds = _bound(statement)  # type: ignore[attr-defined]  (asked again for every block around it)
+        found |= dict.fromkeys(known)
+    return list(found)
+
+
+def _bound(statement: ast.AST) -> list[str]:
+    found: dict[str, None] = {}
+    hidden: set[int] = set()  # targets of comprehensions, which are scopes of their own
+    for n in within(statement):
+        if isinstance(n, ast.Name):
+            if not isinstance(n.ctx, ast.Load) and id(n) not in hidden:
+                found[n.id] = None
+        elif isinstance(n, _COMPREHENSIONS):
+            hidden |= {id(t) for g in n.generators for t in ast.walk(g.target)}
         elif isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)):
             found[n.name] = None
         elif isinstance(n, ast.alias):
@@ -45,16 +69,6 @@ def bound(nodes: ast.AST | Iterable[ast.AST]) -> list[str]:
     return list(found)
 
 
-def _comprehension_targets(nodes: ast.AST | Iterable[ast.AST]) -> set[int]:
-    return {
-        id(t)
-        for n in within(nodes)
-        if isinstance(n, _COMPREHENSIONS)
-        for g in n.generators
-        for t in ast.walk(g.target)
-    }
-
-
 def walrus(nodes: ast.AST | Iterable[ast.AST]) -> list[str]:
     """Names bound by `:=`."""
     return list(dict.fromkeys([n.target.id for n in within(nodes) if isinstance(n, ast.NamedExpr)]))
@@ -63,17 +77,31 @@ def walrus(nodes: ast.AST | Iterable[ast.AST]) -> list[str]:
 def loads(*nodes: ast.AST | None) -> set[str]:
     """Every name that is read anywhere inside, nested functions included."""
     return {
-        n.id for root in nodes if root is not None for n in ast.walk(root) if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Store)
+        n.id for root in nodes if root is not None for n in _walk(root) if isinstance(n, ast.Name) and not isinstance(n.ctx, ast.Store)
     }  # fmt: skip
 
 
+def _walk(root: ast.AST) -> Iterator[ast.AST]:
+    stack = [root]
+    while stack:
+        node = stack.pop()
+        yield node
+        if not isinstance(node, (ast.Name, ast.Constant)):
+            stack += _children(node)
+
+
+def nested(body: list[ast.stmt]) -> list[ast.AST]:
+    """The functions, classes and generators made in this scope: what they read they may read at any time later."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.GeneratorExp)
+    return [n for n in within(body) if isinstance(n, kinds)]
+
+
 def late(body: list[ast.stmt]) -> set[str]:
-    """Names read by functions, classes and generators made in this scope: those may run at any time later."""
+    """Names that nested functions read or assign."""
     found: set[str] = set()
-    for n in within(body):
-        if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda, ast.GeneratorExp)):
-            found |= loads(n)
-            found |= {x for m in ast.walk(n) if isinstance(m, ast.Nonlocal) for x in m.names}
+    for n in nested(body):
+        found |= loads(n)
+        found |= {x for m in ast.walk(n) if isinstance(m, ast.Nonlocal) for x in m.names}
     return found
 
 
@@ -118,7 +146,7 @@ class Liveness:
         s.live = live  # type: ignore[union-attr]
         again = loads(s.test) if isinstance(s, ast.While) else set()
         again |= set(getattr(s, "exits", ()))
-        targets = set(bound(s.target)) if isinstance(s, ast.For) else set()
+        targets = set(bound([s.target])) if isinstance(s, ast.For) else set()
         head = live | again
         for _ in range(2):  # what one iteration needs of the one before
             head = head | (self._block(s.body, head) - targets)

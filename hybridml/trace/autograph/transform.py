@@ -21,7 +21,7 @@ from typing import Any
 
 from hybridml.trace.autograph import jumps
 from hybridml.trace.autograph.jumps import OPERATORS, operator, read
-from hybridml.trace.autograph.names import Liveness, bound, late, walrus, within
+from hybridml.trace.autograph.names import Liveness, bound, late, nested, walrus, within
 from hybridml.trace.autograph.source import NotConvertible
 
 GROWS = ("append", "extend", "insert", "pop", "remove", "clear", "add", "update", "setdefault", "popitem", "appendleft", "discard")
@@ -80,7 +80,7 @@ def _function(node: ast.FunctionDef) -> ast.FunctionDef:
     body = jumps.lower(node.body)
     Liveness(body, always)
     inner = {
-        x for n in ast.walk(node) if isinstance(n, ast.Nonlocal) and n not in outside for x in n.names
+        x for n in nested(node.body) for m in ast.walk(n) if isinstance(m, ast.Nonlocal) for x in m.names
     } & {*bound(body), *parameters}  # what nested functions assign here
     declared_global = {x for n in outside if isinstance(n, ast.Global) for x in n.names}
     statements = _Statements(declared_global, parameters[:1], sorted(inner))
@@ -106,13 +106,12 @@ class _Expressions(ast.NodeTransformer):
 
     def _later(self, node: ast.expr) -> ast.expr:
         """`lambda: node`, converted."""
-        original = copy.deepcopy(node)
+        names = walrus(node)
         self._late += 1
         body = self.visit(node)
         self._late -= 1
         self.made_functions = True
         later: ast.expr = ast.copy_location(ast.Lambda(jumps.no_arguments(), body), node)
-        names = walrus(original)
         return _at(operator("Binding", later, _texts(names)), node) if names else later
 
     def visit_BoolOp(self, node: ast.BoolOp) -> ast.expr:
