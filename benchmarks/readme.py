@@ -44,9 +44,10 @@ def comparison(report: Report) -> str:
 
 
 def machine(facts: dict[str, Any]) -> str:
+    settings = "".join(f", {name}={value}" for name, value in facts["environment"].items())
     return (
-        f"{facts['processor']}, {facts['cpus']} CPUs, load {facts['load']} before the run, Python {facts['python']}, "
-        f"NumPy {facts['numpy']}, Numba {facts['numba']}"
+        f"{facts['processor']}, {facts['cpus']} CPUs, load average {facts['load']}, Python {facts['python']}, "
+        f"NumPy {facts['numpy']}, Numba {facts['numba']}{settings}"
     )
 
 
@@ -55,8 +56,9 @@ def figures(report: Report) -> str:
     targets = (RESULTS / "cpu.md").read_text().split("\n\n", 1)[1].strip()
     bench = json.loads((RESULTS / "cpu.json").read_text())["machine"]
     return (
-        f"`make compare` ({machine(report.machine)}). Totals start from empty kernel caches, with tracing and compiling; a second\n"
-        f"process finds its kernels on disk.\n\n{comparison(report)}\n\n"
+        f"`make compare` ({machine(report.machine)}).\n"
+        "Totals start from empty kernel caches, with tracing and compiling; a second process finds its kernels on disk.\n\n"
+        f"{comparison(report)}\n\n"
         f"`make bench` ({machine(bench)}). Medians; ratios are of rounds taken in turns in one run.\n\n{targets}\n"
     )
 

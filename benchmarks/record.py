@@ -60,6 +60,6 @@ class Record:
         machine = describe()
         rows = [asdict(r) | {"reached": r.reached} for r in self.rows]
         (folder / "cpu.json").write_text(json.dumps({"machine": machine, "rows": rows}, indent=2) + "\n")
-        told = ", ".join(f"{k} {v}" for k, v in machine.items() if v is not None)
+        told = ", ".join(f"{k} {v}" for k, v in machine.items() if v)
         text = f"Measured by `make bench`: medians; ratios from rounds taken in turns. {told}.\n\n{self.table()}\n"
         (folder / "cpu.md").write_text(text)

@@ -9,6 +9,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+THREAD_VARIABLES = ("HYBRIDML_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
 
 def describe() -> dict[str, Any]:
     """Processor, load, system and versions; nothing that names the machine or its user."""
@@ -18,6 +20,7 @@ def describe() -> dict[str, Any]:
         "load": load(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
+        "environment": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
         **{name: version(name) for name in ("hybridml", "numpy", "numba", "llvmlite", "scipy")},
     }
 

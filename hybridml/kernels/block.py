@@ -1,18 +1,18 @@
 """What the threads of a block do together, for printed CUDA kernels. Imported by their texts only.
 
-CUDA's simulator has no warps; there the same exchange goes through shared memory, and every thread of the block has to take part
-(printed kernels see to that: their loops over rows have the same length for all threads of a block).
+CUDA's simulator has no warps; there the same exchange goes through a table of the block, and every thread of the block has to take
+part (printed kernels see to that: their loops over rows have the same length for all threads of a block).
 """
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import numba
 import numba.cuda
-import numpy as np
 
-cuda: Any = numba.cuda  # under the name that CUDA's simulator replaces while a kernel runs
+cuda: Any = numba.cuda
 ALL = 0xFFFFFFFF  # every lane of the warp takes part
 
 
@@ -22,14 +22,16 @@ def _shuffle_xor(value: Any, distance: Any) -> Any:
 
 
 def _simulated_shuffle_xor(value: Any, distance: Any) -> Any:
-    slots = cuda.shared.array(1024, np.dtype(object))
-    own = cuda.threadIdx.x + cuda.threadIdx.y * cuda.blockDim.x
-    slots[own] = value
-    cuda.syncthreads()
-    other = slots[own ^ distance]
-    cuda.syncthreads()
+    thread: Any = threading.current_thread()
+    slots: dict[int, Any] = vars(thread._manager).setdefault("shuffled", {})
+    slots[thread.thread_id] = value
+    thread.syncthreads()
+    other = slots[thread.thread_id ^ distance]
+    thread.syncthreads()
     return other
 
 
+# Not a device function in the simulator: calling one there swaps a global of this module, in all threads at once
+# (https://github.com/NVIDIA/numba-cuda/pull/690).
 simulated = bool(numba.config.ENABLE_CUDASIM)  # type: ignore[attr-defined]
-shuffle_xor = cuda.jit(device=True)(_simulated_shuffle_xor if simulated else _shuffle_xor)
+shuffle_xor = _simulated_shuffle_xor if simulated else cuda.jit(device=True)(_shuffle_xor)

@@ -6,7 +6,10 @@ second.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import linecache
+from collections.abc import Iterator
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
@@ -26,11 +29,15 @@ from numba.core.untyped_passes import FixupArgs, IRProcessing, ReconstructSSA, T
 
 
 class KernelPipeline(compiler.CompilerBase):
-    """Numba's passes without those for closures, comprehensions, objects and array expressions, which kernels
-    lack."""
+    """Numba's passes without those for closures, comprehensions, objects and array expressions, which kernels lack.
 
-    def __init__(self, typingctx: Any, *rest: Any) -> None:
-        super().__init__(typingctx, *rest)
+    A function compiled by it is only ever inlined into a kernel: it is neither optimised on its own nor given an address.
+    """
+
+    library_class: type[CPUCodeLibrary]
+
+    def __init__(self, typingctx: Any, targetctx: Any, library: Any, *rest: Any) -> None:
+        super().__init__(typingctx, targetctx, self.library_class(targetctx.codegen(), "kernel"), *rest)
         self.state.typingctx = _RememberingTypes(self.state.typingctx)
 
     def define_pipelines(self) -> list[PassManager]:
@@ -51,19 +58,47 @@ class KernelPipeline(compiler.CompilerBase):
         return [manager]
 
 
-class _ObjectPipeline(KernelPipeline):
-    """A pipeline whose result is not loaded: Numba would link it into its own engine, and end the process if
-    it cannot."""
+class _CodegenWithoutEngine:
+    """Numba's code generator, but nothing is written to addresses in its engine: unloaded code has none."""
 
-    def __init__(self, typingctx: Any, targetctx: Any, library: Any, *rest: Any) -> None:
-        super().__init__(typingctx, targetctx, _ObjectLibrary(targetctx.codegen(), "kernel"), *rest)
+    def __init__(self, codegen: Any) -> None:
+        self._codegen = codegen
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._codegen, name)
+
+    def set_env(self, name: str, environment: Any) -> None:
+        pass
 
 
-class _ObjectLibrary(CPUCodeLibrary):
+class _UnloadedLibrary(CPUCodeLibrary):
+    """Code that is not loaded into Numba's engine, and so has no addresses."""
+
     def _finalize_final_module(self) -> None:
         self._finalize_dynamic_globals()
         self._verify_declare_only_symbols()
         self._finalized = True
+
+    def get_pointer_to_function(self, name: str) -> int:
+        return 0  # Numba's word for "not callable from Python"
+
+    @property
+    def codegen(self) -> Any:
+        return _CodegenWithoutEngine(self._codegen)
+
+
+class _InlinedLibrary(_UnloadedLibrary):
+    """LLVM code as lowered: the kernel that it is inlined into is optimised as a whole."""
+
+    def _optimize_functions(self, module: Any) -> None:
+        module.data_layout = self._codegen._data_layout
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+
+class _ObjectLibrary(_UnloadedLibrary):
+    """The code of a kernel, optimised and emitted as object code."""
 
     def emit_object(self) -> bytes:
         self._ensure_finalized()
@@ -73,6 +108,15 @@ class _ObjectLibrary(CPUCodeLibrary):
     def declared_functions(self) -> set[str]:
         functions = self._final_module.functions
         return {f.name for f in functions if f.is_declaration and not f.name.startswith("llvm.")}
+
+
+KernelPipeline.library_class = _InlinedLibrary
+
+
+class _ObjectPipeline(KernelPipeline):
+    """The pipeline of a kernel itself. Numba's engine is kept out of it: it ends the process where a symbol cannot be found."""
+
+    library_class = _ObjectLibrary
 
 
 class _RememberingTypes:
@@ -122,6 +166,23 @@ def compile_object(
     Returns:
         The entry symbol, the object code, and the external functions the LLVM module declares.
     """
+    with _no_collection():
+        return _compile_object(source, name, signature, path, unique)
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Hold Python's cycle collector: a compilation makes objects by the hundred thousand and each walk over them finds nothing."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
+
+
+def _compile_object(source: str, name: str, signature: str, path: str, unique: str) -> tuple[str, bytes, set[str]]:
     # Numba quotes source lines in its errors through linecache, which cannot read a file that is not written
     # yet.
     linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)

@@ -41,11 +41,13 @@ from hybridml.kernels.launch import WARP, Shape
 from hybridml.kernels.spec import (
     Accumulate,
     Axis,
+    Flag,
     KernelSpec,
     Let,
     Load,
     Loop,
     Mode,
+    Operand,
     Statement,
     Store,
     suffix,
@@ -57,7 +59,7 @@ Phase = Literal["whole", "partial", "finish"]
 
 @dataclass(frozen=True)
 class Parameter:
-    """One argument of a printed kernel: a pointer to `dtype`, or a value of it."""
+    """One argument of a printed kernel: a pointer to `dtype` (bools lie in memory as uint8), or a value of it."""
 
     name: str
     dtype: np.dtype
@@ -78,11 +80,13 @@ def parameters(spec: KernelSpec, shape: Shape, phase: Phase = "whole") -> list[P
     A pointer is the address of the operand's first element, its offset included: strides may be negative.
     """
     index = np.dtype(f"i{shape.index // 8}")
-    found = [Parameter(o.name, o.dtype, pointer=True) for o in spec.operands]
+    found = [Parameter(o.name, _in_memory(o.dtype), pointer=True) for o in spec.operands]
     found += [Parameter(name, index) for name in spec.words]
     found += [Parameter(s.name, s.dtype) for s in spec.scalars]
     if phase != "whole":
-        found += [Parameter(f"w{k}", r.step.dtype, pointer=True) for k, r in enumerate(reductions(spec))]
+        found += [
+            Parameter(f"w{k}", _in_memory(r.step.dtype), pointer=True) for k, r in enumerate(reductions(spec))
+        ]
         found.append(Parameter("parts", index))
     return found
 
@@ -98,17 +102,13 @@ def is_splittable(spec: KernelSpec) -> bool:
     if spec.mode is Mode.MAP or len(passes) != 1:
         return False
     inner = _innermost(passes[0])
-    accumulators = {s.operand for s in inner if isinstance(s, Load)} if spec.mode is Mode.COLUMN else set()
-    stored = {s.operand for s in inner if isinstance(s, Store)}
-    return (
-        bool(_reductions_of(inner))
-        and stored <= {o for o in accumulators if o.written}
-        and len(stored) <= len(_reductions_of(inner))
-    )
+    found = _reductions_of(inner)
+    stored = {_register(s.operand.name) for s in inner if isinstance(s, Store)}
+    return bool(found) and stored <= {r.name for r in found}  # a COLUMN kernel's text stores its accumulators
 
 
 def space(spec: KernelSpec) -> tuple[list[str], list[str]]:
-    """The names of the sizes that are kept (MAP: of all of them) and of those that are reduced."""
+    """The names of the sizes that are kept (MAP: all but those that run in order) and of those that are reduced."""
     kept, reduced = _axes(spec)
     return [a.size for a in kept], [a.size for a in reduced]
 
@@ -162,15 +162,20 @@ def _is_kept(spec: KernelSpec, loop: Loop) -> bool:
 
 
 def _axes(spec: KernelSpec) -> tuple[list[Axis], list[Axis]]:
-    """(kept, reduced) axes; a MAP kernel keeps all of them."""
+    """(kept, reduced) axes; a MAP kernel keeps all but those that run in order."""
     loops = [s for s in spec.body if isinstance(s, Loop)]
     if spec.mode is Mode.MAP:
-        return spec.parallel + [a for s in loops for a in _nest(s)], []
+        return spec.parallel + _mapped(spec.body), []
     if spec.mode is Mode.ROW:
         return spec.parallel, _nest(loops[0])
     full = next(s for s in loops if not _is_kept(spec, s))
     *reduced, column = _nest(full)
     return [*spec.parallel, column], reduced
+
+
+def _mapped(body: list[Statement]) -> list[Axis]:
+    """The axes of a MAP kernel's loops whose steps are threads."""
+    return [a for s in body if isinstance(s, Loop) for a in ([] if s.running else [s.axis]) + _mapped(s.body)]
 
 
 # printing
@@ -253,20 +258,29 @@ class _Printer:
         out.close()
 
     def _flat(self, body: list[Statement]) -> None:
+        """The body without the loops whose axes are spread over threads; those that run in order stay within one thread."""
         for s in body:
-            if isinstance(s, Loop):
-                self._flat(s.body)
-            else:
+            if not isinstance(s, Loop):
                 self._plain(s)
+            elif s.running:
+                self.out.open(f"for {s.axis.name} in range({s.axis.size}):")
+                self._flat(s.body)
+                self.out.close()
+            else:
+                self._flat(s.body)
 
     def _plain(self, s: Statement) -> None:
         match s:
             case Load(name, operand, index):
-                self.out(f"{name} = {operand.name}[{index}]")
+                self.out(f"{name} = {_load(f'{operand.name}[{index}]', operand.dtype)}")
             case Let(name, text, _, note):
                 self.out(f"{name} = {text}" + (f"  # {note}" if note else ""))
             case Store(operand, index, value):
-                self.out(f"{operand.name}[{index}] = {value}")
+                self.out(_store(operand, index, value))
+            case Flag(operand, when):
+                self.out.open(f"if {when}:")
+                self.out(f"{operand.name}[0] = u8(1)")  # from any thread, and whatever else they do: it is never unset
+                self.out.close()
             case _:
                 raise TypeError(f"{type(s).__name__} has no place outside a pass over a row")
 
@@ -345,7 +359,7 @@ class _Printer:
         if self.phase == "finish":
             self._range("q", "parts")
             for r in found:
-                part = f"w{self.numbers[r.name]}[q * rows + row]"
+                part = _load(f"w{self.numbers[r.name]}[q * rows + row]", r.step.dtype)
                 out(f"{r.name} = {typed(r.step.combine.format(r.name, part), r.step)}")
         else:
             several = len(self.reduced) > 1
@@ -357,7 +371,10 @@ class _Printer:
         if self.lanes > 1 and found:
             self._combine(found)
         if self.phase == "partial":
-            self._guard([f"w{self.numbers[r.name]}[part * rows + row] = {r.name}" for r in found])
+            places = [f"w{self.numbers[r.name]}[part * rows + row]" for r in found]
+            self._guard(
+                [f"{p} = {_memory(r.name, r.step.dtype)}" for p, r in zip(places, found, strict=True)]
+            )
 
     def _range(self, name: str, size: str) -> None:
         if self.phase == "partial":
@@ -381,7 +398,7 @@ class _Printer:
                         self.out(f"{name} = {_register(operand.name)}")
                 case Store(operand, index, value):
                     if not self._in_register(operand.name):
-                        stores.append(f"{operand.name}[{index}] = {value}")
+                        stores.append(_store(operand, index, value))
                 case _:
                     self.loaded |= isinstance(s, Load) and not self.along_x
                     self._plain(s)
@@ -436,7 +453,7 @@ class _Printer:
             return
         if self.loaded and self.lanes > 1:
             self._barrier()  # the store may overwrite what slower threads of the row have still to load
-        self._guard([f"{s.operand.name}[{s.index}] = {s.value}" for s in stores])
+        self._guard([_store(s.operand, s.index, s.value) for s in stores])
 
     def _guard(self, lines: list[str]) -> None:
         """These lines run in one thread a row."""
@@ -447,6 +464,23 @@ class _Printer:
             self.out(line)
         if tests:
             self.out.close()
+
+
+# Pointers to bool are beyond Numba, which keeps bools as bits in registers and as bytes in memory.
+def _in_memory(dtype: np.dtype) -> np.dtype:
+    return np.dtype(np.uint8) if dtype.kind == "b" else dtype
+
+
+def _load(place: str, dtype: np.dtype) -> str:
+    return f"({place} != 0)" if dtype.kind == "b" else place
+
+
+def _memory(value: str, dtype: np.dtype) -> str:
+    return f"u8({value})" if dtype.kind == "b" else value
+
+
+def _store(operand: Operand, index: str, value: str) -> str:
+    return f"{operand.name}[{index}] = {_memory(value, operand.dtype)}"
 
 
 # Values travel between threads as one of four types; the others as the type of their bits.

@@ -113,6 +113,7 @@ class Loop:
     body: list[Statement] = field(default_factory=list)
     reduces: tuple[Accumulator, ...] = ()
     split: bool = False  # this axis is the kernel's own extent: it runs from begin to end
+    running: bool = False  # a step needs what the one before has stored: they are taken in order, by one thread
 
 
 Statement = Load | Let | Store | Flag | Accumulate | Loop

@@ -160,6 +160,7 @@ class GemmStep:
 class EmptyStep:
     """A node whose results have no elements: nothing is done, but they have a place."""
 
+    title: str
     reads: tuple[Value, ...]
     writes: tuple[Value, ...]
     nanoseconds: float = 0.0

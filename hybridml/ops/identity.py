@@ -1,4 +1,4 @@
-"""Operations that hand their operand on: a stop to gradients, and a check of values."""
+"""Operations that hand their operand on: a stop to gradients, a gradient sent elsewhere, and a check of values."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from hybridml.dtypes import bool_
-from hybridml.errors import CheckError, NonFiniteError
+from hybridml.errors import CheckError, DTypeError, NonFiniteError, ShapeError
 from hybridml.ops.door import call, lift
 from hybridml.ops.elementwise import astype
 from hybridml.ops.registry import Kind, Op, Promote, Sample, public, register
@@ -30,6 +30,39 @@ def stop_gradient(x: Any, /) -> Any:
     3.0
     """
     return call(STOP_GRADIENT, lift(x))
+
+
+def _infer_straight_through(x: Any, source: Any) -> Any:
+    if x.shape != source.shape:
+        raise ShapeError(f"a value of shape {x.shape} and a source of shape {source.shape}; they must be equal")
+    if x.dtype != source.dtype:
+        raise DTypeError(f"a value of dtype {x.dtype.name} and a source of dtype {source.dtype.name}; they must be equal")
+    return x
+
+
+STRAIGHT_THROUGH = register(Op(
+    "straight_through", Kind.ELEMENTWISE, infer=_infer_straight_through, eager=lambda xp, x, source: _infer_straight_through(x, source), scalar="{0}",
+    expand=lambda x, source: x, vjps=(None, lambda g, out, x, source: g), promote=Promote.NO,
+    # The gradient is not the derivative; only where there are no elements do the two agree.
+    samples=lambda rng: [
+        Sample((rng.normal(size=s), rng.normal(size=s)), differentiable=0 in s, label=f"shape {s}") for s in ((3, 5), (), (0, 3))
+    ],
+    reference=lambda x, source: x,
+))  # fmt: skip
+
+
+@public(STRAIGHT_THROUGH)
+def straight_through(x: Any, source: Any, /) -> Any:
+    """The values of `x`, whose gradient goes to `source` as if they were its own: for rounding and other steps without a slope.
+
+    `x` and `source` have one shape and dtype.
+
+    >>> import hybridml as hml
+    >>> x = hml.asarray([0.4, 1.6])
+    >>> hml.grad(lambda x: (hml.straight_through(hml.round(x), x) ** 2).sum())(x).tolist()
+    [0.0, 4.0]
+    """
+    return call(STRAIGHT_THROUGH, lift(x), lift(source))
 
 
 def _eager_check(xp: Any, x: Any, *, message: str) -> Any:
@@ -69,7 +102,7 @@ def _eager_true(xp: Any, x: Any, *, message: str) -> Any:
 
 
 CHECK_TRUE = register(Op(
-    "check_true", Kind.EFFECT, infer=lambda x, *, message: x, eager=_eager_true, promote=Promote.NO,
+    "check_true", Kind.EFFECT, provider="check_true", infer=lambda x, *, message: x, eager=_eager_true, promote=Promote.NO,
     samples=lambda rng: [Sample((np.array([True, True]),), differentiable=False)], reference=lambda x: x,
 ))  # fmt: skip
 

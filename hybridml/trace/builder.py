@@ -12,6 +12,8 @@ from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor
 from hybridml.eager.variable import Variable
 from hybridml.errors import HybridMLError, SourceLine, TraceError, TracerError, located, user_line
+from hybridml.ops.door import call
+from hybridml.ops.identity import STRAIGHT_THROUGH
 from hybridml.ops.registry import PUBLIC, Op
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace.graph import Graph, Node, Operand, Value
@@ -61,13 +63,13 @@ class Builder:
         state.traces.remove(self)
         self.closed = True
 
-    def active(self) -> Builder:
-        """The trace being written now: this builder's own, or a sub-graph inside it."""
+    def active(self, tensor: SymbolicTensor | None = None) -> Builder:
+        """The trace being written now: this builder's own, or a sub-graph inside it; else an error about the tensor that asked."""
         if not self.closed and state.traces:
             inner: Any = state.traces[-1]
             if inner.is_inside(self):
                 return inner
-        raise self.escaped(None)
+        raise self.escaped(tensor)
 
     def is_inside(self, other: Builder) -> bool:
         """True if this is `other` or the builder of a sub-graph, however deep, of it."""
@@ -158,6 +160,8 @@ class Builder:
             self.variables[variable] = Value(variable.spec, variable.name)
             self._now[variable] = self.symbol(self.variables[variable])
         now = self._now[variable]
+        if variable in self._assigned:  # gradients go to the variable and not through the assignment, as they do eagerly
+            return call(STRAIGHT_THROUGH, now, self.symbol(self.variables[variable]))
         return self.symbol(now._value) if isinstance(now, SymbolicTensor) else now  # a fresh face: tapes name each read
 
     def assign(self, variable: Variable, value: Tensor) -> None:

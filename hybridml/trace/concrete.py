@@ -125,7 +125,7 @@ class ConcreteFunction:
         """Run on tensors that are known to fit, with everything that may be going on around: traces and tapes."""
         if state.traces or any(isinstance(x, SymbolicTensor) for x in tensors):
             return self.rebuild(self._inline(tensors))
-        watching = [t for t in state.tapes if any(map(t.is_watching, tensors)) or self._reads_watched(t)]
+        watching = [t for t in state.tapes if self._reads_watched(t) or any(map(t.is_watching, tensors))]
         if not watching:
             return self.rebuild([wrap(a) for a in self.run([x._array for x in tensors])])
         return self.rebuild(self._call_recorded(tensors))
@@ -169,7 +169,8 @@ class ConcreteFunction:
         return any(map(tape.is_watching, self.variables))
 
     def _call_recorded(self, tensors: Sequence[Tensor]) -> list[Any]:
-        values = [wrap(v._array.copy() if v in self._assigned else v._array) for v in self.variables]
+        assigned = set(self._assigned)
+        values = [wrap(v._array.copy() if v in assigned else v._array) for v in self.variables]
         for x, v in zip(values, self.variables, strict=True):
             x._id = v._id
         results = self._pure([*tensors, *values])

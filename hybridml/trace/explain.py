@@ -44,9 +44,8 @@ def explain(concrete: ConcreteFunction) -> Explanation:
         + (f" and {stats.python_steps} steps in Python" if stats.python_steps else ""),
         f"bytes moved a call: {_bytes(stats.bytes_eager)} eagerly, {_bytes(stats.bytes_traced)} traced ({saved:.0%} less)",
         f"intermediates share an arena of {_bytes(stats.arena_bytes)}",
-        f"trace {stats.trace_seconds * 1e3:.1f} ms, passes {stats.passes_seconds * 1e3:.1f} ms, emit {stats.emit_seconds * 1e3:.1f} ms, "
-        f"compile {stats.compile_seconds * 1e3:.1f} ms ({stats.compiled} kernels), load {stats.load_seconds * 1e3:.1f} ms "
-        f"({stats.loaded_from_disk} kernels)",
+        f"tracing took {_ms(stats.trace_seconds)}, passes {_ms(stats.passes_seconds)}, emitting {_ms(stats.emit_seconds)}",
+        f"compiling {stats.compiled} kernels took {_ms(stats.compile_seconds)}, loading {stats.loaded_from_disk} {_ms(stats.load_seconds)}",
     ]
     sections = [
         ("Summary", "\n".join(summary)),
@@ -66,7 +65,7 @@ def _describe(s: Step) -> str:
         where = f" ({s.node.source})" if s.node.source else ""
         return f"Python step: {s.node.op.name}{where} has no native kernel for these operands"
     if isinstance(s, EmptyStep):
-        return "nothing to do for results without elements"
+        return f"{s.title}: no elements, nothing to do"
     if isinstance(s, ControlStep):
         inner = [f"\n       {name}: {_describe(t)}" for name, r in s.regions.items() for t in r.steps]
         return f"{s.node.op.name}, jumps around" + "".join(inner)
@@ -76,7 +75,7 @@ def _describe(s: Step) -> str:
     if isinstance(s, HorizontalStep):
         return f"{kernel}: one launch over {len(s.parts)} buffers, {sum(s.extents)} elements"
     spec = s.lowered.spec
-    return f"{kernel}: {len(spec.notes)} operations in one {spec.mode.value} kernel, {s.lowered.work} elements"
+    return f"{kernel}: {len(spec.notes)} operation{'s' * (len(spec.notes) != 1)} in one {spec.mode.value} kernel, {s.lowered.work} elements"
 
 
 def _refusals(program: Any) -> str:
@@ -93,6 +92,10 @@ def _memory(program: Any) -> str:
             place = f"written into variable {label(names[number])}" if number < len(names) else f"output {number - len(names)}"
             lines.append(f"{label(v)} {v.spec}: {place}")
     return "\n".join(lines) or "no buffers"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f} ms"
 
 
 def _bytes(n: int) -> str:

@@ -369,7 +369,7 @@ class Function:
             method = _weak_method(self.python_function, instance, self.autograph)
             bound = self._bound[instance] = Function(
                 method, self.input_signature, self.reduce_retracing, self.autograph, self._name, self.check
-            )  # fmt: skip
+            )
         return bound
 
     def __repr__(self) -> str:

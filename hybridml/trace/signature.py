@@ -69,7 +69,7 @@ class Binder:
             self._signature: inspect.Signature | None = inspect.signature(python_function)
         except (TypeError, ValueError):
             self._signature = None
-        self.simple = 0  # how many positional arguments a call may have that needs no binding
+        self.simple = -1  # how many positional arguments a call may have that needs no binding
         if self._signature is not None:
             kinds = [p.kind for p in self._signature.parameters.values()]
             if all(k in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for k in kinds):
@@ -88,8 +88,12 @@ class Binder:
     def name(self, position: int) -> str:
         if self._signature is None:
             return f"argument {position}"
-        names = list(self._signature.parameters)
-        return names[position] if position < len(names) else f"argument {position}"
+        for i, p in enumerate(self._signature.parameters.values()):
+            if p.kind is inspect.Parameter.VAR_POSITIONAL:
+                return f"{p.name}[{position - i}]"
+            if i == position:
+                return p.name
+        return f"argument {position}"
 
 
 def _is_number(key: Any) -> bool:

@@ -48,7 +48,7 @@ class SymbolicTensor(Tensor):
         return self._value.spec
 
     def _append(self, op: Any, operands: list[Any], attrs: dict[str, Any]) -> Any:
-        return self._builder.active().append(op, operands, attrs)
+        return self._builder.active(self).append(op, operands, attrs)
 
     def _no_value(self, what: str) -> TracerError:
         if self._builder.closed:

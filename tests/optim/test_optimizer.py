@@ -125,8 +125,6 @@ def test_nothing_but_missing_gradients_is_an_error() -> None:
 
 
 def test_a_traced_step_follows_a_changed_learning_rate() -> None:
-    if not hasattr(hml, "function"):
-        pytest.skip("no tracing in this build")
     w, opt = hml.Variable([0.0]), hml.optim.SGD(1.0)
     step = hml.function(lambda g: opt.apply_gradients([(g, w)]))
     step(ones(1))

@@ -24,7 +24,19 @@ import numpy as np
 
 from hybridml.kernels.lower import Check, Lowered
 from hybridml.kernels.space import collapse
-from hybridml.kernels.spec import Axis, Flag, KernelSpec, Let, Load, Loop, Mode, Operand, Scalar, Statement, Store
+from hybridml.kernels.spec import (
+    Axis,
+    Flag,
+    KernelSpec,
+    Let,
+    Load,
+    Loop,
+    Mode,
+    Operand,
+    Scalar,
+    Statement,
+    Store,
+)
 from hybridml.kernels.views import Place
 from hybridml.ops.spec import spec
 from hybridml.trace.graph import Node, Value
@@ -129,6 +141,8 @@ class Frame:
     def load(self, handle: _Handle, more: str = "") -> str:
         """The name of the operand's element here; `more` is added to the index."""
         level = max(self._level(handle), self._level_of_text(more))
+        if handle.operand.written:
+            level = len(self._inner)  # another step may have written it since
         return self._name(level, lambda name: Load(name, handle.operand, self._index(handle, more)))
 
     def let(self, text: str, dtype: np.dtype, note: str = "") -> str:
@@ -217,16 +231,17 @@ class Frame:
         """The kernel, and its argument words; `in_place` are pairs (input, output) that may share memory."""
         self._settle()
         body = self._bodies[-1]
+        running = [self._classes[run[0]] == _RUNNING for run in self._runs]
         for level in reversed(range(len(self._inner))):
             k = self._inner[level]
-            body = [*self._bodies[level], Loop(self._axes[k], body, split=k == self._split)]
+            body = [*self._bodies[level], Loop(self._axes[k], body, split=k == self._split, running=running[k])]
         if self._split is not None:
             extent = self._sizes[self._split]
         else:
             extent = math.prod(self._sizes[k] for k in self._outer)
         made = KernelSpec(
             Mode.MAP, [h.operand for h in self._handles], self._words, self._scalars, [self._axes[k] for k in self._outer], body,
-            self.title, [],
+            self.title, [self.title],
         )  # fmt: skip
         bases = [(h.value, h.offset * h.operand.dtype.itemsize) for h in self._handles]
         return Lowered(

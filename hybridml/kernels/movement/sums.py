@@ -20,10 +20,12 @@ from hybridml.trace.graph import Node, Value
 
 
 def _adds(dtype: np.dtype) -> bool:
-    return dtype.char in NATIVE and dtype.kind != "b"
+    return dtype.char in NATIVE
 
 
 def _sum(a: str, b: str, dtype: np.dtype) -> str:
+    if dtype.kind == "b":
+        return f"({a} | {b}) != 0"
     return f"{a} + {b}" if dtype.kind == "f" else f"{suffix(dtype)}({a} + {b})"
 
 

@@ -14,6 +14,8 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba.core import types
 from numba.extending import intrinsic, register_jitable
 
+from hybridml.kernels.compiler import KernelPipeline
+
 FLOATS: dict[str, Any] = {"f32": types.float32, "f64": types.float64}
 INTEGERS: dict[str, Any] = {"f32": types.int32, "f64": types.int64}
 
@@ -25,7 +27,11 @@ def device(function: Callable[..., Any]) -> Any:
     the wrappers for that would cost two fifths of the compile time; the "python" target serves the purpose.
     """
     return register_jitable(
-        error_model="numpy", forceinline=True, no_cpython_wrapper=True, no_cfunc_wrapper=True
+        error_model="numpy",
+        forceinline=True,
+        no_cpython_wrapper=True,
+        no_cfunc_wrapper=True,
+        pipeline_class=KernelPipeline,
     )(function)
 
 
