@@ -22,6 +22,7 @@ from hybridml.trace.control.subgraph import (
     Surroundings,
     assigned,
     emit,
+    ensure_result,
     final,
     is_data,
     paths,
@@ -86,11 +87,12 @@ def cond(pred: Any, true_fn: Callable[[], Any], false_fn: Callable[[], Any]) -> 
         [b.value(x) for x in xs] + [final(b, v) for v in changed]
         for b, xs in zip((true, false), returned, strict=True)
     ]
+    ensure_result([true, false], outs)
     around = Surroundings([true, false])
     operands = around.operands()
     graphs = [around.close(b, [], out) for b, out in zip((true, false), outs, strict=True)]
     results = emit(COND, [pred, *operands], {"true": graphs[0], "false": graphs[1]}) if outs[0] else ()
-    for v, new in zip(changed, results[len(places) :], strict=True):
+    for v, new in zip(changed, results[len(places) :], strict=False):
         v.assign(new)
     leaves = list(true.leaves)
     for i, r in zip(places, results, strict=False):

@@ -19,6 +19,7 @@ from hybridml.trace.control.subgraph import (
     Surroundings,
     assigned,
     emit,
+    ensure_result,
     final,
     is_data,
     paths,
@@ -141,6 +142,7 @@ def _trace_scan(
     outputs: list[Value] = (
         [step.value(x) for x in after] + [final(step, v) for v in changed] + [step.value(y) for y in y_leaves]
     )
+    ensure_result([step], [outputs])
     around = Surroundings([step], changed)
     inits = carry + [v.value() for v in changed]
     operands = inits + slices + around.operands()
