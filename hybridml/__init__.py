@@ -41,7 +41,8 @@ from hybridml.eager.vmap import vmap
 from hybridml.ops.registry import PUBLIC as _PUBLIC
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace.concrete import ConcreteFunction
-from hybridml.trace.control.functions import cond, map_fn, scan, while_loop
+from hybridml.trace.control.functions import cond, while_loop
+from hybridml.trace.control.scans import map_fn, scan
 from hybridml.trace.function import function, run_functions_eagerly
 from hybridml.trace.graph import Graph
 

@@ -80,9 +80,9 @@ class ControlStep:
         """Add the instructions; `at` says where bases lie, the site's arena is the scratch memory."""
         operands = [self._operand(v, at) for v in self.node.values]
         results = [at[v] for v in self.node.outputs]
-        {"cond": self._emit_cond, "while": self._emit_while, "scan": self._emit_scan}[self.node.op.provider or ""](
-            site, operands, results
-        )
+        {"cond": self._emit_cond, "while": self._emit_while, "scan": self._emit_scan}[
+            self.node.op.provider or ""
+        ](site, operands, results)
 
     def _inside(self, name: str, site: Site, given: list[Address]) -> None:
         """Add a sub-graph's instructions, its arena behind the predicate's line."""
@@ -137,7 +137,9 @@ class ControlStep:
         counter, limit = table.block([0]), table.block([length])
         table.set(counter, 0)
         top = table.next_row
-        self._inside("body", site, [*rows[: len(xs)], *operands[c + len(xs) :], *results[:c], *rows[len(xs) :]])
+        self._inside(
+            "body", site, [*rows[: len(xs)], *operands[c + len(xs) :], *results[:c], *rows[len(xs) :]]
+        )
         for word, step in zip(words, steps, strict=True):
             if step:
                 table.move(word, word, step)

@@ -102,17 +102,13 @@ def is_splittable(spec: KernelSpec) -> bool:
     if spec.mode is Mode.MAP or len(passes) != 1:
         return False
     inner = _innermost(passes[0])
-    accumulators = {s.operand for s in inner if isinstance(s, Load)} if spec.mode is Mode.COLUMN else set()
-    stored = {s.operand for s in inner if isinstance(s, Store)}
-    return (
-        bool(_reductions_of(inner))
-        and stored <= {o for o in accumulators if o.written}
-        and len(stored) <= len(_reductions_of(inner))
-    )
+    found = _reductions_of(inner)
+    stored = {_register(s.operand.name) for s in inner if isinstance(s, Store)}
+    return bool(found) and stored <= {r.name for r in found}  # a COLUMN kernel's text stores its accumulators
 
 
 def space(spec: KernelSpec) -> tuple[list[str], list[str]]:
-    """The names of the sizes that are kept (MAP: of all of them) and of those that are reduced."""
+    """The names of the sizes that are kept (MAP: all but those that run in order) and of those that are reduced."""
     kept, reduced = _axes(spec)
     return [a.size for a in kept], [a.size for a in reduced]
 
@@ -166,7 +162,7 @@ def _is_kept(spec: KernelSpec, loop: Loop) -> bool:
 
 
 def _axes(spec: KernelSpec) -> tuple[list[Axis], list[Axis]]:
-    """(kept, reduced) axes; a MAP kernel keeps all of them."""
+    """(kept, reduced) axes; a MAP kernel keeps all but those that run in order."""
     loops = [s for s in spec.body if isinstance(s, Loop)]
     if spec.mode is Mode.MAP:
         return spec.parallel + _mapped(spec.body), []
@@ -262,15 +258,16 @@ class _Printer:
         out.close()
 
     def _flat(self, body: list[Statement]) -> None:
+        """The body without the loops whose axes are spread over threads; those that run in order stay within one thread."""
         for s in body:
-            if isinstance(s, Loop) and s.running:
+            if not isinstance(s, Loop):
+                self._plain(s)
+            elif s.running:
                 self.out.open(f"for {s.axis.name} in range({s.axis.size}):")
                 self._flat(s.body)
                 self.out.close()
-            elif isinstance(s, Loop):
-                self._flat(s.body)
             else:
-                self._plain(s)
+                self._flat(s.body)
 
     def _plain(self, s: Statement) -> None:
         match s:
@@ -282,7 +279,7 @@ class _Printer:
                 self.out(_store(operand, index, value))
             case Flag(operand, when):
                 self.out.open(f"if {when}:")
-                self.out(f"{operand.name}[0] = True")  # from any thread, and whatever else they do: it is never unset
+                self.out(f"{operand.name}[0] = u8(1)")  # from any thread, and whatever else they do: it is never unset
                 self.out.close()
             case _:
                 raise TypeError(f"{type(s).__name__} has no place outside a pass over a row")

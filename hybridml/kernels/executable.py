@@ -159,8 +159,8 @@ def _explain(fault: Fault, externals: list[np.ndarray]) -> NoReturn:
     for x in node.inputs:
         if isinstance(x, Value):
             base, layout = fault.places[x]
-            memory_of = (ctypes.c_char * max(base.spec.nbytes, base.dtype.itemsize)).from_address(fault.operands[x].now(externals))
-            operands.append(_strided(np.frombuffer(memory_of, base.dtype), layout))
+            memory_of = (ctypes.c_uint8 * max(base.spec.nbytes, base.dtype.itemsize)).from_address(fault.operands[x].now(externals))
+            operands.append(_strided(np.ctypeslib.as_array(memory_of).view(base.dtype), layout))
         else:
             operands.append(x)
     run_eagerly(node, operands)

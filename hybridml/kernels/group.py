@@ -12,6 +12,7 @@ recorded with its reason.
 from __future__ import annotations
 
 import heapq
+import itertools
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -61,7 +62,8 @@ class Group:
 def reduction_axes(n: Node) -> tuple[Space, frozenset[int]]:
     """A reduction's squeezed space and the axes of it that it reduces."""
     shape, wanted = n.values[0].shape, set(n.attrs["axis"])
-    space, reduced = [], set()
+    space: list[int] = []
+    reduced: set[int] = set()
     for a, d in enumerate(shape):
         if d != 1:
             if a in wanted:
@@ -148,7 +150,7 @@ class Fuser:
             if source is not None:
                 saved = size * (2 if base not in self._results and len(readers) == 1 else 1)
                 queue += [(-saved, source, r) for r in readers]
-            queue += [(-size, a, b) for a, b in zip(readers, readers[1:], strict=False)]
+            queue += [(-size, a, b) for a, b in itertools.pairwise(readers)]
         heapq.heapify(queue)
         again: list[tuple[int, int, int]] = []
         progress = True
@@ -225,10 +227,10 @@ class Fuser:
         window = [g for g in self._order[low : high + 1] if g is not None and g is not a and g is not b]
         ordered = [g for g in window if g in leads] + [merged] + [g for g in window if g not in leads]
         for k in range(low, high + 1):
-            g = ordered[k - low] if k - low < len(ordered) else None
-            self._order[k] = g
-            if g is not None:
-                self._rank[g] = k
+            placed = ordered[k - low] if k - low < len(ordered) else None
+            self._order[k] = placed
+            if placed is not None:
+                self._rank[placed] = k
 
     def _unifications(self, a: Group, b: Group) -> list[Group]:
         """The ways to put both groups into one space: both full, or one of them on the kept level of the other."""

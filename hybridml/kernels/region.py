@@ -105,7 +105,9 @@ class Region:
     def _steps(self) -> Iterator[Step]:
         for g in self.groups:
             n = self.graph.nodes[g.first]
-            reads = tuple(dict.fromkeys(self.places[v][0] for i in g.nodes for v in self.graph.nodes[i].values))
+            reads = tuple(
+                dict.fromkeys(self.places[v][0] for i in g.nodes for v in self.graph.nodes[i].values)
+            )
             if g.fusible:
                 own = {v for i in g.nodes for v in self.graph.nodes[i].outputs}
                 yield self._kernel(g, tuple([v for v in reads if v not in own]))
@@ -114,10 +116,14 @@ class Region:
                 yield EmptyStep(n.op.name, reads, n.outputs)
                 continue
             if n.op.kind is Kind.CONTROL:
-                inner = control.step(n, reads, self.places, lambda graph: Region(graph, self.threads, self.meter, inner=True))
+                inner = control.step(
+                    n, reads, self.places, lambda graph: Region(graph, self.threads, self.meter, inner=True)
+                )
                 yield inner or PythonStep(n, reads, n.outputs)
                 continue
-            products = gemm_steps(self.graph, n, self.places, self.threads) if n.op.provider == "gemm" else None
+            products = (
+                gemm_steps(self.graph, n, self.places, self.threads) if n.op.provider == "gemm" else None
+            )
             moves = lower_movement(n, self.places) if products is None and n.out.spec.size else None
             if products is not None:
                 yield from products
@@ -155,7 +161,9 @@ class Region:
         self.external: dict[Value, int] = {v: i for i, v in enumerate((*g.inputs, *g.variables))}
         self.constants = {v: np.array(a, order="C") for v, a in g.constants.items()}
         checks = [s.lowered.check for s in self.steps if isinstance(s, KernelStep)]
-        self.constants |= {c.flag: np.zeros(1, np.bool_) for c in checks if c is not None}  # memory of its own, as constants have
+        self.constants |= {
+            c.flag: np.zeros(1, np.bool_) for c in checks if c is not None
+        }  # memory of its own, as constants have
         self._checked = max([t for t, s in enumerate(self.steps) if s.checks], default=-1)
         last: dict[Value, int] = {}
         born: dict[Value, int] = {}
@@ -184,13 +192,9 @@ class Region:
             old = intervals.get(root)
             start, end = (t, last[v]) if old is None else (min(old.born, t), max(old.dies, last[v]))
             intervals[root] = memory.Interval(root, v.spec.nbytes, start, end)
-        scratch = [
-            memory.Interval(key, nbytes, t, t) for t, s in enumerate(self.steps) for key, nbytes in s.scratch
-        ]
-        offsets, self.arena_bytes = memory.plan([*intervals.values(), *scratch])
-        self.offset: dict[Value, int] = {
-            v: offsets[shared.get(v, v)] for v in (*born, *[i.key for i in scratch]) if shared.get(v, v) in offsets
-        }  # type: ignore[call-overload,arg-type,index]
+        scratch = {key: memory.Interval(key, n, t, t) for t, s in enumerate(self.steps) for key, n in s.scratch}
+        offsets, self.arena_bytes = memory.plan([*intervals.values(), *scratch.values()])
+        self.offset = {v: offsets[shared.get(v, v)] for v in (*born, *scratch) if shared.get(v, v) in offsets}
 
     def _may_overwrite(self, t: int, variable: Value, new: Value, last: dict[Value, int]) -> bool:
         """True if step t can write the new value over the old one: nobody reads the old one after, or elsewhere.
@@ -208,7 +212,13 @@ class Region:
         for t, s in enumerate(self.steps):
             taken: set[Value] = set()
             for x, o in s.in_place:
-                free = x in born and x not in self.external and o not in self.external and last[x] == t and born[o] == t
+                free = (
+                    x in born
+                    and x not in self.external
+                    and o not in self.external
+                    and last[x] == t
+                    and born[o] == t
+                )
                 if free and o not in shared and x not in taken:
                     shared[o] = shared.get(x, x)
                     taken.add(x)

@@ -44,9 +44,8 @@ def explain(concrete: ConcreteFunction) -> Explanation:
         + (f" and {stats.python_steps} steps in Python" if stats.python_steps else ""),
         f"bytes moved a call: {_bytes(stats.bytes_eager)} eagerly, {_bytes(stats.bytes_traced)} traced ({saved:.0%} less)",
         f"intermediates share an arena of {_bytes(stats.arena_bytes)}",
-        f"trace {stats.trace_seconds * 1e3:.1f} ms, passes {stats.passes_seconds * 1e3:.1f} ms, emit {stats.emit_seconds * 1e3:.1f} ms, "
-        f"compile {stats.compile_seconds * 1e3:.1f} ms ({stats.compiled} kernels), load {stats.load_seconds * 1e3:.1f} ms "
-        f"({stats.loaded_from_disk} kernels)",
+        f"tracing took {_ms(stats.trace_seconds)}, passes {_ms(stats.passes_seconds)}, emitting {_ms(stats.emit_seconds)}",
+        f"compiling {stats.compiled} kernels took {_ms(stats.compile_seconds)}, loading {stats.loaded_from_disk} {_ms(stats.load_seconds)}",
     ]
     sections = [
         ("Summary", "\n".join(summary)),
@@ -93,6 +92,10 @@ def _memory(program: Any) -> str:
             place = f"written into variable {label(names[number])}" if number < len(names) else f"output {number - len(names)}"
             lines.append(f"{label(v)} {v.spec}: {place}")
     return "\n".join(lines) or "no buffers"
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1e3:.1f} ms"
 
 
 def _bytes(n: int) -> str:

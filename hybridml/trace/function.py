@@ -353,9 +353,10 @@ class Function:
         except TypeError:  # not hashable or not weakly referable: a plain bound method, traced for the instance as an argument
             return types.MethodType(self, instance)
         if bound is None:
+            method = _weak_method(self.python_function, instance)
             bound = self._bound[instance] = Function(
-                _weak_method(self.python_function, instance), self.input_signature, self.reduce_retracing, self.autograph, self._name, self.check
-            )  # fmt: skip
+                method, self.input_signature, self.reduce_retracing, self.autograph, self._name, self.check
+            )
         return bound
 
     def __repr__(self) -> str:

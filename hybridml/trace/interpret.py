@@ -19,8 +19,7 @@ def evaluate(graph: Graph, run: Callable[[Op, list[Any], dict[str, Any]], Any], 
     for n in graph.nodes:
         operands = [environment[x] if isinstance(x, Value) else x for x in n.inputs]
         out = run(n.op, operands, n.attrs)
-        for v, o in zip(n.outputs, out if isinstance(out, tuple) else (out,), strict=True):
-            environment[v] = o
+        environment.update(zip(n.outputs, out if isinstance(out, tuple) else (out,), strict=True))
     return environment
 
 

@@ -31,11 +31,19 @@ def _domains(op, count):
     return [(float(a.min()), float(a.max())) for a in args]
 
 
+def _can_broadcast(op):
+    return any(np.shape(s.args[0]) != np.shape(s.args[1]) for s in samples_of(op))
+
+
 def _rows(count, condition):
     found = {}
     for op in OPS.values():
         domains = _domains(op, count)
-        if domains is not None and condition(op, FUNCTIONS[op.name](*samples_of(op)[0].args)):
+        if (
+            domains is not None
+            and (count == 1 or _can_broadcast(op))
+            and condition(op, FUNCTIONS[op.name](*samples_of(op)[0].args))
+        ):
             found[op.name] = domains
     return found
 

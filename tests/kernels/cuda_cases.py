@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable
 from typing import Any
 from unittest import mock
@@ -15,6 +16,7 @@ from hybridml.kernels.emit_cuda import Phase
 from hybridml.kernels.group import Fuser, Group
 from hybridml.kernels.launch import Shape
 from hybridml.kernels.lower import Lowered, lower
+from hybridml.kernels.movement import lower_movement
 from hybridml.kernels.spec import Mode
 from hybridml.kernels.views import places
 from hybridml.trace import concrete
@@ -33,8 +35,8 @@ def traced(function: Callable[..., Any], *args: Any) -> Case:
     return found.optimized, arrays, [v.numpy() for v in found.variables]
 
 
-def lowerings(graph: Graph) -> list[tuple[Group, Lowered | None]]:
-    """Every group in the order of the program; a group without a generated kernel has no lowering."""
+def lowerings(graph: Graph) -> list[tuple[Group, list[Lowered]]]:
+    """Every group and its kernels in the order of the program; library calls and Python steps have none."""
     at = places(graph)
     fuser = Fuser(graph, at)
     results = {at[v][0] for v in graph.results}
@@ -42,11 +44,16 @@ def lowerings(graph: Graph) -> list[tuple[Group, Lowered | None]]:
     for i, n in enumerate(graph.nodes):
         for v in n.values:
             readers.setdefault(at[v][0], set()).add(i)
-    found: list[tuple[Group, Lowered | None]] = []
+    found: list[tuple[Group, list[Lowered]]] = []
     for g in fuser.fuse():
         written = [v for i in g.nodes for v in graph.nodes[i].outputs]
         outputs = [v for v in written if v in results or readers.get(v, set()) - set(g.nodes)]
-        found.append((g, lower(graph, g, at, outputs) if g.fusible else None))
+        if g.fusible:
+            found.append((g, [lower(graph, g, at, outputs)]))
+        else:
+            n = graph.nodes[g.first]
+            moves = lower_movement(n, at) if n.outputs and n.out.spec.size else None
+            found.append((g, moves or []))
     return found
 
 
@@ -85,6 +92,13 @@ def shapes(mode: Mode, index: int = 64) -> list[Shape]:
 
 
 _rng = np.random.default_rng(7)
+
+
+def build(name: str) -> Case:
+    """A case by its name, with the same numbers in every order of tests."""
+    global _rng
+    _rng = np.random.default_rng(zlib.crc32(name.encode()))
+    return CASES[name]()
 
 
 def floats(*shape: int, dtype: Any = np.float32) -> Any:
@@ -156,6 +170,16 @@ CASES: dict[str, Callable[[], Case]] = {
     "batch_norm": lambda: traced(lambda x: (x - hml.mean(x, axis=0)) / hml.sqrt(hml.var(x, axis=0) + 1e-3), floats(23, 9)),
     "logsumexp": lambda: traced(lambda x: (hml.logsumexp(x, axis=1), hml.nn.softmax(x)), floats(4, 70)),
     "cross_entropy": lambda: traced(_gradient(_loss), floats(9, 11), integers(9, dtype=np.int64, low=0, high=11)),
+    "gather": lambda: traced(
+        lambda x, k: (hml.take(x, k, axis=1), hml.take_along_axis(x, k[:, None], axis=1)),
+        floats(5, 7), integers(5, low=-7, high=7)),
+    "scatter": lambda: traced(
+        lambda x, k, u: hml.scatter_add(x, k, u, axis=0), floats(6, 5), integers(9, dtype=np.int64, low=-6, high=6), floats(9, 5)),
+    "cumsum": lambda: traced(
+        lambda x: (hml.cumsum(x, axis=1), hml.cumsum(x, axis=0, reverse=True)), floats(3, 8, 4)),
+    "boxes": lambda: traced(
+        lambda x, y: (hml.concat([x, y[:, ::-1], x], axis=1), hml.pad(y, ((1, 2), (0, 3)), value=2.0)), floats(5, 3), floats(5, 4)),
+    "check_finite": lambda: traced(lambda x: hml.check_finite(x, "x") * 2, floats(5, 7)),
     "random": lambda: traced(_draw(hml.random.Generator(3))),
     "sgd_step": lambda: _step(regression_step(lambda: hml.optim.SGD(0.01), 6, 7, 5, 3)),
     "adam_step": lambda: _step(regression_step(lambda: hml.optim.Adam(0.01), 6, 7, 5, 3)),

@@ -1,5 +1,7 @@
-"""Runs printed CUDA kernels in CUDA's simulator, against the slow interpreter. A program of its own: the simulator is chosen by
-NUMBA_ENABLE_CUDASIM=1 before Numba is imported. `python simulated.py CASE...` prints a line for each kernel and block that it ran.
+"""Runs printed CUDA kernels in CUDA's simulator, against the slow interpreter.
+
+In a process of its own: the simulator is chosen by NUMBA_ENABLE_CUDASIM=1 before Numba is imported. A line is printed for each
+kernel, block and number of parts that ran.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from cuda_cases import CASES, PHASES, Case, extents, lowerings, scratch
+from cuda_cases import PHASES, Case, build, extents, lowerings, scratch
 from numba import cuda
 from numba.cuda.simulator import kernelapi
 from numba.cuda.simulator.kernel import BlockManager, BlockThread
@@ -105,7 +107,8 @@ class Pointer:
 def run(low: Lowered, buffers: dict[Value, np.ndarray], shape: Shape, parts: int) -> None:
     """Launch one kernel, over two blocks where there is work for two."""
     spec = low.spec
-    operands = [Pointer(buffers[base], nbytes) for base, nbytes in low.operands]
+    pairs = zip(spec.operands, low.operands, strict=True)
+    operands = [Pointer(buffers[base].view(o.dtype), nbytes) for o, (base, nbytes) in pairs]
     kept, _ = extents(low)
     tile = {Mode.MAP: shape.x, Mode.ROW: shape.y, Mode.COLUMN: shape.x}[spec.mode]
     grid = min(2, -(-kept // tile))
@@ -138,39 +141,61 @@ def check(name: str, case: Case) -> None:
     environment |= dict(zip(graph.variables, variables, strict=True)) | graph.constants
     with np.errstate(all="ignore"):
         evaluate(graph, run_eager, environment)
-    computed: dict[Value, np.ndarray] = {v: np.array(environment[v], order="C").reshape(-1) for v in graph.sources}
+    computed: dict[Value, np.ndarray] = {
+        v: np.array(environment[v], order="C").reshape(-1) for v in graph.sources
+    }
 
-    def fresh(low: Lowered, pair: tuple[Value, Value] | None) -> dict[Value, np.ndarray]:
-        written = {o.name for o in low.spec.operands if o.written}
-        found = {}
-        for operand, (base, _) in zip(low.spec.operands, low.operands, strict=True):
-            if operand.name in written:
-                found[base] = np.full(base.spec.size, 77, base.dtype)
-            else:
-                found[base] = computed[base].copy()
+    def fresh(lows: list[Lowered], pair: tuple[Value, Value] | None) -> dict[Value, np.ndarray]:
+        found: dict[Value, np.ndarray] = {}
+        for low in lows:
+            for operand, (base, _) in zip(low.spec.operands, low.operands, strict=True):
+                if not operand.written:
+                    found[base] = computed[base].copy()
+                elif low.check is not None and base is low.check.flag:
+                    found[base] = np.zeros(1, np.bool_)
+                else:
+                    found[base] = np.full(base.spec.size, 77, base.dtype)
         if pair is not None:
             found[pair[1]] = found[pair[0]].view(pair[1].dtype)
         return found
 
-    for group, low in lowerings(graph):
-        if low is None:
+    for group, lows in lowerings(graph):
+        if not lows:
             for i in group.nodes:
-                computed |= {v: np.array(environment[v], order="C").reshape(-1) for v in graph.nodes[i].outputs}
+                computed |= {
+                    v: np.array(environment[v], order="C").reshape(-1) for v in graph.nodes[i].outputs
+                }
             continue
-        splits = [1, 3] if emit_cuda.is_splittable(low.spec) else [1]
-        outputs = [b for o, (b, _) in zip(low.spec.operands, low.operands, strict=True) if o.written]
-        for shape in SHAPES[low.spec.mode]:
-            for parts in splits:
-                for pair in (None, *low.in_place[: 2 * (parts == 1)]):
-                    buffers = fresh(low, pair)
-                    run(low, buffers, shape, parts)
-                    for v in outputs:
-                        if v in low.temporaries:
-                            continue
-                        exact = close(buffers[v], environment[v].reshape(-1))
-                        assert exact, f"{name}: {low.spec.title} {shape} {parts} {pair}: {buffers[v]} {environment[v]}"
+        outputs = {
+            b for low in lows for o, (b, _) in zip(low.spec.operands, low.operands, strict=True) if o.written
+        }
+        outputs -= {v for low in lows for v in low.temporaries}
+        flags = {low.check.flag for low in lows if low.check is not None}
+        spec = lows[0].spec
+        for shape in SHAPES[spec.mode]:
+            for parts in [1, 3] if emit_cuda.is_splittable(spec) else [1]:
+                for pair in (None, *(lows[0].in_place[:2] if len(lows) == parts == 1 else ())):
+                    buffers = fresh(lows, pair)
+                    for low in lows:
+                        run(low, buffers, shape, parts)
+                    for v in outputs - flags:
                         computed.setdefault(v, buffers[v])
-                    print(name, low.spec.mode.value, low.spec.title, shape.x, shape.y, shape.index, parts, pair is not None)
+                        fine = close(buffers[v], environment[v].reshape(-1))
+                        assert fine, (
+                            f"{name}: {spec.title} {shape} {parts} {pair}: {buffers[v]} {environment[v]}"
+                        )
+                    assert not any(buffers[v][0] for v in flags), name
+                    facts = (
+                        name,
+                        spec.mode.value,
+                        spec.title,
+                        shape.x,
+                        shape.y,
+                        shape.index,
+                        parts,
+                        pair is not None,
+                    )
+                    sys.stdout.write(" ".join(map(str, facts)) + "\n")
     wanted, updated = interpret(graph, inputs, variables)
     for v, w in zip((*graph.outputs, *[v for _, v in graph.updates]), (*wanted, *updated), strict=True):
         layout = at[v][1]
@@ -178,8 +203,11 @@ def check(name: str, case: Case) -> None:
         assert close(computed[at[v][0]], np.asarray(w).reshape(-1)), f"{name}: {v}"
 
 
-if __name__ == "__main__":
-    warnings.simplefilter("ignore", RuntimeWarning)  # NumPy scalars warn of the overflow that kernels wrap around
+def main(names: list[str]) -> None:
+    """Check these cases."""
+    warnings.simplefilter(
+        "ignore", RuntimeWarning
+    )  # NumPy scalars warn of the overflow that kernels wrap around
     with simulator():
-        for name in sys.argv[1:]:
-            check(name, CASES[name]())
+        for name in names:
+            check(name, build(name))

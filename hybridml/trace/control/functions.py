@@ -1,23 +1,22 @@
-"""cond, while_loop, scan and map_fn: plain Python outside a trace, one node with sub-graphs inside."""
+"""cond and while_loop: plain Python outside a trace, one node with sub-graphs inside."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from hybridml import dtypes, pytree
-from hybridml.eager.creation import asarray, zeros
+from hybridml.eager.creation import asarray
 from hybridml.eager.dispatch import lift
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor
 from hybridml.eager.variable import Variable
 from hybridml.errors import DTypeError, ShapeError, SourceLine, TraceError, located, user_line
 from hybridml.ops.elementwise import add, less, not_equal
-from hybridml.ops.joining import stack
 from hybridml.ops.logic import logical_and
 from hybridml.ops.spec import TensorSpec
 from hybridml.ops.view import reshape
-from hybridml.trace.control.rows import COND, SCAN, WHILE
+from hybridml.trace.control.rows import COND, WHILE
 from hybridml.trace.control.subgraph import (
     Body,
     Surroundings,
@@ -29,7 +28,6 @@ from hybridml.trace.control.subgraph import (
     trace_body,
     weak_tensor,
 )
-from hybridml.trace.graph import Value
 from hybridml.trace.symbol import SymbolicTensor
 
 _NOTHING = pytree.flatten(())[1]
@@ -38,14 +36,19 @@ _NOTHING = pytree.flatten(())[1]
 def _predicate(x: Any, what: str) -> Any:
     """A bool tensor without dimensions, or a Python bool where the value is known."""
     if not is_data(x):
-        raise DTypeError(f"{what} must be a bool or a tensor of one element, got {type(x).__name__}")
+        raise DTypeError(
+            located(f"{what} must be a bool or a tensor of one element, got {type(x).__name__}", user_line())
+        )
     if not isinstance(x, SymbolicTensor):
         x = x.value() if isinstance(x, Variable) and state.traces else x
     if not isinstance(x, SymbolicTensor):
         return bool(x)
     if x.size != 1:
         raise ShapeError(
-            f"{what} must have one element, got {x.spec}; use hml.any(x), hml.all(x) or hml.where"
+            located(
+                f"{what} must have one element, got {x.spec}; use hml.any(x), hml.all(x) or hml.where",
+                user_line(),
+            )
         )
     x = x if x.ndim == 0 else reshape(x, ())
     return x if x.dtype.kind == "b" else not_equal(x, 0)
@@ -175,7 +178,7 @@ def while_loop(
             f"loop_vars must be a tuple or a list, got {type(loop_vars).__name__}; write ({'x'},) for one variable"
         )
     as_given = type(loop_vars)
-    start = pytree.map(_loop_tensor, tuple(loop_vars))
+    start = pytree.map(loop_tensor, tuple(loop_vars))
     if not state.traces:
         done = _run_while(cond, body, start, maximum_iterations)
     elif maximum_iterations is None:
@@ -191,7 +194,7 @@ def while_loop(
     return as_given(done) if as_given is list else done
 
 
-def _loop_tensor(x: Any) -> Tensor:
+def loop_tensor(x: Any) -> Tensor:
     if not is_data(x) and not isinstance(x, Variable):
         raise TraceError(
             f"a loop variable must be a tensor or a number, got {type(x).__name__} {x!r}; read it from the closure"
@@ -219,7 +222,7 @@ def _run_while(cond: Any, body: Any, now: tuple[Any, ...], limit: int | None) ->
     while (limit is None or count < limit) and _predicate(cond(*now), "the condition of hml.while_loop"):
         leaves, structure = pytree.flatten(_as_tuple(body(*now), now))
         now = pytree.unflatten(
-            structure, _continued("loop_vars", now, leaves, structure, source, "hml.while_loop")
+            structure, continued("loop_vars", now, leaves, structure, source, "hml.while_loop")
         )
         count += 1
     return now
@@ -237,7 +240,7 @@ def _trace_while(
             located("the condition of hml.while_loop assigns a variable; assign in the body instead", source)
         )
     step = trace_body("body", lambda *now: _as_tuple(body(*now), now), structure, specs, names)
-    after = _continued(name, start, step.leaves, step.structure, source, "hml.while_loop", limit is not None)
+    after = continued(name, start, step.leaves, step.structure, source, "hml.while_loop", limit is not None)
     changed = assigned([step])
     outputs = [step.value(x) for x in after] + [final(step, v) for v in changed]
     around = Surroundings([test, step], changed)
@@ -254,7 +257,7 @@ def _trace_while(
     return pytree.unflatten(structure, results[: len(leaves)])
 
 
-def _continued(
+def continued(
     name: str,
     before: Any,
     leaves: list[Any],
@@ -304,162 +307,3 @@ def _changed(where: str, name: str, a: TensorSpec, b: TensorSpec, source: Source
     return DTypeError(
         located(f"{where}: `{name}` starts as {a} and becomes {b} after one iteration; {cure}", source)
     )
-
-
-# scan
-
-
-def scan(
-    f: Callable[[Any, Any], tuple[Any, Any]],
-    init: Any,
-    xs: Any = None,
-    length: int | None = None,
-    reverse: bool = False,
-) -> tuple[Any, Any]:
-    """Carry a state along the first axis of `xs`: `carry, y = f(carry, x)` for each row x; returns (carry, stacked ys).
-
-    init: a nest of tensors, which `f` returns with the same shapes and dtypes. xs: a nest of tensors with equal first axes, or None
-    with a `length`; then x is None. The ys are nests of tensors of shape (length, *y.shape). `reverse` goes from the last row to the
-    first; the ys stand where their x stood. Inside a traced function this is one node that runs without Python, and its gradient is
-    a scan the other way.
-
-    Raises ShapeError where first axes differ, and where the carry changes its shape; DTypeError where it changes its dtype.
-
-    >>> import hybridml as hml
-    >>> total, sums = hml.scan(lambda c, x: (c + x, c + x), 0.0, hml.asarray([1., 2., 3.]))
-    >>> float(total), sums.tolist()
-    (6.0, [1.0, 3.0, 6.0])
-    """
-    source = user_line()
-    start = pytree.map(_loop_tensor, init)
-    rows = pytree.map(_loop_tensor, xs)
-    n = _length(pytree.leaves(rows), length, source)
-    if state.traces:
-        return _trace_scan(f, start, rows, n, reverse, source)
-    return _run_scan(f, start, rows, n, reverse, source)
-
-
-def _length(rows: Sequence[Any], length: int | None, source: SourceLine | None) -> int:
-    if any(x.ndim == 0 for x in rows):
-        raise ShapeError(
-            located("hml.scan goes along the first axis of xs, but one of them has no dimensions", source)
-        )
-    sizes = {x.shape[0] for x in rows} | ({int(length)} if length is not None else set())
-    if len(sizes) > 1:
-        raise ShapeError(
-            located(
-                f"hml.scan: the first axes of xs {[x.shape for x in rows]}"
-                + (f" and length={length}" if length is not None else "") + " must be equal", source)
-        )  # fmt: skip
-    if not sizes:
-        raise TraceError(located("hml.scan needs xs or a length", source))
-    return sizes.pop()
-
-
-def _pair(returned: Any) -> tuple[Any, Any]:
-    if not isinstance(returned, tuple) or len(returned) != 2:
-        raise TraceError(
-            f"the function of hml.scan must return (carry, y), got {type(returned).__name__}; return (carry, None) for no y"
-        )
-    return returned
-
-
-def _next_carry(start: Any, carry: Any, source: SourceLine | None) -> list[Any]:
-    leaves, structure = pytree.flatten(carry)
-    return _continued("carry", start, leaves, structure, source, "hml.scan")
-
-
-def _run_scan(
-    f: Any, start: Any, rows: Any, n: int, reverse: bool, source: SourceLine | None
-) -> tuple[Any, Any]:
-    structure = pytree.flatten(start)[1]
-    if n == 0:
-        specs = [[x.spec for x in pytree.leaves(start)], [_row(x.spec) for x in pytree.leaves(rows)]]
-        args = pytree.flatten((start, rows))[1]
-        body = trace_body(
-            "scan", lambda c, x: _pair(f(c, x)), args, specs[0] + specs[1], [""] * args.n_leaves
-        )
-        ys = pytree.unflatten(body.structure, body.leaves)[1]
-        return start, pytree.map(lambda y: zeros((0, *lift(y).shape), dtype=lift(y).dtype), ys)
-    carry, ys = start, []
-    for t in reversed(range(n)) if reverse else range(n):
-        carry, y = _pair(f(carry, pytree.map(lambda x: x[t], rows)))  # noqa: B023  (called at once)
-        carry = pytree.unflatten(structure, _next_carry(start, carry, source))
-        ys.append(y)
-    if reverse:
-        ys.reverse()
-    return carry, pytree.map(lambda *each: stack([lift(y) for y in each]), *ys)
-
-
-def _row(s: TensorSpec) -> TensorSpec:
-    return TensorSpec(s.shape[1:], s.dtype)
-
-
-def _trace_scan(
-    f: Any, start: Any, rows: Any, n: int, reverse: bool, source: SourceLine | None
-) -> tuple[Any, Any]:
-    args = pytree.flatten((start, rows))[1]
-    carry, slices = pytree.leaves(start), pytree.leaves(rows)
-    names = paths(args.children[0], "carry") + paths(args.children[1], "x")
-    step = trace_body(
-        "scan",
-        lambda c, x: _pair(f(c, x)),
-        args,
-        [*[x.spec for x in carry], *[_row(x.spec) for x in slices]],
-        names,
-    )
-    new_carry, ys = pytree.unflatten(step.structure, step.leaves)
-    after = _next_carry(start, new_carry, source)
-    y_leaves, y_structure = pytree.flatten(ys)
-    for y in y_leaves:
-        if not is_data(y):
-            raise TraceError(
-                located(f"hml.scan stacks tensors, but y holds {type(y).__name__} {y!r}", source)
-            )
-    changed = assigned([step])
-    outputs: list[Value] = (
-        [step.value(x) for x in after] + [final(step, v) for v in changed] + [step.value(y) for y in y_leaves]
-    )
-    around = Surroundings([step], changed)
-    inits = carry + [v.value() for v in changed]
-    operands = inits + slices + around.operands()
-    k = len(carry)
-    graph = _carried_first(around, step, outputs, k, len(changed))
-    attrs = {
-        "body": graph,
-        "carried": len(inits),
-        "sliced": len(slices),
-        "length": n,
-        "reverse": bool(reverse),
-    }
-    results = emit(SCAN, operands, attrs) if outputs else ()
-    for v, new in zip(changed, results[k : len(inits)], strict=True):
-        v.assign(new)
-    return (
-        pytree.unflatten(args.children[0], results[:k]),
-        pytree.unflatten(y_structure, results[len(inits) :]),
-    )
-
-
-def _carried_first(around: Surroundings, step: Body, outputs: Sequence[Value], k: int, variables: int) -> Any:
-    """The body with its inputs in the row's order: carry, carried variables, rows, invariants."""
-    graph = around.close(step, step.inputs, outputs)
-    n = len(step.inputs)
-    own = graph.inputs
-    return graph.replace(inputs=(*own[:k], *own[n : n + variables], *own[k:n], *own[n + variables :]))
-
-
-# map_fn
-
-
-def map_fn(f: Callable[[Any], Any], xs: Any) -> Any:
-    """`f` on each row of `xs` (a nest of tensors with equal first axes), the results stacked.
-
-    >>> import hybridml as hml
-    >>> hml.map_fn(lambda x: x * x, hml.asarray([1., 2., 3.])).tolist()
-    [1.0, 4.0, 9.0]
-    """
-    return scan(lambda _, x: ((), f(x)), (), xs)[1]
-
-
-__all__ = ["cond", "map_fn", "scan", "while_loop"]

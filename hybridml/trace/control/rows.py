@@ -12,6 +12,7 @@ definition.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -107,28 +108,26 @@ def _eager_scan(
     return (*now, *ys)
 
 
-def _pullback(name: str) -> Any:
-    def make(attrs: dict[str, Any], operands: list[Any], results: tuple[Any, ...]) -> Any:
-        from hybridml.trace.control import (
-            gradient,
-        )  # it is written with the functions that are written with these rows
+def _pullback(module: str) -> Any:
+    """The rule of a module that is written with these rows, and so imported when it is first needed."""
 
-        return getattr(gradient, name)(attrs, operands, results)
+    def make(attrs: dict[str, Any], operands: list[Any], results: tuple[Any, ...]) -> Any:
+        return importlib.import_module(f"hybridml.trace.control.{module}").pullback(attrs, operands, results)
 
     return make
 
 
 COND = register(Op(
-    "cond", Kind.CONTROL, infer=_infer_cond, eager=_eager_cond, promote=Promote.NO, pullback=_pullback("cond_pullback"),
+    "cond", Kind.CONTROL, infer=_infer_cond, eager=_eager_cond, promote=Promote.NO, pullback=_pullback("branch_gradient"),
     provider="cond",
 ))  # fmt: skip
 
 WHILE = register(Op(
     "while_loop", Kind.CONTROL, infer=_infer_while, eager=_eager_while, promote=Promote.NO,
-    pullback=_pullback("while_pullback"), provider="while",
+    pullback=_pullback("loop_gradient"), provider="while",
 ))  # fmt: skip
 
 SCAN = register(Op(
-    "scan", Kind.CONTROL, infer=_infer_scan, eager=_eager_scan, promote=Promote.NO, pullback=_pullback("scan_pullback"),
+    "scan", Kind.CONTROL, infer=_infer_scan, eager=_eager_scan, promote=Promote.NO, pullback=_pullback("scan_gradient"),
     provider="scan",
 ))  # fmt: skip

@@ -34,4 +34,8 @@ def unroll(op: Op, operands: Sequence[Any], attrs: dict[str, Any], inline: Inlin
         out = inline(body, [*now, *[x[t] for x in xs], *fixed])
         now, rows[t] = out[:carried], out[carried:]
     ys = [stack(list(each)) for each in zip(*rows, strict=True)]
-    return (*now, *ys) if length else (*now, *[zeros((0, *v.shape), dtype=v.dtype) for v in body.outputs[carried:]])
+    return (
+        (*now, *ys)
+        if length
+        else (*now, *[zeros((0, *v.shape), dtype=v.dtype) for v in body.outputs[carried:]])
+    )

@@ -1,0 +1,277 @@
+"""Kernels printed for CUDA: their text, their results in CUDA's simulator, and their machine code. No GPU is needed for any of it."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import itertools
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from cuda_cases import CASES, PHASES, build, extents, floats, lowerings, planned, scratch, shapes, traced
+
+import hybridml as hml
+from hybridml.errors import DTypeError
+from hybridml.kernels import emit_cuda
+from hybridml.kernels.emit_cuda import Phase
+from hybridml.kernels.launch import Shape
+from hybridml.kernels.lower import Lowered
+from hybridml.kernels.ptx import compile_ptx
+from hybridml.kernels.spec import Mode
+from hybridml.ops.registry import OPS, Op
+from hybridml.testing import public_functions, recast, samples_of
+
+ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
+
+
+def kernels(graph: Any) -> list[Lowered]:
+    return [low for _, lows in lowerings(graph) for low in lows]
+
+
+def only_kernel(f: Any, *args: Any) -> Lowered:
+    (low,) = kernels(traced(f, *args)[0])
+    return low
+
+
+# text
+
+
+def test_the_text_of_a_softmax() -> None:
+    low = only_kernel(hml.nn.softmax, floats(100, 10))
+    name, source = emit_cuda.emit(low.spec, planned(low).shape)
+    assert (
+        source
+        == f"""import numpy as np
+from numba import cuda
+
+from hybridml.kernels.block import shuffle_xor
+from hybridml.kernels.targets import scalar_functions
+
+m = scalar_functions("cuda")
+m_exp_f32 = m.m_exp_f32
+m_maximum_f32 = m.m_maximum_f32
+ix, ux = np.int32, np.uint32  # of sizes, strides and loop variables
+LANES = ix(8)  # threads that share a row
+
+
+def {name}(o0, x0, n_i, n_j, o0_i, x0_i, c0, c1):
+    lane = ix(cuda.threadIdx.x)
+    rows = n_i
+    tile = ix(cuda.blockIdx.x * 32)
+    while tile < rows:
+        row = ix(tile + cuda.threadIdx.y)
+        own = row < rows
+        row = row if own else ix(rows - 1)
+        i = row
+        a0 = c0
+        for j in range(lane, n_j, LANES):
+            v0 = x0[i * x0_i + j]
+            a0 = m_maximum_f32(a0, v0)
+        a0 = m_maximum_f32(a0, shuffle_xor(a0, 4))
+        a0 = m_maximum_f32(a0, shuffle_xor(a0, 2))
+        a0 = m_maximum_f32(a0, shuffle_xor(a0, 1))
+        a1 = c1
+        for j in range(lane, n_j, LANES):
+            v1 = x0[i * x0_i + j]
+            v2 = v1 - a0  # subtract
+            v3 = m_exp_f32(v2)  # exp
+            a1 = a1 + v3
+            if own:
+                o0[i * o0_i + j] = v3
+        a1 = a1 + shuffle_xor(a1, 4)
+        a1 = a1 + shuffle_xor(a1, 2)
+        a1 = a1 + shuffle_xor(a1, 1)
+        for j in range(lane, n_j, LANES):
+            v4 = o0[i * o0_i + j]
+            v5 = v4 / a1  # divide
+            if own:
+                o0[i * o0_i + j] = v5
+        tile = ix(tile + cuda.gridDim.x * 32)
+"""
+    )
+
+
+def test_one_text_serves_every_size_that_launches_alike() -> None:
+    texts = {
+        emit_cuda.emit(low.spec, planned(low).shape)
+        for rows, columns in ((50, 9), (1000, 31), (7, 3))
+        for low in [only_kernel(hml.nn.softmax, floats(rows, columns))]
+    }
+    assert len(texts) == 1
+
+
+def test_contiguous_operands_are_walked_as_one() -> None:
+    low = only_kernel(lambda x, y: hml.tanh(x) + y, floats(3, 4, 5), floats(3, 4, 5))
+    assert extents(low) == (60, 1)
+    _, source = emit_cuda.emit(low.spec, planned(low).shape)
+    assert "//" not in source, "no index is taken apart"
+
+
+def test_a_reduction_down_the_columns_stays_in_a_register() -> None:
+    low = only_kernel(lambda x: hml.sum(x, axis=0), floats(40, 50))
+    assert low.spec.mode is Mode.COLUMN
+    for shape in shapes(Mode.COLUMN):
+        _, source = emit_cuda.emit(low.spec, shape)
+        assert source.count("o0[") == 1, "stored once, and never loaded"
+
+
+def test_steps_that_depend_on_one_another_stay_in_one_thread() -> None:
+    lows = kernels(traced(lambda x: hml.cumsum(x, axis=1), floats(4, 9, 5))[0])
+    low = lows[-1]
+    kept, _ = emit_cuda.space(low.spec)
+    assert extents(low) == (20, 1)
+    _, source = emit_cuda.emit(low.spec, planned(low).shape)
+    (ordered,) = set(low.spec.words) & {w for w in low.spec.words if w.startswith("n_")} - set(kept)
+    assert f"in range({ordered}):" in source
+
+
+def test_only_one_pass_of_reductions_can_be_cut_into_parts() -> None:
+    assert emit_cuda.is_splittable(only_kernel(lambda x: hml.sum(x * x, axis=1), floats(5, 9)).spec)
+    assert emit_cuda.is_splittable(only_kernel(lambda x: hml.sum(x * x, axis=0), floats(5, 9)).spec)
+    for f in (hml.nn.softmax, lambda x: hml.nn.softmax(x, axis=0), hml.tanh):
+        spec = only_kernel(f, floats(5, 9)).spec
+        assert not emit_cuda.is_splittable(spec)
+        with pytest.raises(ValueError, match="it runs in one phase"):
+            emit_cuda.emit(spec, Shape(32, 8), "partial")
+
+
+def test_parameters_are_what_the_text_takes() -> None:
+    low = only_kernel(lambda x: hml.any(x > 1.5, axis=1), floats(5, 9))
+    for phase in ("whole", *PHASES):
+        name, source = emit_cuda.emit(low.spec, Shape(32, 8, 32), phase)
+        found = emit_cuda.parameters(low.spec, Shape(32, 8, 32), phase)
+        arguments = re.search(rf"def {name}\((.*)\)", source)
+        assert arguments is not None
+        assert arguments[1].split(", ") == [p.name for p in found]
+        assert all(p.dtype == np.int32 for p in found if p.name in (*low.spec.words, "parts"))
+        assert all(p.dtype == np.uint8 for p in found if p.name in ("o0", "w0")), "bools are bytes in memory"
+
+
+# results
+
+
+def _dealt(hands: int) -> list[list[str]]:
+    return [list(CASES)[k::hands] for k in range(hands)]
+
+
+@pytest.mark.parametrize("names", _dealt(4), ids=lambda names: names[0])
+def test_simulated_kernels_equal_the_interpreter(names: list[str], fresh_process: Any) -> None:
+    folder = str(Path(__file__).parent)
+    program = f"import sys; sys.path.insert(0, {folder!r}); import simulated; simulated.main({names!r})"
+    out = fresh_process(program, timeout=300, NUMBA_ENABLE_CUDASIM="1")
+    ran = [line.split() for line in out.splitlines()]
+    assert {line[0] for line in ran} == set(names)
+    assert {line[1] for line in ran} == {"map", "row", "column"}
+    assert {line[5] for line in ran} == {"32", "64"}, "both index widths"
+    assert {line[6] for line in ran} == {"1", "3"}, "whole and in parts"
+    assert {line[7] for line in ran} == {"True", "False"}, "in place and not"
+
+
+# machine code
+
+ON_LINUX = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64")
+compiles = pytest.mark.skipif(
+    not ON_LINUX, reason="NVIDIA's compilers are packaged for Linux on x86-64 and ARM64"
+)
+
+
+@functools.cache
+def ptxas() -> Path:
+    files = importlib.metadata.files("nvidia-cuda-nvcc") or []
+    (found,) = [f for f in files if f.name == "ptxas"]
+    return Path(str(found.locate()))
+
+
+def assemble(low: Lowered, shape: Shape, phase: Phase, directory: Path, architectures: Any) -> str:
+    """The PTX of a kernel, whose machine code needs at most 128 registers and no memory for more."""
+    name, source = emit_cuda.emit(low.spec, shape, phase, scratch(low))
+    _, text = compile_ptx(name, source, emit_cuda.parameters(low.spec, shape, phase), (8, 0))
+    path = directory / "kernel.ptx"
+    path.write_text(text)
+    for architecture in architectures:
+        command = [str(ptxas()), "-v", "-arch", architecture, "-o", "/dev/null", str(path)]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, f"{done.stderr}\n{source}"
+        (registers,) = re.findall(r"Used (\d+) registers", done.stderr)
+        assert int(registers) <= 128, source
+        assert re.findall(r"(\d+) bytes (?:stack frame|spill)", done.stderr) == ["0"] * 3, source
+    return text
+
+
+def variants(low: Lowered) -> Iterator[tuple[Shape, Phase]]:
+    """As planned, in every other block with wide indices, and in parts where the kernel allows it."""
+    own = planned(low).shape
+    yield own, "whole"
+    for shape in shapes(low.spec.mode):
+        yield shape, "whole"
+    if emit_cuda.is_splittable(low.spec):
+        yield from itertools.product([own], PHASES)
+
+
+@compiles
+@pytest.mark.parametrize("case", CASES)
+def test_kernels_of_graphs_assemble(case: str, tmp_path: Path) -> None:
+    seen = set()
+    for low in kernels(build(case)[0]):
+        for k, (shape, phase) in enumerate(variants(low)):
+            name, _ = emit_cuda.emit(low.spec, shape, phase)
+            if name not in seen:
+                assemble(low, shape, phase, tmp_path, ARCHITECTURES if k == 0 else ["sm_90"])
+                seen.add(name)
+    assert seen
+
+
+def _kernels_of_row(op: Op) -> Iterator[Lowered]:
+    """One kernel for each dtype and structure of the row's samples."""
+    function = public_functions()[op.name]
+    seen = set()
+    for dtype in ("float32", "float64", "int32", "bool"):
+        for sample in samples_of(op):
+            try:
+                graph, _, _ = traced(
+                    lambda *args, s=sample: function(*args, **s.kwargs), *recast(sample.args, dtype)
+                )
+            except DTypeError:
+                continue
+            new = [low for low in kernels(graph) if _structure(low) not in seen]
+            seen |= {_structure(low) for low in new}
+            yield from new
+
+
+def _structure(low: Lowered) -> Any:
+    return low.spec.mode, low.spec.title, tuple([o.dtype.name for o in low.spec.operands])
+
+
+@compiles
+@pytest.mark.parametrize("op", [op for op in OPS.values() if op.samples is not None], ids=lambda op: op.name)
+def test_kernels_of_rows_assemble(op: Op, tmp_path: Path) -> None:
+    for low in _kernels_of_row(op):
+        assemble(low, planned(low).shape, "whole", tmp_path, ["sm_90"])
+
+
+@compiles
+def test_products_and_sums_are_rounded_one_by_one(tmp_path: Path) -> None:
+    low = only_kernel(lambda x, y: x * y + x, floats(9), floats(9))
+    text = assemble(low, planned(low).shape, "whole", tmp_path, ["sm_90"])
+    assert "mul.rn.f32" in text
+    assert "add.rn.f32" in text
+    assert "fma" not in text
+
+
+@compiles
+@pytest.mark.parametrize("capability", [(8, 0), (9, 0), (10, 0)])
+def test_code_is_made_for_the_asked_capability(capability: tuple[int, int]) -> None:
+    low = only_kernel(lambda x: hml.exp(x), floats(9))
+    shape = replace(planned(low).shape, index=64)
+    name, source = emit_cuda.emit(low.spec, shape)
+    entry, text = compile_ptx(name, source, emit_cuda.parameters(low.spec, shape), capability)
+    assert f".target sm_{capability[0]}{capability[1]}" in text
+    assert f".visible .entry {entry}(" in text
