@@ -112,7 +112,7 @@ def structure_differs_between_iterations(n):
 def append_in_a_loop_of_unknown_length(n):
     out = []
     for i in range(n):
-        out.append(i * 2)
+        out.append(i * 2)  # noqa: PERF401
     return hml.stack(out)
 
 
@@ -306,7 +306,10 @@ def _generator(x):
 
 def test_without_source_it_traces_plainly() -> None:
     scope: dict[str, Any] = {"hml": hml}
-    exec("def plain(x, k):\n    return x * 2 if k else x\ndef condition(x):\n    return x if x > 0 else -x", scope)
+    exec(
+        "def plain(x, k):\n    return x * 2 if k else x\ndef condition(x):\n    return x if x > 0 else -x",
+        scope,
+    )
     assert float(hml.function(scope["plain"])(hml.asarray(2.0), True)) == 4
     with pytest.raises(TracerError, match="`condition` was not converted: its source is not available"):
         hml.function(scope["condition"])(hml.asarray(1.0))
