@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hybridml.trace.graph import Graph, Node, subgraphs
+from hybridml.trace.passes.control import control
 from hybridml.trace.passes.cse import cse
 from hybridml.trace.passes.dce import dce
 from hybridml.trace.passes.expand import expand
@@ -33,7 +34,7 @@ def nested(graph: Graph) -> Graph:
     return rewrite(graph, visit)
 
 
-PASSES: tuple[Pass, ...] = (dce, expand, fold, simplify, layout, cse, split, simplify, dce, nested, materialize)
+PASSES: tuple[Pass, ...] = (dce, control, dce, expand, fold, simplify, layout, cse, split, simplify, dce, nested, materialize)
 
 
 def optimize(graph: Graph) -> Graph:
