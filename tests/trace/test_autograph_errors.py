@@ -230,6 +230,30 @@ def test_assert_on_a_tensor_fails_when_it_runs() -> None:
     assert isinstance(caught.value, AssertionError)
 
 
+@pytest.mark.parametrize("loop", ["none", "rows", "while"])
+def test_an_assert_runs_although_nothing_is_returned(loop: str) -> None:
+    @hml.function
+    def f(x):
+        if loop == "none":
+            if x[0] > 5:
+                return
+            assert x[0] > 0
+        elif loop == "rows":
+            for v in x:
+                assert v > 0
+        else:
+            n = 0
+            while n < 2:
+                assert x[n] > 0
+                n += 1 if x[n] < 5 else 2
+
+    assert f(hml.asarray([1.0, 2.0])) is None
+    f(hml.asarray([7.0, 8.0]))
+    with pytest.raises(CheckError, match="> 0") as caught:
+        f(hml.asarray([-1.0, 2.0]))
+    assert __file__ in str(caught.value)
+
+
 # lines, tracebacks, text
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hybridml.ops.registry import PUBLIC, Kind
-from hybridml.trace.graph import Graph, Node, Operand, Value
+from hybridml.trace.graph import Graph, Node, Operand, Value, has_effects
 from hybridml.trace.passes.cse import cse
 from hybridml.trace.passes.dce import dce
 from hybridml.trace.passes.rewrite import Rewriter, rewrite
@@ -24,8 +24,8 @@ def control(graph: Graph) -> Graph:
     used = {*graph.results, *[v for n in graph.nodes for v in n.values]}
 
     def visit(r: Rewriter, n: Node) -> bool:
-        if n.op.kind is not Kind.CONTROL:
-            return False
+        if n.op.kind is not Kind.CONTROL or has_effects(n):
+            return False  # an effect runs as often as it was written to, whoever reads the results
         if n.op.provider == "cond":
             _branch(r, n, used)
         else:
