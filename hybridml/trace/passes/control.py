@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hybridml.ops.registry import PUBLIC, Kind
-from hybridml.trace.graph import Graph, Node, Operand, Value
+from hybridml.trace.graph import Graph, Node, Operand, Value, has_effects
 from hybridml.trace.passes.cse import cse
 from hybridml.trace.passes.dce import dce
 from hybridml.trace.passes.rewrite import Rewriter, rewrite
@@ -31,6 +31,8 @@ def control(graph: Graph) -> Graph:
                 n.outputs, _spliced(r, n.attrs["body"], [r[x] for x in n.inputs]), strict=True
             ):
                 r.replace(old, new)
+        elif has_effects(n):
+            return False  # an effect runs as often as it was written to, whoever reads the results
         elif n.op.provider == "cond":
             _branch(r, n, used)
         else:
