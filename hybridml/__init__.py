@@ -37,6 +37,7 @@ from hybridml.eager.tape import GradientTape
 from hybridml.eager.tensor import Tensor
 from hybridml.eager.transforms import grad, hessian, jacobian, jvp, value_and_grad, vjp
 from hybridml.eager.variable import Variable
+from hybridml.eager.vmap import vmap
 from hybridml.ops.registry import PUBLIC as _PUBLIC
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace.concrete import ConcreteFunction

@@ -82,7 +82,7 @@ def run(op: Op, operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         if type(x) is Tensor:
             arrays.append(x._array)
         elif isinstance(x, Tensor):
-            return x._append(op, lifted, attrs)  # type: ignore[attr-defined]
+            return _first(lifted)._append(op, lifted, attrs)
         else:
             arrays.append(x)
     if not lifted and state.traces:
@@ -101,6 +101,11 @@ def run(op: Op, operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
     if state.tapes:
         record(op, attrs, lifted, result)
     return result
+
+
+def _first(operands: list[Any]) -> Any:
+    """The operand that the op goes to: one that stands for several examples before one of a trace."""
+    return max([x for x in operands if isinstance(x, Tensor)], key=lambda x: x.priority)
 
 
 def record(op: Op, attrs: dict[str, Any], operands: list[Any], result: Any) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 
 from hybridml import dtypes
 from hybridml.eager.creation import asarray
+from hybridml.eager.state import state
 from hybridml.eager.variable import Variable
 from hybridml.errors import DTypeError, ShapeError
 from hybridml.ops.door import lift
@@ -56,11 +57,20 @@ class Generator:
         self.state.assign(asarray(self._words(seed)))
 
     def _draw(self, f: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:
+        """Numbers from `f`; inside a `vmap`, different ones for each example."""
+        if not state.levels:
+            return self._advance(f, shape, dtype)
+        out = self._advance(f, (*[level.size for level in state.levels], *shape), dtype)
+        for level in state.levels:
+            out = level.wrap(out)
+        return out
+
+    def _advance(self, f: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         used = np.array([0, blocks_used(shape, dtype)], np.uint64)
         with self._lock:
-            state = self.state.value()
-            self.state.assign(state + asarray(used))  # type: ignore[operator]
-        return f(state, shape, dtype)
+            now = self.state.value()
+            self.state.assign(now + asarray(used))  # type: ignore[operator]
+        return f(now, shape, dtype)
 
     def _floats(self, f: Any, shape: Shape, dtype: Any) -> Any:
         dtype = dtypes.as_dtype(float if dtype is None else dtype)

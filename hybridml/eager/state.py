@@ -1,4 +1,4 @@
-"""What is going on in this thread: which tapes record, and which trace, if any, is being written."""
+"""What is going on in this thread: which tapes record, which trace, if any, is being written, and which `vmap`s are under way."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ class ThreadState(threading.local):
     def __init__(self) -> None:
         self.tapes: list[GradientTape] = []
         self.traces: list[Trace] = []
+        self.levels: list[Any] = []  # of `hybridml.eager.vmap`, the innermost last
 
 
 state = ThreadState()

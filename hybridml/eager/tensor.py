@@ -33,6 +33,7 @@ class Tensor(Operators):
     __slots__ = ("__weakref__", "_array", "_id")
     _array: Any
     weak = False  # True for a traced Python number, whose dtype gives way to that of the tensors it meets
+    priority = 0  # which of several operands says where an op runs: the one with the highest
     _id: int | None  # the tape's name for this tensor, given when a tape first needs one
 
     def __init__(self, *_: Any, **__: Any) -> None:

@@ -79,7 +79,7 @@ def _eager_check(xp: Any, x: Any, *, message: str) -> Any:
 
 CHECK_FINITE = register(Op(
     "check_finite", Kind.EFFECT, provider="check_finite", infer=lambda x, *, message: x, eager=_eager_check, promote=Promote.NO,
-    vjps=(lambda g, out, x, *, message: g,),
+    vjps=(lambda g, out, x, *, message: g,), batch=lambda operands, mapped, size, attrs: check_finite(operands[0], attrs["message"]),
     samples=lambda rng: unary_samples(-3, 3)(rng), reference=lambda x: x,
 ))  # fmt: skip
 

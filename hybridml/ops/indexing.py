@@ -15,7 +15,7 @@ from hybridml.ops.door import call, lift
 from hybridml.ops.elementwise import astype
 from hybridml.ops.registry import Kind, Op, Promote, Sample, Saves, public, register
 from hybridml.ops.spec import Shape, TensorSpec, broadcast_shapes, normalize_axis, spec
-from hybridml.ops.view import broadcast_to
+from hybridml.ops.view import broadcast_to, moveaxis, reshape
 
 
 def zeros_view(shape: Shape, dtype: np.dtype) -> Any:
@@ -72,8 +72,46 @@ def _take_samples(rng: np.random.Generator) -> Any:
     yield Sample((x[:, 0, 0], np.zeros((0,), np.int64)), label="no indices")
 
 
+def _examples_merged(x: Any, axis: int) -> Any:
+    """The axis moved to the front of each example and merged with the examples."""
+    x = moveaxis(x, axis + 1, 1)
+    return reshape(x, (x.shape[0] * x.shape[1], *x.shape[2:]))
+
+
+def _index_of_merged(indices: Any, mapped: bool, size: int, n: int) -> Any:
+    if not mapped:
+        indices = broadcast_to(indices, (size, *indices.shape))
+    example = lift(np.arange(size).reshape(size, *(1,) * (indices.ndim - 1)))
+    return ravel_index((example, indices), (size, n))
+
+
+def _batch_take(operands: list[Any], mapped: list[bool], size: int, attrs: dict[str, Any]) -> Any:
+    (x, indices), axis = operands, attrs["axis"]
+    if not mapped[1]:
+        return take(x, indices, axis=axis + 1)
+    if not mapped[0]:
+        return moveaxis(take(x, indices, axis=axis), axis, 0)
+    out = take(_examples_merged(x, axis), _index_of_merged(indices, True, size, x.shape[axis + 1]), axis=0)
+    inside = tuple(range(1, indices.ndim))
+    return moveaxis(out, inside, tuple([i + axis for i in inside]))
+
+
+def _batch_scatter(operands: list[Any], mapped: list[bool], size: int, attrs: dict[str, Any]) -> Any:
+    axis = attrs["axis"]
+    x, updates = [a if m else broadcast_to(a, (size, *a.shape)) for a, m in zip(operands[::2], mapped[::2], strict=True)]
+    indices = operands[1]
+    if not mapped[1]:
+        return scatter_add(x, indices, updates, axis=axis + 1)
+    n = x.shape[axis + 1]
+    inside = tuple(range(1, indices.ndim))
+    new = moveaxis(updates, tuple([i + axis for i in inside]), inside)
+    out = scatter_add(_examples_merged(x, axis), _index_of_merged(indices, True, size, n), new, axis=0)
+    return moveaxis(reshape(out, (size, n, *out.shape[1:])), 1, axis + 1)
+
+
 TAKE = register(Op(
-    "take", Kind.INDEX, provider="take", infer=_infer_take, eager=_eager_take, vjps=(_take_vjp, None), saves=Saves.INPUTS, promote=Promote.NO,
+    "take", Kind.INDEX, batch=_batch_take,
+    provider="take", infer=_infer_take, eager=_eager_take, vjps=(_take_vjp, None), saves=Saves.INPUTS, promote=Promote.NO,
     samples=_take_samples, reference=lambda x, i, axis=0: np.take(x, i, axis=axis),
 ))  # fmt: skip
 
@@ -147,7 +185,8 @@ def _reference_scatter(x: Any, indices: Any, updates: Any, axis: int = 0) -> Any
 
 
 SCATTER_ADD = register(Op(
-    "scatter_add", Kind.INDEX, provider="scatter_add", infer=_infer_scatter, eager=_eager_scatter, promote=Promote.NO, saves=Saves.INPUTS,
+    "scatter_add", Kind.INDEX, batch=_batch_scatter,
+    provider="scatter_add", infer=_infer_scatter, eager=_eager_scatter, promote=Promote.NO, saves=Saves.INPUTS,
     vjps=(
         lambda g, out, x, indices, updates, *, axis: g, None,
         lambda g, out, x, indices, updates, *, axis: take(g, indices, axis=axis),
@@ -296,8 +335,16 @@ def _eager_ravel(xp: Any, *indices: Any, dims: Shape) -> Any:
     return out
 
 
+def _batch_ravel(operands: list[Any], mapped: list[bool], size: int, attrs: dict[str, Any]) -> Any:
+    ndim = max(x.ndim - m for x, m in zip(operands, mapped, strict=True))
+    wide = [
+        reshape(x, (size, *(1,) * (ndim + 1 - x.ndim), *x.shape[1:])) if m else x for x, m in zip(operands, mapped, strict=True)
+    ]
+    return ravel_index(wide, attrs["dims"])
+
+
 RAVEL_INDEX = register(Op(
-    "ravel_index", Kind.INDEX, provider="ravel_index", infer=_infer_ravel, eager=_eager_ravel, promote=Promote.NO,
+    "ravel_index", Kind.INDEX, batch=_batch_ravel, provider="ravel_index", infer=_infer_ravel, eager=_eager_ravel, promote=Promote.NO,
     samples=lambda rng: [
         Sample(((np.array([0, -1, 2]), np.array([[1], [-4]])), (3, 4)), differentiable=False),
         Sample(((np.array([0, 1, 2]),), (3,)), differentiable=False),
@@ -326,8 +373,15 @@ def _infer_nonzero(x: TensorSpec) -> Any:
     )
 
 
+def _refuse_nonzero(operands: list[Any], mapped: list[bool], size: int, attrs: dict[str, Any]) -> Any:
+    raise ShapeError(
+        "nonzero, and so x[mask], has a result of another shape for each example, which hml.vmap cannot put side by side; "
+        "use hml.where(mask, x, 0)"
+    )
+
+
 NONZERO = register(Op(
-    "nonzero", Kind.INDEX, infer=_infer_nonzero, eager=lambda xp, x: tuple(xp.nonzero(x)), promote=Promote.NO,
+    "nonzero", Kind.INDEX, batch=_refuse_nonzero, infer=_infer_nonzero, eager=lambda xp, x: tuple(xp.nonzero(x)), promote=Promote.NO,
     doc="Where x is not zero.",
 ))  # fmt: skip
 

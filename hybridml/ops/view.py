@@ -142,8 +142,13 @@ def _infer_broadcast(x: TensorSpec, *, shape: Shape) -> TensorSpec:
     return spec(shape, x.dtype)
 
 
+def _batch_broadcast(operands: list[Any], mapped: list[bool], size: int, attrs: dict[str, Any]) -> Any:
+    (x,), shape = operands, attrs["shape"]
+    return broadcast_to(reshape(x, (size, *(1,) * (len(shape) + 1 - x.ndim), *x.shape[1:])), (size, *shape))
+
+
 BROADCAST = _view(
-    "broadcast_to", infer=_infer_broadcast, view=_broadcast_layout,
+    "broadcast_to", infer=_infer_broadcast, view=_broadcast_layout, batch=_batch_broadcast,
     eager=lambda xp, x, *, shape: xp.broadcast_to(x, shape), reference=lambda x, shape: x + np.zeros(shape, x.dtype),
     vjps=(lambda g, out, x, *, shape: sum_to(g, x.shape),),
     samples=lambda rng: [

@@ -80,6 +80,15 @@ class Builder:
 
     def escaped(self, tensor: SymbolicTensor | None) -> TracerError:
         made = f", made at {tensor._made_at}," if tensor is not None and tensor._made_at else ""
+        if self.parent is not None:
+            where = f"a symbolic tensor of a branch or a loop body (`{self.name}`){made} is used outside of it"
+            return TracerError(
+                located(
+                    f"{where}. It was kept in a list, an attribute or a global that a called function changes; let that function "
+                    "return it, and assign it in the branch or the body",
+                    user_line(),
+                )
+            )
         return TracerError(
             located(
                 f"a symbolic tensor of @hml.function `{self.name}`{made} is used after its trace ended. It was kept in a list, an "

@@ -21,7 +21,6 @@ from hybridml.trace.check import check
 from hybridml.trace.gradient import PureFunction, inline
 from hybridml.trace.graph import Graph
 from hybridml.trace.passes import optimize
-from hybridml.trace.symbol import SymbolicTensor
 
 
 @dataclass
@@ -123,7 +122,7 @@ class ConcreteFunction:
 
     def call(self, tensors: Sequence[Tensor]) -> Any:
         """Run on tensors that are known to fit, with everything that may be going on around: traces and tapes."""
-        if state.traces or any(isinstance(x, SymbolicTensor) for x in tensors):
+        if state.traces or any(x.priority for x in tensors):
             return self.rebuild(self._inline(tensors))
         watching = [t for t in state.tapes if self._reads_watched(t) or any(map(t.is_watching, tensors))]
         if not watching:

@@ -163,7 +163,7 @@ class Function:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         last = self._last
-        if last is not None and not kwargs and not state.tapes and not state.traces and not _Eagerly.on:
+        if last is not None and not kwargs and not state.tapes and not state.traces and not state.levels and not _Eagerly.on:
             arrays = last.match(args)
             if arrays is not None:
                 self._count["hits"] += 1
@@ -172,8 +172,8 @@ class Function:
         return self._call_slowly(args, kwargs)
 
     def _call_slowly(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if _Eagerly.on or state.traces:
-            return self._run(args, kwargs)  # inside another trace: part of it
+        if _Eagerly.on or state.traces or state.levels:
+            return self._run(args, kwargs)  # inside another trace or a vmap: part of it
         trace, leaves, is_new = self._find(args, kwargs)
         if not is_new:
             self._count["hits"] += 1

@@ -22,6 +22,7 @@ class SymbolicTensor(Tensor):
     _builder: Builder
     _value: Value
     _made_at: SourceLine | None
+    priority = 1
 
     @property
     def _array(self) -> Any:  # type: ignore[override]

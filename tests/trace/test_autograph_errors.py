@@ -112,7 +112,7 @@ def structure_differs_between_iterations(n):
 def append_in_a_loop_of_unknown_length(n):
     out = []
     for i in range(n):
-        out.append(i * 2)
+        out.append(i * 2)  # noqa: PERF401
     return hml.stack(out)
 
 
@@ -230,6 +230,30 @@ def test_assert_on_a_tensor_fails_when_it_runs() -> None:
     assert isinstance(caught.value, AssertionError)
 
 
+@pytest.mark.parametrize("loop", ["none", "rows", "while"])
+def test_an_assert_runs_although_nothing_is_returned(loop: str) -> None:
+    @hml.function
+    def f(x):
+        if loop == "none":
+            if x[0] > 5:
+                return
+            assert x[0] > 0
+        elif loop == "rows":
+            for v in x:
+                assert v > 0
+        else:
+            n = 0
+            while n < 2:
+                assert x[n] > 0
+                n += 1 if x[n] < 5 else 2
+
+    assert f(hml.asarray([1.0, 2.0])) is None
+    f(hml.asarray([7.0, 8.0]))
+    with pytest.raises(CheckError, match="> 0") as caught:
+        f(hml.asarray([-1.0, 2.0]))
+    assert __file__ in str(caught.value)
+
+
 # lines, tracebacks, text
 
 
@@ -306,7 +330,10 @@ def _generator(x):
 
 def test_without_source_it_traces_plainly() -> None:
     scope: dict[str, Any] = {"hml": hml}
-    exec("def plain(x, k):\n    return x * 2 if k else x\ndef condition(x):\n    return x if x > 0 else -x", scope)
+    exec(
+        "def plain(x, k):\n    return x * 2 if k else x\ndef condition(x):\n    return x if x > 0 else -x",
+        scope,
+    )
     assert float(hml.function(scope["plain"])(hml.asarray(2.0), True)) == 4
     with pytest.raises(TracerError, match="`condition` was not converted: its source is not available"):
         hml.function(scope["condition"])(hml.asarray(1.0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from typing import Any
 
 import numpy as np
@@ -60,7 +59,9 @@ def return_inside(x, w):
     return s.sum()
 
 
-@pytest.mark.parametrize("f", [cond_on_sum, while_halves, rows_with_condition, counted_with_break, return_inside])
+@pytest.mark.parametrize(
+    "f", [cond_on_sum, while_halves, rows_with_condition, counted_with_break, return_inside]
+)
 @pytest.mark.parametrize("sign", [1.0, -1.0])
 def test_gradient_through(f: Any, sign: float) -> None:
     x, w = hml.asarray(np.array([2.0, 1.0, 3.0], np.float32) * sign), hml.asarray([0.7, 0.4, 1.1])

@@ -9,7 +9,7 @@ meaning exactly; a tensor of the trace becomes a node with sub-graphs.
     jumps.py       return, break, continue and loop-else as flags
     transform.py   the rewriting
     convert.py     compiling, and joining the result to the original's cells and globals
-    operators.py   what converted code calls: conditions.py, loops.py, iterables.py, calls.py
+    operators.py   what converted code calls: conditions.py, loops.py (loop_state.py, iterables.py), calls.py
     slots.py       the state that a branch may change; join.py: two branches' states made one
     context.py     what a trace remembers, and the errors it explains
 """

@@ -69,7 +69,10 @@ def if_(
         return
     slots = variables([*live, *dead], [body, orelse]) + objects(late)
     line, other = first_line(body), first_line(orelse)
-    labels = f"the `if` branch (line {line})", f"the `else` branch (line {other})" if other else "no `else` branch"
+    labels = (
+        f"the `if` branch (line {line})",
+        f"the `else` branch (line {other})" if other else "no `else` branch",
+    )
     choose(truth(t, "the condition of `if`"), body, orelse, slots, frozenset(dead), labels, filled)
 
 
@@ -99,7 +102,9 @@ def choose(
             bodies.append(trace(name, run))
         except Exception as e:
             if f is not None and not isinstance(e, HybridMLError) and not getattr(e, "__notes__", None):
-                e.add_note(f"(raised while {label} was traced: its condition is a tensor, so both sides are always traced)")
+                e.add_note(
+                    f"(raised while {label} was traced: its condition is a tensor, so both sides are always traced)"
+                )
             raise
         finally:
             for s, value in zip(slots, entry, strict=True):
@@ -116,7 +121,9 @@ def choose(
                 _note_lost(s.name, a, b, source)
         else:
             assert j.structure is not None
-            s.set(pytree.unflatten(j.structure, [next(results) if isinstance(x, Pair) else x for x in j.leaves]))
+            s.set(
+                pytree.unflatten(j.structure, [next(results) if isinstance(x, Pair) else x for x in j.leaves])
+            )
 
 
 def _note_lost(name: str, a: Side, b: Side, source: SourceLine | None) -> None:
@@ -176,7 +183,9 @@ def if_exp(test: Any, body: Callable[[], Any], orelse: Callable[[], Any]) -> Any
 
     pred = truth(t, "the condition of the conditional expression")
     bound = [s for f in (body, orelse) if isinstance(f, Binding) for s in f.slots]
-    choose(pred, left, right, [slot, *bound], frozenset(), ("the value before `if`", "the value after `else`"))
+    choose(
+        pred, left, right, [slot, *bound], frozenset(), ("the value before `if`", "the value after `else`")
+    )
     return slot.value
 
 
@@ -220,7 +229,10 @@ def _combine(a: SymbolicTensor, f: Callable[[], Any], is_and: bool) -> Any:
         b = b.value()
     if not is_data(b):
         raise TraceError(
-            located(f"`{word}` of {describe(a)} and {describe(b)}: with a tensor both sides must be tensors or numbers", user_line())
+            located(
+                f"`{word}` of {describe(a)} and {describe(b)}: with a tensor both sides must be tensors or numbers",
+                user_line(),
+            )
         )
     harmless = not body.builder.assigned() and all(n.op.kind in _FREE for n in body.builder.nodes)
     if harmless:

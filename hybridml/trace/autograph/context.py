@@ -48,10 +48,14 @@ def _raised_at(e: BaseException) -> SourceLine | None:
     at = e.__traceback__
     while at is not None and at.tb_next is not None:
         at = at.tb_next
-    return None if at is None else SourceLine(at.tb_frame.f_code.co_filename, at.tb_lineno, at.tb_frame.f_code.co_name)
+    return (
+        None
+        if at is None
+        else SourceLine(at.tb_frame.f_code.co_filename, at.tb_lineno, at.tb_frame.f_code.co_name)
+    )
 
 
-class branch:  # noqa: N801  (used as `with branch(body):`)
+class branch:
     """Trace one branch of a condition on a tensor; a branch that comes back to itself again and again never ends."""
 
     def __init__(self, body: Callable[..., Any] | None) -> None:

@@ -35,7 +35,8 @@ def conversion(function: types.FunctionType) -> Conversion:
     code = function.__code__
     with _lock:
         known = _CONVERSIONS.get(code)
-        if known is None or known.file != code.co_filename:  # equal code objects may come from different files
+        # equal code objects may come from different files
+        if known is None or known.file != code.co_filename:
             known = _CONVERSIONS[code] = _convert(function)
         return known
 
@@ -53,7 +54,9 @@ def _convert(function: types.FunctionType) -> Conversion:
     try:
         if not source.is_users(code):
             raise NotConvertible("it is library code")
-        return Conversion(code.co_filename, _compile(convert(source.find(function), source.class_of(code)), code), None)
+        return Conversion(
+            code.co_filename, _compile(convert(source.find(function), source.class_of(code)), code), None
+        )
     except NotConvertible as e:
         return Conversion(code.co_filename, None, str(e))
 
@@ -67,17 +70,21 @@ def _compile(tree: ast.FunctionDef | ast.Lambda, original: types.CodeType) -> ty
     """Compile inside a function that has the original's free variables, so that they are free again."""
     name = "<lambda>"
     if isinstance(tree, ast.FunctionDef):
-        tree.name = name = "ag__function"  # under its own name, a global function that calls itself would find this one
+        # Under its own name, a global function that calls itself would find this one.
+        tree.name = name = "ag__function"
     body: list[ast.stmt] = [tree] if isinstance(tree, ast.FunctionDef) else [ast.Expr(tree)]
     defaults = tree.args
-    defaults.defaults = [ast.Constant(None) for _ in defaults.defaults]  # the values are taken from the original
+    # Defaults stand for themselves: the values are taken from the original.
+    defaults.defaults = [ast.Constant(None) for _ in defaults.defaults]
     defaults.kw_defaults = [None if d is None else ast.Constant(None) for d in defaults.kw_defaults]
     parameters = [ast.arg(x) for x in dict.fromkeys([*original.co_freevars, OPERATORS])]
     arguments = ast.arguments(posonlyargs=[], args=parameters, kwonlyargs=[], kw_defaults=[], defaults=[])
     outer = ast.FunctionDef("ag__factory", arguments, body, [])
     outer.type_params = []  # type: ignore[attr-defined]
     module = ast.fix_missing_locations(ast.Module([ast.copy_location(outer, tree)], []))
-    compiled = compile(module, original.co_filename, "exec", dont_inherit=True, flags=original.co_flags & _FUTURES)
+    compiled = compile(
+        module, original.co_filename, "exec", dont_inherit=True, flags=original.co_flags & _FUTURES
+    )
     factory = next(c for c in compiled.co_consts if isinstance(c, types.CodeType))
     code = next(c for c in factory.co_consts if isinstance(c, types.CodeType) and c.co_name == name)
     return _named(code.replace(co_name=original.co_name), original.co_qualname)
@@ -119,10 +126,17 @@ def twin(function: types.FunctionType) -> types.FunctionType:
     cells = dict(zip(code.co_freevars, function.__closure__ or (), strict=True))
     cells[OPERATORS] = _operators()
     closure = tuple([cells[x] for x in done.code.co_freevars])
-    new = types.FunctionType(done.code, function.__globals__, function.__name__, function.__defaults__, closure)
+    new = types.FunctionType(
+        done.code, function.__globals__, function.__name__, function.__defaults__, closure
+    )
     new.__kwdefaults__ = function.__kwdefaults__
-    new.__qualname__, new.__module__, new.__doc__ = function.__qualname__, function.__module__, function.__doc__
-    function.__dict__[_TWIN] = (weakref.ref(function), new)  # `functools.wraps` copies dictionaries: hence the reference
+    new.__qualname__, new.__module__, new.__doc__ = (
+        function.__qualname__,
+        function.__module__,
+        function.__doc__,
+    )
+    # `functools.wraps` copies dictionaries: hence the reference to the function this is the twin of
+    function.__dict__[_TWIN] = (weakref.ref(function), new)
     return new
 
 

@@ -78,7 +78,10 @@ class Range(TensorIterable):
         for x in (start, stop, step):
             if isinstance(x, Tensor) and (x.dtype.kind not in "iu" or x.ndim):
                 raise DTypeError(
-                    located(f"range() takes integers without dimensions, got {x.spec}; cast with .astype(hml.int64)", user_line())
+                    located(
+                        f"range() takes integers without dimensions, got {x.spec}; cast with .astype(hml.int64)",
+                        user_line(),
+                    )
                 )
         if isinstance(step, int) and step == 0:
             raise ValueError("range() arg 3 must not be zero")

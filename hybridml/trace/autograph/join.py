@@ -68,7 +68,9 @@ def paths(name: str, structure: pytree.Structure) -> list[str]:
     labels = (
         [f"[{k!r}]" for k in structure.aux] if isinstance(structure.aux, tuple) else [f"[{i}]" for i in range(len(structure.children))]
     )  # fmt: skip
-    return [p for label, child in zip(labels, structure.children, strict=True) for p in paths(name + label, child)]
+    return [
+        p for label, child in zip(labels, structure.children, strict=True) for p in paths(name + label, child)
+    ]
 
 
 @dataclass
@@ -85,7 +87,11 @@ class Side:
     @property
     def jumped(self) -> bool:
         """What follows in this block never runs after this branch."""
-        return any(v is True for n, v in self.values.items() if n.startswith(("ag__return", "ag__break", "ag__continue")))
+        return any(
+            v is True
+            for n, v in self.values.items()
+            if n.startswith(("ag__return", "ag__break", "ag__continue"))
+        )
 
 
 @dataclass
@@ -121,9 +127,7 @@ def join(name: str, a: Side, b: Side, source: SourceLine | None, filled: Collect
         return _filled(y if a.returned else x, a.returned)
     if left != right:
         raise TraceError(located(_nest_differs(name, x, y, left, right, a, b), source))
-    merged = [
-        _leaf(path, p, q, a, b, source) for path, p, q in zip(paths(name, left), xs, ys, strict=True)
-    ]
+    merged = [_leaf(path, p, q, a, b, source) for path, p, q in zip(paths(name, left), xs, ys, strict=True)]
     return Joined(left, merged)
 
 

@@ -64,7 +64,11 @@ def lower(body: list[ast.stmt]) -> list[ast.stmt]:
         return done.body
     last = body[-1]
     start = [set_flag(RETURNED, False, body[0])]
-    result = read(RESULT) if done.ends else operator("result", read(RETURNED), ast.Lambda(no_arguments(), read(RESULT)))
+    result = (
+        read(RESULT)
+        if done.ends
+        else operator("result", read(RETURNED), ast.Lambda(no_arguments(), read(RESULT)))
+    )
     return start + done.body + [ast.copy_location(ast.Return(result), last)]
 
 
@@ -89,7 +93,8 @@ class _Lowering:
     def __init__(self, returns: bool) -> None:
         self.returns = returns
         self._loops: list[int] = []
-        self._filled: list[set[str]] = []  # variables that a loop's else sets too, so that every way out of the loop sets them
+        # Variables that a loop's else sets too, so that every way out of the loop sets them.
+        self._filled: list[set[str]] = []
         self._count = 0
 
     def block(self, body: list[ast.stmt]) -> Lowered:

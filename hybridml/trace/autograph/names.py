@@ -27,7 +27,9 @@ def within(nodes: ast.AST | Iterable[ast.AST]) -> Iterator[ast.AST]:
         node = stack.pop()
         yield node
         if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            stack += [*node.decorator_list, *node.args.defaults, *[d for d in node.args.kw_defaults if d]][::-1]
+            stack += [*node.decorator_list, *node.args.defaults, *[d for d in node.args.kw_defaults if d]][
+                ::-1
+            ]
         elif isinstance(node, ast.Lambda):
             stack += [*node.args.defaults, *[d for d in node.args.kw_defaults if d]][::-1]
         elif isinstance(node, ast.ClassDef):
@@ -37,12 +39,15 @@ def within(nodes: ast.AST | Iterable[ast.AST]) -> Iterator[ast.AST]:
 
 
 def bound(nodes: Iterable[ast.AST]) -> list[str]:
-    """Names that these statements bind in their own scope, in order of appearance, each once."""
+    """Names that these statements bind in their own scope, in order of appearance, each once.
+
+    Every block around a statement asks for its names, so they are kept on it."""
     found: dict[str, None] = {}
     for statement in nodes:
         known = getattr(statement, "binds", None)
         if known is None:
-            known = statement.binds = _bound(statement)  # type: ignore[attr-defined]  (asked again for every block around it)
+            known = _bound(statement)
+            statement.binds = known  # type: ignore[attr-defined]
         found |= dict.fromkeys(known)
     return list(found)
 

@@ -7,6 +7,7 @@ lambdas on one line can be told apart. Text comes from `linecache`, which notebo
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 import linecache
 import os
@@ -35,10 +36,12 @@ _LIBRARIES = _library_folders()
 
 def is_users(code: types.CodeType) -> bool:
     """True for code that is neither this package, nor the standard library, nor an installed package."""
-    file = code.co_filename
-    if file.startswith("<frozen"):
-        return False
-    return not os.path.abspath(file).startswith(_LIBRARIES)
+    return _is_users_file(code.co_filename)
+
+
+@functools.lru_cache(4096)
+def _is_users_file(file: str) -> bool:
+    return not file.startswith("<frozen") and not os.path.abspath(file).startswith(_LIBRARIES)
 
 
 def class_of(code: types.CodeType) -> str | None:
@@ -135,21 +138,38 @@ def _first_line(node: ast.FunctionDef) -> int:
 
 def _plain(name: str) -> str:
     """A name without the class that privacy put before it."""
-    return name[name.index("__", 1) :] if name.startswith("_") and not name.startswith("__") and "__" in name[1:] else name
+    return (
+        name[name.index("__", 1) :]
+        if name.startswith("_") and not name.startswith("__") and "__" in name[1:]
+        else name
+    )
 
 
 def _lambda(code: types.CodeType, tree: ast.Module) -> ast.Lambda:
-    found = [n for n in ast.walk(tree) if isinstance(n, ast.Lambda) and n.lineno == code.co_firstlineno and _fits(n, code)]
+    found = [
+        n
+        for n in ast.walk(tree)
+        if isinstance(n, ast.Lambda) and n.lineno == code.co_firstlineno and _fits(n, code)
+    ]
     if len(found) > 1:
-        places = [(a, c, b, d) for a, b, c, d in code.co_positions() if None not in (a, b, c, d) and (a, c) != (b, d)]
+        places = [
+            (a, c, b, d)
+            for a, b, c, d in code.co_positions()
+            if None not in (a, b, c, d) and (a, c) != (b, d)
+        ]
         misses = [sum(not _inside(p, n) for p in places) for n in found]
         # A lambda inside a lambda lies inside both: the body that fits with the fewest strangers and is the smallest wins.
         order = sorted(range(len(found)), key=lambda i: (misses[i], _extent(found[i])))
-        if not places or (misses[order[0]], _extent(found[order[0]])) == (misses[order[1]], _extent(found[order[1]])):
+        if not places or (misses[order[0]], _extent(found[order[0]])) == (
+            misses[order[1]],
+            _extent(found[order[1]]),
+        ):
             raise NotConvertible("several lambdas on its line cannot be told apart; write it as a def")
         return found[order[0]]
     if not found:
-        raise NotConvertible("its source is not available" if not tree.body else "its source changed since it was compiled")
+        raise NotConvertible(
+            "its source is not available" if not tree.body else "its source changed since it was compiled"
+        )
     return found[0]
 
 

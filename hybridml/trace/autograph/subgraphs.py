@@ -16,7 +16,9 @@ from hybridml.trace.graph import has_effects as node_has_effects
 from hybridml.trace.symbol import SymbolicTensor
 
 
-def trace(name: str, f: Callable[..., Any], specs: Sequence[TensorSpec] = (), names: Sequence[str] = ()) -> Body:
+def trace(
+    name: str, f: Callable[..., Any], specs: Sequence[TensorSpec] = (), names: Sequence[str] = ()
+) -> Body:
     """Run `f(*symbols)` into a sub-graph of its own; what it leaves behind is the caller's to collect."""
     structure = pytree.flatten(tuple([0] * len(specs)))[1]
 
@@ -30,7 +32,9 @@ def has_effects(body: Body) -> bool:
     return any(map(node_has_effects, body.builder.nodes))
 
 
-def cond_node(pred: Any, true: Body, false: Body, left: Sequence[Tensor], right: Sequence[Tensor]) -> list[Any]:
+def cond_node(
+    pred: Any, true: Body, false: Body, left: Sequence[Tensor], right: Sequence[Tensor]
+) -> list[Any]:
     """One of two branches; `left` and `right` are the tensors they leave behind, of equal specs."""
     changed = assigned([true, false])
     if not left and not changed:
@@ -68,7 +72,9 @@ def while_node(
     return list(results[: len(inits)])
 
 
-def scan_node(step: Body, inits: Sequence[Tensor], xs: Sequence[Tensor], outputs: Sequence[Tensor], length: int) -> list[Any]:
+def scan_node(
+    step: Body, inits: Sequence[Tensor], xs: Sequence[Tensor], outputs: Sequence[Tensor], length: int
+) -> list[Any]:
     """Carry the inits along the rows of xs; `step` was traced with inputs (inits, one row of each xs)."""
     changed = assigned([step])
     if not inits and not changed:

@@ -24,7 +24,7 @@ from hybridml.trace.autograph.jumps import OPERATORS, operator, read
 from hybridml.trace.autograph.names import Liveness, bound, late, nested, walrus, within
 from hybridml.trace.autograph.source import NotConvertible
 
-GROWS = ("append", "extend", "insert", "pop", "remove", "clear", "add", "update", "setdefault", "popitem", "appendleft", "discard")
+GROWS = ("append", "extend", "insert", "pop", "remove", "clear", "update", "setdefault", "popitem")
 _COMPARISONS = {
     ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!=", ast.Is: "is", ast.IsNot: "is not",
     ast.In: "in", ast.NotIn: "not in",
@@ -69,7 +69,11 @@ class _Mangle(ast.NodeTransformer):
 def _function(node: ast.FunctionDef) -> ast.FunctionDef:
     """Convert one `def`: jumps, then liveness, then statements and expressions."""
     args = node.args
-    parameters = [a.arg for a in [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg] if a is not None]
+    parameters = [
+        a.arg
+        for a in [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg]
+        if a is not None
+    ]
     for a in [*args.posonlyargs, *args.args, *args.kwonlyargs, args.vararg, args.kwarg]:
         if a is not None:
             a.annotation = None
@@ -89,7 +93,9 @@ def _function(node: ast.FunctionDef) -> ast.FunctionDef:
     declared: list[ast.stmt] = [ast.copy_location(type(n)(n.names), node.body[0]) for n in outside]
     if local and statements.made_functions:
         # Never runs: it tells the compiler that the names, now bound in inner functions only, are this function's.
-        never = ast.If(ast.Constant(0), [ast.Assign([ast.Name(x, ast.Store()) for x in local], ast.Constant(None))], [])
+        never = ast.If(
+            ast.Constant(0), [ast.Assign([ast.Name(x, ast.Store()) for x in local], ast.Constant(None))], []
+        )
         declared.append(ast.copy_location(never, node.body[0]))
     node.body = declared + new
     return node
@@ -184,9 +190,7 @@ class _Expressions(ast.NodeTransformer):
 
     def visit_FunctionDef(self, node: ast.FunctionDef) -> ast.AST:
         node.args = self.visit(node.args)
-        node.decorator_list = [
-            _at(operator("callee", self.visit(d)), d) for d in node.decorator_list
-        ]
+        node.decorator_list = [_at(operator("callee", self.visit(d)), d) for d in node.decorator_list]
         if any(isinstance(n, (ast.Yield, ast.YieldFrom, ast.Await)) for n in within(node.body)):
             return node
         return _function(node)
@@ -213,7 +217,9 @@ class _Statements(_Expressions):
             out += new if isinstance(new, list) else [new]
         return out
 
-    def _define(self, name: str, body: list[ast.stmt], place: ast.AST, argument: str | None = None) -> ast.stmt:
+    def _define(
+        self, name: str, body: list[ast.stmt], place: ast.AST, argument: str | None = None
+    ) -> ast.stmt:
         """A branch or a loop's body as a function that shares this function's variables."""
         self.made_functions = True
         changed = self._changed(body)
@@ -252,7 +258,9 @@ class _Statements(_Expressions):
         if node.orelse:
             out.append(self._define(f"ag__else_{n}", node.orelse, node))
             other = read(f"ag__else_{n}")
-        call = operator("if_", test, read(f"ag__if_{n}"), other, _texts(live), _texts(dead), _fills(node), *slots)
+        call = operator(
+            "if_", test, read(f"ag__if_{n}"), other, _texts(live), _texts(dead), _fills(node), *slots
+        )
         return [*out, _at(ast.Expr(call), node)]
 
     def visit_While(self, node: ast.While) -> list[ast.stmt]:
@@ -274,13 +282,23 @@ class _Statements(_Expressions):
         body = self._define(f"ag__body_{n}", [target, *node.body], node, "ag__item")
         return [body, self._loop(node, "for_", iterable, n, names, slots)]
 
-    def _loop(self, node: Any, name: str, first: ast.expr, n: int, names: list[str], slots: list[ast.expr]) -> ast.stmt:
+    def _loop(
+        self, node: Any, name: str, first: ast.expr, n: int, names: list[str], slots: list[ast.expr]
+    ) -> ast.stmt:
         names = list(dict.fromkeys(names))
         carried = [x for x in names if x in node.carried]
         local = [x for x in names if x not in node.carried]
         live = [x for x in names if x in node.live]
         call = operator(
-            name, first, read(f"ag__body_{n}"), _texts(carried), _texts(local), _texts(live), _texts(node.exits), _fills(node), *slots
+            name,
+            first,
+            read(f"ag__body_{n}"),
+            _texts(carried),
+            _texts(local),
+            _texts(live),
+            _texts(node.exits),
+            _fills(node),
+            *slots,
         )
         return _at(ast.Expr(call), node)
 
@@ -313,7 +331,9 @@ class _Statements(_Expressions):
                 setattr(node, name, self.visit(value))
         return node
 
-    visit_With = visit_Try = visit_TryStar = visit_ExceptHandler = visit_match_case = visit_Match = _with_blocks
+    visit_With = visit_Try = visit_TryStar = visit_ExceptHandler = visit_match_case = visit_Match = (
+        _with_blocks
+    )
 
 
 def _at(new: Any, old: ast.AST) -> Any:
@@ -360,4 +380,3 @@ def _slots(body: list[Any]) -> list[ast.expr]:
             found.pop(key, None)
             add(n.func.value, lambda b, t=text: operator("contents", b, t, ast.Constant(True)), key)  # type: ignore[misc]
     return list(found.values())
-

@@ -32,6 +32,8 @@ def control(graph: Graph) -> Graph:
                 n.outputs, _spliced(r, n.attrs["body"], [r[x] for x in n.inputs]), strict=True
             ):
                 r.replace(old, new)
+        elif has_effects(n):
+            return False  # an effect runs as often as it was written to, whoever reads the results
         elif n.op.provider == "cond":
             _branch(r, n, kept)
         else:

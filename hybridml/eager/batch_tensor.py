@@ -1,0 +1,175 @@
+"""A tensor that stands for every example of a `vmap` at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from hybridml.eager.state import state
+from hybridml.eager.tensor import Tensor
+from hybridml.errors import TracerError, located, user_line
+from hybridml.ops.batching import batched, stretched
+from hybridml.ops.registry import Op
+from hybridml.ops.spec import TensorSpec, spec
+
+
+class Level:
+    """One `vmap` under way.
+
+    Tapes that were recording when it began see what happens to all examples together; tapes that begin inside see one example. So a
+    gradient asked for inside is a gradient for each example.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.open = False
+        self.number = 0  # how many levels are outside
+        self._outside: list[Any] = []
+
+    @contextmanager
+    def entered(self) -> Iterator[Level]:
+        """The level as the innermost one; it may be entered again after it has ended, by a gradient."""
+        before = self.open, self.number, self._outside
+        self.open, self.number, self._outside = True, len(state.levels), list(state.tapes)
+        state.levels.append(self)
+        try:
+            yield self
+        finally:
+            state.levels.remove(self)
+            self.open, self.number, self._outside = before
+
+    def sees_examples(self, tape: Any) -> bool:
+        """True for a tape that began inside."""
+        return not any(t is tape for t in self._outside)
+
+    @contextmanager
+    def outside(self) -> Iterator[None]:
+        """With the tapes alone that see all examples together."""
+        saved = state.tapes
+        state.tapes = [t for t in saved if not self.sees_examples(t)]
+        try:
+            yield
+        finally:
+            state.tapes = saved
+
+    def wrap(self, physical: Tensor) -> BatchTensor:
+        """A tensor whose first axis counts the examples, as one example."""
+        t = BatchTensor.__new__(BatchTensor)
+        t._id = None
+        t._physical, t._level = physical, self
+        return t
+
+    def physical(self, x: Any) -> Tensor:
+        """The tensor with all examples along its first axis; one that is the same for all is stretched."""
+        mapped = isinstance(x, BatchTensor) and x._level is self
+        return stretched(x._physical if mapped else x, mapped, self.size)
+
+
+class BatchTensor(Tensor):
+    """One example of a mapped function: shape and dtype are those of the example, and every operation is one on all of them."""
+
+    __slots__ = ("_level", "_physical")
+    _level: Level
+    _physical: Tensor
+
+    @property
+    def priority(self) -> int:  # type: ignore[override]
+        return 2 + self._level.number
+
+    @property
+    def weak(self) -> bool:  # type: ignore[override]
+        return self._physical.weak
+
+    @property
+    def _array(self) -> Any:  # type: ignore[override]
+        raise self._no_value("its elements")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._physical.shape[1:]
+
+    @property
+    def dtype(self) -> np.dtype:
+        return self._physical.dtype
+
+    @property
+    def ndim(self) -> int:
+        return self._physical.ndim - 1
+
+    @property
+    def size(self) -> int:
+        return self.spec.size
+
+    @property
+    def spec(self) -> TensorSpec:
+        return spec(self.shape, self.dtype)
+
+    def _append(self, op: Op, operands: list[Any], attrs: dict[str, Any]) -> Any:
+        level = self._level
+        if not level.open:
+            raise TracerError(
+                located(
+                    f"a tensor of hml.vmap, {self.spec} for each of {level.size} examples, is used after the mapped function ended; "
+                    "return it from the function instead of keeping it in a list, an attribute or a global",
+                    user_line(),
+                )
+            )
+        mapped = [isinstance(x, BatchTensor) and x._level is level for x in operands]
+        physical = [x._physical if m else x for x, m in zip(operands, mapped, strict=True)]
+        with level.outside():
+            out = batched(op, physical, mapped, level.size, attrs)
+        result = tuple([level.wrap(r) for r in out]) if isinstance(out, tuple) else level.wrap(out)
+        for tape in state.tapes:
+            if level.sees_examples(tape):
+                tape.record(op, attrs, operands, result)
+        return result
+
+    def _no_value(self, what: str) -> TracerError:
+        return TracerError(
+            located(
+                f"{what} were asked of a tensor inside hml.vmap: it is {self.spec} for each of {self._level.size} examples at once. "
+                "Use hml operations (hml.where, hml.cond, ...) on it; a variable cannot be assigned a value for each example",
+                user_line(),
+            )
+        )
+
+    def numpy(self) -> np.ndarray:
+        raise self._no_value("the NumPy values")
+
+    def item(self) -> Any:
+        raise self._no_value("a Python number")
+
+    def tolist(self) -> Any:
+        raise self._no_value("Python numbers")
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        raise self._no_value("the NumPy values")
+
+    def __dlpack__(self, **kwargs: Any) -> Any:
+        raise self._no_value("the values")
+
+    def __float__(self) -> float:
+        raise self._no_value("a Python float")
+
+    def __int__(self) -> int:
+        raise self._no_value("a Python int")
+
+    def __index__(self) -> int:
+        raise self._no_value("a Python int")
+
+    def __bool__(self) -> bool:
+        raise self._no_value("a Python truth value (`if` or `while` on a tensor)")
+
+    def __len__(self) -> int:
+        if not self.ndim:
+            raise TypeError("a 0-d tensor has no len()")
+        return self.shape[0]
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __repr__(self) -> str:
+        return f"BatchTensor({self.spec} for each of {self._level.size} examples)"
