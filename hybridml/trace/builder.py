@@ -210,6 +210,12 @@ class Builder:
         """A sub-graph without variables: `inputs` hold all that is read from outside."""
         return Graph(name or self.name, tuple(inputs), (), dict(self._arrays), tuple(self.nodes), tuple(outputs))
 
+    def custom_gradient(self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Write a function with its own gradient rule down, rule and all."""
+        from hybridml.trace.control.custom import trace_custom  # it is written with builders
+
+        return trace_custom(f, args, kwargs)
+
     # the end
 
     def finish(self, outputs: list[Any]) -> tuple[Graph, list[Variable]]:

@@ -5,6 +5,7 @@ Branches are decided and loops unrolled, so tapes see every op inside.
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ Inline = Callable[[Graph, Sequence[Any]], list[Any]]
 
 def unroll(op: Op, operands: Sequence[Any], attrs: dict[str, Any], inline: Inline) -> tuple[Any, ...]:
     """The node's results on eager tensors; `inline` runs a graph through the door."""
+    if op.provider == "call":
+        return importlib.import_module("hybridml.trace.control.custom").run_custom(operands, attrs)
     if op.provider == "cond":
         return tuple(inline(attrs["true"] if operands[0] else attrs["false"], operands[1:]))
     carried = attrs["carried"]

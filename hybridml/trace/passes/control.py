@@ -24,9 +24,16 @@ def control(graph: Graph) -> Graph:
     used = {*graph.results, *[v for n in graph.nodes for v in n.values]}
 
     def visit(r: Rewriter, n: Node) -> bool:
-        if n.op.kind is not Kind.CONTROL or has_effects(n):
+        if n.op.kind is not Kind.CONTROL:
+            return False
+        if n.op.provider == "call":
+            for old, new in zip(
+                n.outputs, _spliced(r, n.attrs["body"], [r[x] for x in n.inputs]), strict=True
+            ):
+                r.replace(old, new)
+        elif has_effects(n):
             return False  # an effect runs as often as it was written to, whoever reads the results
-        if n.op.provider == "cond":
+        elif n.op.provider == "cond":
             _branch(r, n, used)
         else:
             _Loop(r, n, used).rewrite()
@@ -41,6 +48,21 @@ def _clean(graph: Graph, outputs: list[Value] | None = None) -> Graph:
 
 def _reads(graph: Graph) -> set[Value]:
     return {*graph.outputs, *[v for n in graph.nodes for v in n.values]}
+
+
+def _spliced(r: Rewriter, graph: Graph, operands: list[Operand]) -> list[Operand]:
+    """The graph's nodes in place of the node that holds it, under fresh values: it may be held more than once."""
+    new: dict[Value, Operand] = dict(zip(graph.inputs, operands, strict=True))
+    new |= {v: r.constant(a, v) for v, a in graph.constants.items()}
+    for n in graph.nodes:
+        inputs = tuple([new[x] if isinstance(x, Value) else x for x in n.inputs])
+        if n.op.provider == "call":
+            new |= zip(n.outputs, _spliced(r, n.attrs["body"], list(inputs)), strict=True)
+            continue
+        outputs = tuple([Value(v.spec, v.name) for v in n.outputs])
+        r.append(Node(n.op, inputs, n.attrs, outputs, n.source))
+        new |= zip(n.outputs, outputs, strict=True)
+    return [new[v] for v in graph.outputs]
 
 
 def _branch(r: Rewriter, n: Node, used: set[Value]) -> None:
