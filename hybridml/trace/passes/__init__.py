@@ -15,6 +15,7 @@ from hybridml.trace.passes.expand import expand
 from hybridml.trace.passes.fold import fold
 from hybridml.trace.passes.layout import layout
 from hybridml.trace.passes.materialize import materialize
+from hybridml.trace.passes.open_calls import open_calls
 from hybridml.trace.passes.rewrite import Rewriter, rewrite
 from hybridml.trace.passes.simplify import simplify
 from hybridml.trace.passes.split import split
@@ -33,7 +34,7 @@ def nested(graph: Graph) -> Graph:
     return rewrite(graph, visit)
 
 
-PASSES: tuple[Pass, ...] = (dce, expand, fold, simplify, layout, cse, split, simplify, dce, nested, materialize)
+PASSES: tuple[Pass, ...] = (open_calls, dce, expand, fold, simplify, layout, cse, split, simplify, dce, nested, materialize)
 
 
 def optimize(graph: Graph) -> Graph:
