@@ -58,6 +58,14 @@ class NonFiniteError(HybridMLError, ArithmeticError):
     """A NaN or an infinity where `check_finite` was asked to find none."""
 
 
+class CheckError(HybridMLError, AssertionError):
+    """An `assert` on a tensor, or a `check_true`, that failed while the function ran."""
+
+
+class UndefinedError(TraceError, NameError):
+    """A variable that has a value on some paths only, where a tensor decides the path."""
+
+
 class IndexOutOfRangeError(HybridMLError, IndexError):
     """An index outside its axis."""
 
@@ -68,6 +76,10 @@ class CacheWarning(UserWarning):
 
 class RetraceWarning(UserWarning):
     """A function is traced again and again; the message names the argument and the cure."""
+
+
+class UnrollWarning(UserWarning):
+    """A Python loop that wrote thousands of iterations into a graph."""
 
 
 class GradientWarning(UserWarning):

@@ -8,7 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import importlib.machinery
+import importlib.util
 import linecache
+import os
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -150,6 +154,31 @@ class _RememberingTypes:
 
 def _is_operator(function: Any) -> bool:
     return isinstance(function, types.Function) or getattr(function, "__module__", "") == "_operator"
+
+
+def _load_blas_alone() -> None:
+    """Spare Numba's first compilation the import of all of scipy.linalg, a tenth of a second.
+
+    Numba asks for the one extension module scipy.linalg.cython_blas (numba/np/arraymath.py), and Python imports a package before
+    its modules unless the module is there already. Where that fails, Numba imports the package as ever.
+    """
+    name = "scipy.linalg.cython_blas"
+    if name in sys.modules:
+        return
+    try:
+        package = importlib.util.find_spec("scipy")
+        folders = [os.path.join(p, "linalg") for p in (package.submodule_search_locations if package else None) or []]
+        found = importlib.machinery.PathFinder.find_spec(name, folders)
+        if found is None or found.loader is None:
+            return
+        module = importlib.util.module_from_spec(found)
+        found.loader.exec_module(module)
+        sys.modules[name] = module
+    except ImportError:
+        return
+
+
+_load_blas_alone()
 
 
 @global_compiler_lock

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from hybridml.kernels.address import Address, Fixed, Pointer, add_copy
 from hybridml.kernels.driver import Table
 from hybridml.kernels.memory import ALIGN
+from hybridml.kernels.steps import PythonStep
 from hybridml.kernels.views import Place
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace.graph import Graph, Node, Value, subgraphs
@@ -148,16 +149,16 @@ class ControlStep:
 
 def step(
     n: Node, reads: tuple[Value, ...], places: Mapping[Value, Place], build: Callable[[Graph], Region]
-) -> ControlStep | None:
-    """The native form of a node with sub-graphs, or None where one of them needs Python."""
+) -> ControlStep | PythonStep:
+    """The native form of a node with sub-graphs; all of it runs in Python where one of them needs Python."""
     graphs = subgraphs(n)
-    if n.op.provider not in ("cond", "while", "scan") or not graphs:
-        return None
     regions: dict[str, Any] = {}
     for name, graph in graphs.items():
         regions[name] = build(_with_state(graph, n.attrs["carried"]) if name == "body" else graph)
-        if not regions[name].is_native:
-            return None
+        inside = [s for s in regions[name].steps if isinstance(s, PythonStep)]
+        if inside:
+            names = ", ".join(dict.fromkeys(s.node.op.name for s in inside))
+            return PythonStep(n, reads, n.outputs, reason=f"has no native kernel for {names} inside `{name}`")
     return ControlStep(n, reads, regions, places, Value(TensorSpec((0,), "uint8"), f"scratch of {n.op.name}"))
 
 

@@ -18,6 +18,7 @@ from hybridml.kernels.arguments import Access, Arguments
 from hybridml.kernels.geometry import Geometry, scalar_text
 from hybridml.kernels.group import Group
 from hybridml.kernels.spec import Accumulate, KernelSpec, Let, Load, Loop, Mode, Statement, Store, suffix
+from hybridml.kernels.text import wrapping
 from hybridml.kernels.views import Place
 from hybridml.ops.registry import Kind
 from hybridml.trace.graph import Graph, Node, Value
@@ -109,7 +110,7 @@ class Lowering:
         index = self.arguments.index(i) if self.geometry.uses_index(i) else ""
         if n.op.kind is Kind.RANDOM:
             return template.format(seed=names[0], counter=names[1], index=index)
-        text = _suffixed(template.format(*names, out=suffix(out), index=index), self.literal_dtype(i))
+        text = _suffixed(wrapping(template, out).format(*names, out=suffix(out), index=index), self.literal_dtype(i))
         if out.kind == "b" and any(v.dtype.kind == "b" for v in n.values):
             return f"({text}) != 0"  # arithmetic on bools is done in integers
         return f"{suffix(out)}({text})" if out.kind in "iu" else text
@@ -123,7 +124,8 @@ class Lowering:
         n = self.nodes[i]
         assert n.op.reduce is not None
         lanes = n.op.reduce.lanes if n.out.dtype.kind == "f" else None
-        return Accumulate(accumulator, value, _suffixed(n.op.reduce.combine, n.out.dtype), lanes, n.out.dtype)
+        combine = _suffixed(wrapping(n.op.reduce.combine, n.out.dtype), n.out.dtype)
+        return Accumulate(accumulator, value, combine, lanes, n.out.dtype)
 
     def identity(self, i: int) -> str:
         """The name of the scalar that a reduction starts from."""

@@ -84,10 +84,6 @@ class Region:
         self._place_buffers()
 
     @property
-    def is_native(self) -> bool:
-        return not any(isinstance(s, PythonStep) for s in self.steps)
-
-    @property
     def nanoseconds(self) -> float:
         return sum(s.nanoseconds for s in self.steps)
 
@@ -116,10 +112,9 @@ class Region:
                 yield EmptyStep(n.op.name, reads, n.outputs)
                 continue
             if n.op.kind is Kind.CONTROL:
-                inner = control.step(
+                yield control.step(
                     n, reads, self.places, lambda graph: Region(graph, self.threads, self.meter, inner=True)
                 )
-                yield inner or PythonStep(n, reads, n.outputs)
                 continue
             products = (
                 gemm_steps(self.graph, n, self.places, self.threads) if n.op.provider == "gemm" else None
@@ -192,7 +187,9 @@ class Region:
             old = intervals.get(root)
             start, end = (t, last[v]) if old is None else (min(old.born, t), max(old.dies, last[v]))
             intervals[root] = memory.Interval(root, v.spec.nbytes, start, end)
-        scratch = {key: memory.Interval(key, n, t, t) for t, s in enumerate(self.steps) for key, n in s.scratch}
+        scratch = {
+            key: memory.Interval(key, n, t, t) for t, s in enumerate(self.steps) for key, n in s.scratch
+        }
         offsets, self.arena_bytes = memory.plan([*intervals.values(), *scratch.values()])
         self.offset = {v: offsets[shared.get(v, v)] for v in (*born, *scratch) if shared.get(v, v) in offsets}
 

@@ -177,6 +177,7 @@ class PythonStep:
     reads: tuple[Value, ...]
     writes: tuple[Value, ...] = field(default=())
     nanoseconds: float = 1e5
+    reason: str = "has no native kernel for these operands"
     checks: bool = False
     in_place: tuple[tuple[Value, Value], ...] = ()
     scratch: tuple[tuple[Value, int], ...] = ()

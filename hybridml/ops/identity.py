@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from hybridml.errors import DTypeError, NonFiniteError, ShapeError
+from hybridml.dtypes import bool_
+from hybridml.errors import CheckError, DTypeError, NonFiniteError, ShapeError
 from hybridml.ops.batching import stretched
 from hybridml.ops.door import call, lift
+from hybridml.ops.elementwise import astype
 from hybridml.ops.registry import Kind, Op, Promote, Sample, public, register
 from hybridml.ops.samples import unary_samples
 
@@ -101,3 +103,26 @@ def check_finite(x: Any, message: str = "", /) -> Any:
     [1.0, 2.0]
     """
     return call(CHECK_FINITE, lift(x), message=message)
+
+
+def _eager_true(xp: Any, x: Any, *, message: str) -> Any:
+    if not x.all():
+        raise CheckError(message)
+    return x
+
+
+CHECK_TRUE = register(Op(
+    "check_true", Kind.EFFECT, provider="check_true", infer=lambda x, *, message: x, eager=_eager_true, promote=Promote.NO,
+    samples=lambda rng: [Sample((np.array([True, True]),), differentiable=False)], reference=lambda x: x,
+))  # fmt: skip
+
+
+@public(CHECK_TRUE)
+def check_true(x: Any, message: str = "", /) -> Any:
+    """`x` itself, or CheckError (an AssertionError) with the message if an element is false. `assert` on a tensor is this.
+
+    >>> import hybridml as hml
+    >>> hml.check_true(hml.asarray([1, 2]) > 0, "counts are positive").tolist()
+    [True, True]
+    """
+    return call(CHECK_TRUE, astype(lift(x), bool_), message=message or "check_true: an element is false")

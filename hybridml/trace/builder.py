@@ -80,6 +80,15 @@ class Builder:
 
     def escaped(self, tensor: SymbolicTensor | None) -> TracerError:
         made = f", made at {tensor._made_at}," if tensor is not None and tensor._made_at else ""
+        if self.parent is not None:
+            where = f"a symbolic tensor of a branch or a loop body (`{self.name}`){made} is used outside of it"
+            return TracerError(
+                located(
+                    f"{where}. It was kept in a list, an attribute or a global that a called function changes; let that function "
+                    "return it, and assign it in the branch or the body",
+                    user_line(),
+                )
+            )
         return TracerError(
             located(
                 f"a symbolic tensor of @hml.function `{self.name}`{made} is used after its trace ended. It was kept in a list, an "
@@ -177,12 +186,6 @@ class Builder:
 
         return checkpointed(run)
 
-    def custom_gradient(self, f: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """Write down a function with its own gradient rule as one node."""
-        from hybridml.trace.control.custom import custom  # written with builders
-
-        return custom(f, args, kwargs)
-
     def create_variable(self, make: Callable[[], Variable]) -> Variable:
         """A variable made while tracing belongs to the function: one per call site and visit, however often it is traced."""
         if self.parent is not None:
@@ -212,6 +215,12 @@ class Builder:
     def body(self, inputs: Sequence[Value], outputs: Sequence[Value], name: str = "") -> Graph:
         """A sub-graph without variables: `inputs` hold all that is read from outside."""
         return Graph(name or self.name, tuple(inputs), (), dict(self._arrays), tuple(self.nodes), tuple(outputs))
+
+    def custom_gradient(self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Write a function with its own gradient rule down, rule and all."""
+        from hybridml.trace.control.custom import trace_custom  # it is written with builders
+
+        return trace_custom(f, args, kwargs)
 
     # the end
 

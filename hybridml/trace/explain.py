@@ -63,7 +63,7 @@ def explain(concrete: ConcreteFunction) -> Explanation:
 def _describe(s: Step) -> str:
     if isinstance(s, PythonStep):
         where = f" ({s.node.source})" if s.node.source else ""
-        return f"Python step: {s.node.op.name}{where} has no native kernel for these operands"
+        return f"Python step: {s.node.op.name}{where} {s.reason}"
     if isinstance(s, EmptyStep):
         return f"{s.title}: no elements, nothing to do"
     if isinstance(s, ControlStep):

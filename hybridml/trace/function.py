@@ -25,6 +25,7 @@ from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable
 from hybridml.errors import RetraceWarning, TraceError, user_line
 from hybridml.ops.spec import TensorSpec
+from hybridml.trace import autograph
 from hybridml.trace.builder import Builder
 from hybridml.trace.concrete import ConcreteFunction, OutputPlan
 from hybridml.trace.explain import Explanation, explain
@@ -172,7 +173,7 @@ class Function:
 
     def _call_slowly(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if _Eagerly.on or state.traces or state.levels:
-            return self.python_function(*args, **kwargs)  # inside another trace or a vmap: part of it
+            return self._run(args, kwargs)  # inside another trace or a vmap: part of it
         trace, leaves, is_new = self._find(args, kwargs)
         if not is_new:
             self._count["hits"] += 1
@@ -258,11 +259,23 @@ class Function:
                     for i, (x, name) in enumerate(zip(leaves, names, strict=True))
                 ]
                 args, kwargs = pytree.unflatten(structure, symbols)
-                result = self.python_function(*args, **kwargs)
+                result = self._run(args, kwargs)
                 graph, variables, plan = self._finish(builder, result)
         finally:
             state.tapes = tapes
         return ConcreteFunction(graph, variables, plan, time.perf_counter() - started, self.check)
+
+    def _run(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+        """The Python function: as it is when it runs eagerly, with its control flow converted when it is traced or mapped."""
+        if self.autograph and (state.traces or state.levels):
+            return autograph.run(self.python_function, args, kwargs)
+        return self.python_function(*args, **kwargs)
+
+    def source(self) -> str:
+        """The function after control-flow conversion, or its own text with the reason why it was not converted."""
+        if not self.autograph:
+            return "# not converted: autograph=False"
+        return autograph.text(self.python_function)
 
     def _finish(self, builder: Builder, result: Any) -> tuple[Any, list[Variable], OutputPlan]:
         leaves, structure = pytree.flatten(result)
@@ -353,7 +366,7 @@ class Function:
         except TypeError:  # not hashable or not weakly referable: a plain bound method, traced for the instance as an argument
             return types.MethodType(self, instance)
         if bound is None:
-            method = _weak_method(self.python_function, instance)
+            method = _weak_method(self.python_function, instance, self.autograph)
             bound = self._bound[instance] = Function(
                 method, self.input_signature, self.reduce_retracing, self.autograph, self._name, self.check
             )
@@ -367,13 +380,15 @@ def _stand_in(x: Any) -> Any:
     return np.broadcast_to(np.zeros((), x.dtype), x.shape) if isinstance(x, TensorSpec) else x
 
 
-def _weak_method(f: Callable[..., Any], instance: Any) -> Callable[..., Any]:
+def _weak_method(f: Callable[..., Any], instance: Any, convert: bool) -> Callable[..., Any]:
     """`f` bound to an instance that it does not keep alive."""
     ref = weakref.ref(instance)
     inner = f.__get__(instance)
 
     @functools.wraps(f)
     def method(*args: Any, **kwargs: Any) -> Any:
+        if convert and state.traces:
+            return autograph.run(f, (ref(), *args), kwargs)
         return f(ref(), *args, **kwargs)
 
     method.__signature__ = __import__("inspect").signature(inner)  # type: ignore[attr-defined]

@@ -56,11 +56,7 @@ def inline(graph: Graph, tensors: Sequence[Any]) -> list[Any]:
 def _through_the_door(op: Op, operands: list[Any], attrs: dict[str, Any]) -> Any:
     if op.kind is Kind.CONTROL and any(isinstance(x, BatchTensor) for x in operands):
         return through_functions(op, operands, attrs, inline)
-    if (
-        op.kind is Kind.CONTROL
-        and op.provider != "call"
-        and not any(isinstance(x, SymbolicTensor) for x in operands)
-    ):
+    if op.kind is Kind.CONTROL and not any(isinstance(x, SymbolicTensor) for x in operands):
         return unroll(op, operands, attrs, inline)
     return run_op(op, tuple(operands), attrs)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from hybridml.errors import GraphError, SourceLine
-from hybridml.ops.registry import Op
+from hybridml.ops.registry import Kind, Op
 from hybridml.ops.spec import Scalar, TensorSpec
 
 
@@ -173,6 +173,11 @@ def sorted_attributes(attrs: dict[str, Any]) -> tuple[tuple[str, str], ...]:
 def subgraphs(node: Node) -> dict[str, Graph]:
     """The branches or bodies that a node holds, by attribute."""
     return {k: a for k, a in node.attrs.items() if isinstance(a, Graph)}
+
+
+def has_effects(node: Node) -> bool:
+    """True for what must run although nobody reads its results: an effect, or control flow with one inside."""
+    return node.op.kind is Kind.EFFECT or any(has_effects(m) for g in subgraphs(node).values() for m in g.nodes)
 
 
 def _attr_text(a: Any) -> str:

@@ -84,7 +84,9 @@ class SymbolicTensor(Tensor):
         raise self._no_value("a Python int")
 
     def __bool__(self) -> bool:
-        raise self._no_value("a Python truth value (`if` or `while` on a tensor)")
+        from hybridml.trace.autograph import why_not  # it is made of tensors
+
+        raise self._no_value(f"a Python truth value{why_not()}")
 
     def __len__(self) -> int:
         if not self.ndim:

@@ -276,3 +276,21 @@ def test_an_elementwise_kernel_may_run_in_place():
     x = np.arange(1001, dtype=np.float32)
     program.run([x, x])
     np.testing.assert_array_equal(x, np.arange(1001, dtype=np.float32) * 3)
+
+
+def test_a_moving_word_walks_over_rows():
+    """What a scan does: a word points at this iteration's row, and the kernel's argument is made from it."""
+    kernel = jit.load(SCALE, "scale")
+    rows, out = np.arange(12, dtype=np.float32).reshape(4, 3), np.zeros((4, 3), np.float32)
+    table = Table()
+    at, to, counter, limit = [table.block([word]) for word in (rows.ctypes.data, out.ctypes.data + 36, 0, 4)]
+    block = table.block([0, 0, scalar_word(2, "float32")])
+    top = table.move(block, at)
+    table.move(block + 8, to)
+    table.run(kernel.address, block, 3)
+    table.move(at, at, 12)
+    table.move(to, to, -12)
+    table.count_jump(counter, limit, top)
+    table.keep(rows, out)
+    assert table.finish().run([]) == 0
+    np.testing.assert_array_equal(out, rows[::-1] * 2)

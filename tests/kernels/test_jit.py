@@ -2,7 +2,11 @@
 
 import contextvars
 import ctypes
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -197,3 +201,19 @@ def test_many_threads_load_the_same_kernel_once(empty_cache):
     assert len({kernel.address for kernel in kernels}) == 1
     assert len(kernels) == 8
     assert jit.stats().compiled == before + 1
+
+
+def test_a_first_compilation_does_not_import_scipy_linalg(tmp_path: Path) -> None:
+    """The workaround in `compiler._load_blas_alone`: fails once Numba no longer asks for BLAS, or scipy.linalg breaks by it."""
+    code = (
+        "import sys, numpy as np\n"
+        "import hybridml as hml\n"
+        "assert hml.function(lambda x: x + 1.0)(hml.ones(2)).tolist() == [2.0, 2.0]\n"
+        "assert 'numba.np.arraymath' in sys.modules and 'scipy.linalg.cython_blas' in sys.modules\n"
+        "assert 'scipy.linalg' not in sys.modules\n"
+        "import scipy.linalg\n"
+        "assert scipy.linalg.blas.ddot([1.0], [2.0]) == 2.0\n"
+        "from scipy.linalg import cython_blas\n"
+    )
+    env = {**os.environ, "HYBRIDML_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code], env=env, check=True)

@@ -134,6 +134,16 @@ def no_rows(x, p):
     return last * 2, ys
 
 
+@hml.custom_gradient
+def own_exp(x):
+    y = hml.exp(x)
+    return y, lambda g: g * y
+
+
+def own_rule(xs, w):
+    return hml.scan(lambda c, x: (own_exp(hml.sin(c * x)), own_exp(c) * w), w, xs)
+
+
 PROGRAMS = [
     Program("cond, true", branches, (array(3), np.abs(array(3)))),
     Program("cond, false", branches, (array(3), -np.abs(array(3)))),
@@ -151,6 +161,7 @@ PROGRAMS = [
     Program("loop until large", until_large, (array(3), array(3))),
     Program("bounded loop", bounded, (array(3), array(3))),
     Program("loop in scan", loop_in_scan, (array(3, 2), array(2))),
+    Program("custom gradient in scan", own_rule, (array(3, 2), array(2))),
     Program("no iterations", never, (array(3), array(3))),
     Program("no rows", no_rows, (array(3, 3), array(3))),
 ]

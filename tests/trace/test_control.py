@@ -84,6 +84,37 @@ def test_gradient_of_a_loop_longer_than_its_checkpoints(monkeypatch):
         )
 
 
+def test_a_custom_rule_is_kept_in_graphs():
+    """A rule that is not the derivative shows which one was used."""
+
+    @hml.custom_gradient
+    def half(x):
+        return x * x, lambda g: g * 0.5
+
+    def f(x):
+        return half(hml.scan(lambda c, row: (half(c + row), None), x[0], x)[0]).sum()
+
+    x = hml.asarray(np.linspace(0.1, 0.6, 6).reshape(3, 2))
+    eager = hml.grad(f)(x).numpy()
+    assert eager[2].tolist() == [0.25, 0.25]
+    np.testing.assert_allclose(hml.function(hml.grad(f))(x).numpy(), eager)
+    np.testing.assert_allclose(hml.grad(hml.function(f))(x).numpy(), eager)
+
+
+def test_a_gradient_asked_inside_a_branch():
+    @hml.function
+    def f(x, ask):
+        with hml.GradientTape() as tape:
+            tape.watch(x)
+            y = hml.scan(lambda c, row: (hml.sin(c * row) + c, None), x[0], x)[0].sum()
+        return hml.cond(ask, lambda: tape.gradient(y, x), lambda: hml.zeros_like(x))
+
+    x = hml.asarray(np.linspace(0.1, 1.0, 6).reshape(3, 2))
+    want = hml.grad(lambda x: hml.scan(lambda c, row: (hml.sin(c * row) + c, None), x[0], x)[0].sum())(x)
+    np.testing.assert_allclose(f(x, hml.asarray(True)).numpy(), want.numpy(), rtol=1e-12)
+    assert not f(x, hml.asarray(False)).numpy().any()
+
+
 # variables
 
 

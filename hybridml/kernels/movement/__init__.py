@@ -16,6 +16,7 @@ PROVIDERS: dict[str, Provider] = {
     for f in (
         boxes.concat, boxes.pad, boxes.slice_scatter, gathers.take, gathers.take_along_axis, gathers.ravel_index,
         sums.scatter_add, sums.scatter_add_along_axis, sums.cumsum, checks.check_finite,
+        checks.check_true,
     )
 }  # fmt: skip
 

@@ -29,3 +29,18 @@ def check_finite(n: Node, places: dict[Value, Place]) -> list[Lowered]:
     frame.store(target, value)
     in_place = layout.is_contiguous and not layout.offset and base.spec.size == n.out.spec.size
     return [frame.lowered(((base, n.out),) if in_place else ())]
+
+
+def check_true(n: Node, places: dict[Value, Place]) -> list[Lowered]:
+    """A copy that flags what is false."""
+    (x,) = n.values
+    whole = Layout.contiguous(n.out.shape)
+    base, layout = places[x]
+    frame = Frame("check_true", n.out.shape)
+    source = frame.read(places[x], layout.strides)
+    target = frame.write(n.out, whole.strides)
+    value = frame.load(source)
+    frame.flag(n, f"{value} == {frame.scalar(0, bits(n.out.dtype))}")
+    frame.store(target, value)
+    in_place = layout.is_contiguous and not layout.offset and base.spec.size == n.out.spec.size
+    return [frame.lowered(((base, n.out),) if in_place else ())]

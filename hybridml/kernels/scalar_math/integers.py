@@ -69,8 +69,8 @@ def unsigned_functions(cast):
     return absolute, sign, floor_divide, remainder
 
 
-def integer_functions(cast, last):
-    """maximum, minimum, pow for any integer type; `last` is -1, or 1 in an unsigned type."""
+def integer_functions(cast, last, wrap):
+    """maximum, minimum, pow for any integer type; `last` is -1, or 1 in an unsigned type; `wrap` is a type that may overflow."""
     zero = cast(0)
     one = cast(1)
     minus_one = cast(last)
@@ -94,8 +94,8 @@ def integer_functions(cast, last):
         left = y
         while left > zero:
             if left & one:
-                result = cast(result * base)
-            base = cast(base * base)
+                result = cast(wrap(result) * wrap(base))
+            base = cast(wrap(base) * wrap(base))
             left = cast(left >> one)
         odd = (y & one) != zero
         unit = minus_one if odd else one
@@ -124,11 +124,11 @@ m_abs_u8, m_sign_u8, m_floor_divide_u8, m_remainder_u8 = unsigned_functions(u8)
 m_abs_u16, m_sign_u16, m_floor_divide_u16, m_remainder_u16 = unsigned_functions(u16)
 m_abs_u32, m_sign_u32, m_floor_divide_u32, m_remainder_u32 = unsigned_functions(u32)
 m_abs_u64, m_sign_u64, m_floor_divide_u64, m_remainder_u64 = unsigned_functions(u64)
-m_maximum_i8, m_minimum_i8, m_pow_i8 = integer_functions(i8, -1)
-m_maximum_i16, m_minimum_i16, m_pow_i16 = integer_functions(i16, -1)
-m_maximum_i32, m_minimum_i32, m_pow_i32 = integer_functions(i32, -1)
-m_maximum_i64, m_minimum_i64, m_pow_i64 = integer_functions(i64, -1)
-m_maximum_u8, m_minimum_u8, m_pow_u8 = integer_functions(u8, 1)
-m_maximum_u16, m_minimum_u16, m_pow_u16 = integer_functions(u16, 1)
-m_maximum_u32, m_minimum_u32, m_pow_u32 = integer_functions(u32, 1)
-m_maximum_u64, m_minimum_u64, m_pow_u64 = integer_functions(u64, 1)
+m_maximum_i8, m_minimum_i8, m_pow_i8 = integer_functions(i8, -1, i8)
+m_maximum_i16, m_minimum_i16, m_pow_i16 = integer_functions(i16, -1, i16)
+m_maximum_i32, m_minimum_i32, m_pow_i32 = integer_functions(i32, -1, i32)
+m_maximum_i64, m_minimum_i64, m_pow_i64 = integer_functions(i64, -1, u64)
+m_maximum_u8, m_minimum_u8, m_pow_u8 = integer_functions(u8, 1, u8)
+m_maximum_u16, m_minimum_u16, m_pow_u16 = integer_functions(u16, 1, u16)
+m_maximum_u32, m_minimum_u32, m_pow_u32 = integer_functions(u32, 1, u32)
+m_maximum_u64, m_minimum_u64, m_pow_u64 = integer_functions(u64, 1, u64)

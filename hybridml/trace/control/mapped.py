@@ -179,6 +179,7 @@ def through_functions(
 ) -> tuple[Any, ...]:
     """A control-flow node of a graph on examples: the function it was made by, on its own sub-graphs."""
     from hybridml.trace.control import functions, scans  # written with this module
+    from hybridml.trace.control.custom import run_custom
 
     if op.provider == "cond":
         pred, *rest = operands
@@ -186,7 +187,7 @@ def through_functions(
             functions.cond(pred, lambda: inline(attrs["true"], rest), lambda: inline(attrs["false"], rest))
         )
     if op.provider == "call":
-        return tuple(inline(attrs["body"], operands))
+        return run_custom(operands, attrs) if "backward" in attrs else tuple(inline(attrs["body"], operands))
     k = attrs["carried"]
     if op.provider == "while":
         fixed = operands[k:]

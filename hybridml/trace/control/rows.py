@@ -6,6 +6,8 @@ A sub-graph is a pure function without variables. Everything it reads from outsi
     while_loop  loop variables, invariants     `cond` and `body` take both; the body returns the next loop variables
     scan        carry, xs, invariants          the body takes carry, one row of each xs, invariants; it returns carry and rows of ys
 
+    custom_gradient  operands, invariants  `body` is the function, `backward` its gradient rule
+
 `carried` counts loop variables, `sliced` the xs. The eager forms run the sub-graphs with the slow interpreter: they are the
 definition.
 """
@@ -108,6 +110,17 @@ def _eager_scan(
     return (*now, *ys)
 
 
+def _infer_custom(
+    *operands: Any, body: Graph, backward: Graph, saved: Any, gives: Any, results: int
+) -> tuple[TensorSpec, ...]:
+    takes(body, operands, "the function")
+    return specs_of(body)
+
+
+def _eager_custom(xp: Any, *operands: Any, body: Graph, **_: Any) -> tuple[Any, ...]:
+    return tuple(interpret(body, operands)[0])
+
+
 def _pullback(module: str) -> Any:
     """The rule of a module that is written with these rows, and so imported when it is first needed."""
 
@@ -130,4 +143,9 @@ WHILE = register(Op(
 SCAN = register(Op(
     "scan", Kind.CONTROL, infer=_infer_scan, eager=_eager_scan, promote=Promote.NO, pullback=_pullback("scan_gradient"),
     provider="scan",
+))  # fmt: skip
+
+CUSTOM = register(Op(
+    "custom_gradient", Kind.CONTROL, infer=_infer_custom, eager=_eager_custom, promote=Promote.NO, pullback=_pullback("custom"),
+    provider="call",
 ))  # fmt: skip

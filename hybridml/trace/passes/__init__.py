@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from hybridml.trace.graph import Graph, Node, subgraphs
+from hybridml.trace.passes.control import control
 from hybridml.trace.passes.cse import cse
 from hybridml.trace.passes.dce import dce
 from hybridml.trace.passes.expand import expand
 from hybridml.trace.passes.fold import fold
 from hybridml.trace.passes.layout import layout
 from hybridml.trace.passes.materialize import materialize
-from hybridml.trace.passes.open_calls import open_calls
 from hybridml.trace.passes.rewrite import Rewriter, rewrite
 from hybridml.trace.passes.simplify import simplify
 from hybridml.trace.passes.split import split
@@ -34,7 +34,7 @@ def nested(graph: Graph) -> Graph:
     return rewrite(graph, visit)
 
 
-PASSES: tuple[Pass, ...] = (open_calls, dce, expand, fold, simplify, layout, cse, split, simplify, dce, nested, materialize)
+PASSES: tuple[Pass, ...] = (dce, control, dce, expand, fold, simplify, layout, cse, split, simplify, dce, nested, materialize)
 
 
 def optimize(graph: Graph) -> Graph:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from hybridml.ops.registry import Kind
-from hybridml.trace.graph import Graph, Node, Value, sorted_attributes
+from hybridml.trace.graph import Graph, Node, Value, has_effects, sorted_attributes
 from hybridml.trace.passes.rewrite import Rewriter, rewrite
 
 
@@ -13,7 +12,7 @@ def cse(graph: Graph) -> Graph:
     seen: dict[Any, Node] = {}
 
     def visit(r: Rewriter, n: Node) -> bool:
-        if n.op.kind is Kind.EFFECT:
+        if has_effects(n):
             return False
         operands = tuple([id(r[x]) if isinstance(r[x], Value) else (type(r[x]), repr(r[x])) for x in n.inputs])
         key = (n.op, operands, sorted_attributes(n.attrs))

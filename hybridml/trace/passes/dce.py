@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from hybridml.ops.registry import Kind
-from hybridml.trace.graph import Graph, Node, Value
+from hybridml.trace.graph import Graph, Node, Value, has_effects
 
 
 def dce(graph: Graph) -> Graph:
     live: set[Value] = set(graph.results)
     kept: list[Node] = []
     for n in reversed(graph.nodes):
-        if n.op.kind is Kind.EFFECT or any(v in live for v in n.outputs):
+        if has_effects(n) or any(v in live for v in n.outputs):
             live.update(n.values)
             kept.append(n)
     constants = {v: a for v, a in graph.constants.items() if v in live}

@@ -1,0 +1,86 @@
+"""What a call in converted code calls: users' functions converted, a few built-ins that meet tensors, everything else as it is."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import types
+from collections.abc import Callable
+from typing import Any
+
+from hybridml.ops.elementwise import maximum, minimum
+from hybridml.ops.reductions import all as all_
+from hybridml.ops.reductions import any as any_
+from hybridml.trace.autograph import iterables, source
+from hybridml.trace.autograph.conditions import symbolic
+from hybridml.trace.autograph.convert import twin
+
+
+def _fold(python: Callable[..., Any], op: Callable[[Any, Any], Any]) -> Callable[..., Any]:
+    """`max` and `min`: of several values, element by element where one is a tensor."""
+
+    @functools.wraps(python)
+    def fold(*args: Any, **kwargs: Any) -> Any:
+        if len(args) < 2 or kwargs or all(symbolic(a) is None for a in args):
+            return python(*args, **kwargs)
+        return functools.reduce(op, args)
+
+    return fold
+
+
+def _whole(python: Callable[..., Any], op: Callable[[Any], Any]) -> Callable[..., Any]:
+    """`any` and `all` over a tensor's rows."""
+
+    @functools.wraps(python)
+    def whole(x: Any) -> Any:
+        t = symbolic(x)
+        return python(x) if t is None else op(t)
+
+    return whole
+
+
+_BUILTINS: dict[Any, Any] = {
+    range: iterables.range_, enumerate: iterables.enumerate_, zip: iterables.zip_, reversed: iterables.reversed_,
+    max: _fold(max, maximum), min: _fold(min, minimum), any: _whole(any, any_), all: _whole(all, all_),
+}  # fmt: skip
+_TAKE_FUNCTIONS = (map, filter, sorted, functools.reduce, functools.partial)
+
+
+def callee(f: Any) -> Any:
+    """The converted form of what is about to be called."""
+    kind = type(f)
+    if kind is types.FunctionType:
+        return twin(f) if source.is_users(f.__code__) else _handing_on(f)
+    if kind is types.MethodType:
+        inner = callee(f.__func__)
+        return f if inner is f.__func__ else types.MethodType(inner, f.__self__)
+    if kind is types.BuiltinFunctionType or isinstance(f, type):
+        found = _BUILTINS.get(f)
+        return found if found is not None else _converting(f) if f in _TAKE_FUNCTIONS else f
+    if kind is functools.partial:
+        return functools.partial(callee(f.func), *f.args, **f.keywords)
+    call = inspect.getattr_static(kind, "__call__", None)
+    if isinstance(call, types.FunctionType) and source.is_users(call.__code__):
+        return types.MethodType(twin(call), f)
+    return f
+
+
+def converted(x: Any) -> Any:
+    """A user's function converted; any other value as it is."""
+    if isinstance(x, types.FunctionType):
+        return twin(x) if source.is_users(x.__code__) else x
+    return callee(x) if isinstance(x, (types.MethodType, functools.partial)) else x
+
+
+def _converting(f: Callable[..., Any]) -> Callable[..., Any]:
+    """`f` with the functions among its arguments converted."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return f(*[converted(a) for a in args], **{k: converted(v) for k, v in kwargs.items()})
+
+    return call
+
+
+def _handing_on(f: types.FunctionType) -> Any:
+    """Functions of this package run users' functions (`hml.grad(loss)`, `hml.scan(step, ...)`), which then belong to the trace."""
+    return _converting(f) if f.__code__.co_filename.startswith(source.PACKAGE) else f

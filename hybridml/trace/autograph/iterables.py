@@ -1,0 +1,180 @@
+"""What `for` goes over when a tensor is involved: rows, `range` of a tensor, and enumerate, zip and reversed of those."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from hybridml import pytree
+from hybridml.eager.creation import arange, asarray
+from hybridml.eager.tensor import Tensor
+from hybridml.errors import DTypeError, TraceError, located, user_line
+from hybridml.ops.elementwise import floor_divide, maximum, minimum
+from hybridml.ops.view import flip
+from hybridml.trace.symbol import SymbolicTensor
+
+
+class TensorIterable:
+    """A sequence of nests of tensors that exists in the graph.
+
+    length   how many items there are: an int, or a tensor where only the run can tell
+    item(k)  the item at k, a Python int or a tensor
+    stacked()  the items as a nest of tensors with equal first axes, where the length is known
+    """
+
+    length: Any
+
+    def item(self, k: Any) -> Any:
+        raise NotImplementedError
+
+    def stacked(self) -> Any:
+        raise NotImplementedError
+
+    @property
+    def static(self) -> bool:
+        return isinstance(self.length, int)
+
+    def __len__(self) -> int:
+        if not self.static:
+            raise _unknown("its length")
+        return self.length
+
+    def __iter__(self) -> Iterator[Any]:
+        if not self.static:
+            raise _unknown("a Python list of its items")
+        return iter([self.item(k) for k in range(self.length)])
+
+
+def _unknown(what: str) -> TraceError:
+    return TraceError(
+        located(
+            f"{what} was asked of a range whose end is a tensor: how long it is is known only when the function runs. Build the values "
+            "with hml.scan(f, init, length=n) or hml.map_fn over a tensor of fixed length, or make the end a Python int",
+            user_line(),
+        )
+    )
+
+
+class Rows(TensorIterable):
+    """The rows of a tensor."""
+
+    def __init__(self, x: Tensor) -> None:
+        if not x.ndim:
+            raise TypeError("iteration over a 0-d tensor")
+        self._x, self.length = x, x.shape[0]
+
+    def item(self, k: Any) -> Any:
+        return self._x[k]  # type: ignore[index]
+
+    def stacked(self) -> Any:
+        return self._x
+
+
+class Range(TensorIterable):
+    """`range` with a tensor among its arguments."""
+
+    def __init__(self, *args: Any) -> None:
+        start, stop, step = (0, args[0], 1) if len(args) == 1 else (*args, 1)[:3]
+        for x in (start, stop, step):
+            if isinstance(x, Tensor) and (x.dtype.kind not in "iu" or x.ndim):
+                raise DTypeError(
+                    located(
+                        f"range() takes integers without dimensions, got {x.spec}; cast with .astype(hml.int64)",
+                        user_line(),
+                    )
+                )
+        if isinstance(step, int) and step == 0:
+            raise ValueError("range() arg 3 must not be zero")
+        self._start, self._step = start, step
+        # floor((stop - start + step - sign) / step) with the sign of the step
+        if isinstance(step, int):
+            span = (stop - start + (step - 1)) if step > 0 else (start - stop + (-step - 1))
+            count = floor_divide(span, abs(step)) if abs(step) != 1 else span
+        else:
+            count = -floor_divide(start - stop, step)
+        self.length = maximum(count, 0)
+
+    def item(self, k: Any) -> Any:
+        return self._start + k * self._step
+
+
+class Enumerate(TensorIterable):
+    def __init__(self, inner: TensorIterable, start: Any = 0) -> None:
+        self._inner, self._start, self.length = inner, start, inner.length
+
+    def item(self, k: Any) -> Any:
+        return (k + self._start, self._inner.item(k))
+
+    def stacked(self) -> Any:
+        return (arange(self.length) + self._start, self._inner.stacked())
+
+
+class Zip(TensorIterable):
+    """Ends with the shortest."""
+
+    def __init__(self, parts: Sequence[TensorIterable]) -> None:
+        self._parts = parts
+        known = [p.length for p in parts if p.static]
+        length: Any = min(known) if known else None
+        for p in parts:
+            if not p.static:
+                length = p.length if length is None else minimum(length, p.length)
+        self.length = length
+
+    def item(self, k: Any) -> Any:
+        return tuple([p.item(k) for p in self._parts])
+
+    def stacked(self) -> Any:
+        return tuple([pytree.map(lambda x: x[: self.length], p.stacked()) for p in self._parts])
+
+
+class Reversed(TensorIterable):
+    def __init__(self, inner: TensorIterable) -> None:
+        self._inner, self.length = inner, inner.length
+
+    def item(self, k: Any) -> Any:
+        return self._inner.item(self.length - 1 - k)
+
+    def stacked(self) -> Any:
+        return pytree.map(lambda x: flip(x, axis=0), self._inner.stacked())
+
+
+def tensor_iterable(x: Any) -> TensorIterable | None:
+    """`x` as items of the graph, or None if Python goes over it."""
+    if isinstance(x, TensorIterable):
+        return x
+    return Rows(x) if isinstance(x, SymbolicTensor) else None
+
+
+# the built-ins
+
+
+def range_(*args: Any) -> Any:
+    read = [a.value() if hasattr(a, "assign") else a for a in args]
+    return Range(*read) if any(isinstance(a, SymbolicTensor) for a in read) else range(*args)
+
+
+def enumerate_(iterable: Any, start: Any = 0) -> Any:
+    inner = tensor_iterable(iterable)
+    return enumerate(iterable, start) if inner is None else Enumerate(inner, start)
+
+
+def zip_(*iterables: Any, strict: bool = False) -> Any:
+    parts = [tensor_iterable(x) for x in iterables]
+    if not any(parts_present := [p is not None for p in parts]):
+        return zip(*iterables, strict=strict)
+    if all(parts_present):
+        whole = [p for p in parts if p is not None]
+        if strict and all(p.static for p in whole) and len({p.length for p in whole}) > 1:
+            raise ValueError(f"zip() arguments have the lengths {[p.length for p in whole]}")
+        return Zip(whole)
+    return zip(*iterables, strict=strict)  # Python values among them: Python goes over all, row by row
+
+
+def reversed_(x: Any) -> Any:
+    inner = tensor_iterable(x)
+    return reversed(x) if inner is None else Reversed(inner)
+
+
+def counter(k: int) -> Tensor:
+    return asarray(k)
