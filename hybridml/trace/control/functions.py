@@ -16,6 +16,7 @@ from hybridml.ops.elementwise import add, less, not_equal
 from hybridml.ops.logic import logical_and
 from hybridml.ops.spec import TensorSpec
 from hybridml.ops.view import reshape
+from hybridml.trace.control.mapped import mapped_cond, mapped_while
 from hybridml.trace.control.rows import COND, WHILE
 from hybridml.trace.control.subgraph import (
     Body,
@@ -75,6 +76,8 @@ def cond(pred: Any, true_fn: Callable[[], Any], false_fn: Callable[[], Any]) -> 
     >>> f(hml.asarray([1., 2.])).tolist(), f(hml.asarray([-1., -2.])).tolist()
     ([2.0, 4.0], [1.0, 2.0])
     """
+    if state.levels:
+        return mapped_cond(cond, pred, true_fn, false_fn)
     pred = _predicate(pred, "the predicate of hml.cond")
     if isinstance(pred, bool):
         return true_fn() if pred else false_fn()
@@ -181,7 +184,9 @@ def while_loop(
         )
     as_given = type(loop_vars)
     start = pytree.map(loop_tensor, tuple(loop_vars))
-    if not state.traces:
+    if state.levels:
+        done = mapped_while(while_loop, cond, body, start, maximum_iterations)
+    elif not state.traces:
         done = _run_while(cond, body, start, maximum_iterations)
     elif maximum_iterations is None:
         done = _trace_while(cond, body, start, "loop_vars", None)
