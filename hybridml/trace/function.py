@@ -370,10 +370,46 @@ class Function:
             bound = self._bound[instance] = Function(
                 method, self.input_signature, self.reduce_retracing, self.autograph, self._name, self.check
             )
-        return bound
+        return BoundFunction(bound, instance)
 
     def __repr__(self) -> str:
         return f"<hml.function {self._name}: {self._count['traces']} traces>"
+
+
+class BoundFunction:
+    """A traced method: the function that its instance has, and the instance, kept alive as long as somebody may call it.
+
+    >>> import hybridml as hml
+    >>> class Scale:
+    ...     @hml.function
+    ...     def twice(self, x):
+    ...         return x * 2
+    >>> Scale().twice(hml.asarray(3.0)).item()
+    6.0
+    """
+
+    __slots__ = ("__self__", "__wrapped__")
+
+    def __init__(self, function: Function, instance: Any) -> None:
+        self.__wrapped__ = function
+        self.__self__ = instance
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__wrapped__(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.__slots__:  # a copy that is not filled yet
+            raise AttributeError(name)
+        return getattr(self.__wrapped__, name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BoundFunction) and self.__wrapped__ is other.__wrapped__
+
+    def __hash__(self) -> int:
+        return hash(self.__wrapped__)
+
+    def __repr__(self) -> str:
+        return repr(self.__wrapped__)
 
 
 def _stand_in(x: Any) -> Any:
