@@ -19,6 +19,7 @@ from hybridml.dtypes import (
 )
 from hybridml.eager import methods as _methods
 from hybridml.eager.backend import devices
+from hybridml.eager.checkpoint import checkpoint
 from hybridml.eager.creation import (
     arange,
     asarray,

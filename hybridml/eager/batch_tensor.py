@@ -47,13 +47,14 @@ class Level:
 
     @contextmanager
     def outside(self) -> Iterator[None]:
-        """With the tapes alone that see all examples together."""
-        saved = state.tapes
-        state.tapes = [t for t in saved if not self.sees_examples(t)]
+        """As it is around the level: with the levels further out, and with the tapes that see all examples together."""
+        tapes, levels = state.tapes, state.levels
+        state.tapes = [t for t in tapes if not self.sees_examples(t)]
+        state.levels = levels[: self.number]
         try:
             yield
         finally:
-            state.tapes = saved
+            state.tapes, state.levels = tapes, levels
 
     def wrap(self, physical: Tensor) -> BatchTensor:
         """A tensor whose first axis counts the examples, as one example."""

@@ -9,6 +9,7 @@ from typing import Any
 from hybridml import pytree
 from hybridml.eager.creation import zeros_like
 from hybridml.eager.state import state
+from hybridml.eager.step import record_step
 from hybridml.eager.tensor import Tensor
 from hybridml.eager.variable import Variable
 from hybridml.errors import ShapeError
@@ -40,19 +41,16 @@ def custom_gradient(f: Callable[..., tuple[Any, Callable[..., Any]]]) -> Callabl
         # Aliases that no tape connects with f's own steps: those stay recorded, because the rule may read their values and
         # a higher order differentiates it.
         aliases = [stop_gradient(r) for r in results]
-        pullback = _pullback(f, rule, operands, results)
-        for tape in state.tapes:
-            ids = [x._id if tape.is_watching(x) else None for x in operands]
-            if any(i is not None for i in ids):
-                tape.add(ids, aliases, pullback)
+        record_step(operands, aliases, pullback_of(f, rule, operands, results))
         return pytree.unflatten(structure, aliases)
 
     return with_rule
 
 
-def _pullback(
+def pullback_of(
     f: Callable[..., Any], rule: Callable[..., Any], operands: list[Any], results: list[Any]
 ) -> Any:
+    """The rule that a function returned, as tapes call it."""
     specs = [r.spec for r in results]
     n = len(operands)
 

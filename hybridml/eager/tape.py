@@ -127,6 +127,12 @@ class GradientTape:
             self._watched.add(variable._id)
             self._variables[variable._id] = variable
 
+    def assigned(self, variable: Variable, value: Any) -> None:
+        """A variable is about to be assigned while this tape is active."""
+
+    def left(self, x: Any, how: str) -> None:
+        """The values of a tensor were handed to Python while this tape was active."""
+
     def stop_recording(self) -> _Paused:
         """A context in which nothing is recorded on this tape."""
         return _Paused(self)

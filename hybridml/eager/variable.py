@@ -107,6 +107,8 @@ class Variable(Operators):
             raise ShapeError(f"cannot assign a value of shape {value.shape} to {self!r}: the shapes must be equal")
         if value.dtype is not self.dtype:
             value = value.astype(self.dtype)  # type: ignore[attr-defined]
+        for tape in state.tapes:
+            tape.assigned(self, value)
         if state.traces:
             state.traces[-1].assign(self, value)
         else:

@@ -22,7 +22,8 @@ def vmap(f: Callable[..., Any], in_axes: Axes = 0, out_axes: Axes = 0) -> Callab
     """A function that applies `f` to every example of its arguments, all in one go, and puts the results side by side.
 
     in_axes: the axis of each positional argument that counts the examples; None hands the argument on whole. One number is for all
-    arguments; a tuple has one for each, which may be a nest (a prefix of the argument's). Keyword arguments are mapped along axis 0.
+    tensors among the arguments; a tuple has one for each argument, which may be a nest (a prefix of the argument's). Tensors among
+    keyword arguments are mapped along axis 0.
     out_axes: the axis of each result along which the examples are put, a number or a nest likewise; None for a result that does not
     depend on the examples.
 
@@ -41,7 +42,14 @@ def vmap(f: Callable[..., Any], in_axes: Axes = 0, out_axes: Axes = 0) -> Callab
     def mapped(*args: Any, **kwargs: Any) -> Any:
         leaves, structure = pytree.flatten((args, kwargs))
         axes = _spread(tuple(in_axes) if isinstance(in_axes, list) else in_axes, args, "in_axes")
+        given = (
+            len(axes) if isinstance(in_axes, (tuple, list)) else 0
+        )  # the others are tensors, or handed on as they are
         axes += [0] * (len(leaves) - len(axes))
+        axes = [
+            a if i < given or _is_tensor(x) else None
+            for i, (x, a) in enumerate(zip(leaves, axes, strict=True))
+        ]
         sizes: dict[int, Any] = {}
         moved: list[Any] = []
         for x, axis in zip(leaves, axes, strict=True):
@@ -75,8 +83,12 @@ def vmap(f: Callable[..., Any], in_axes: Axes = 0, out_axes: Axes = 0) -> Callab
     return mapped
 
 
+def _is_tensor(x: Any) -> bool:
+    return isinstance(x, (Tensor, Variable)) or hasattr(x, "__array__")
+
+
 def _tensor(x: Any) -> Tensor:
-    if isinstance(x, (Tensor, Variable)) or hasattr(x, "__array__"):
+    if _is_tensor(x):
         return lift(x)
     raise TypeError(
         f"vmap can map over tensors only, got {type(x).__name__} {x!r}; give it in_axes None to hand it on as it is"

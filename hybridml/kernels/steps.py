@@ -17,7 +17,7 @@ from hybridml.kernels.space import collapse, stretch
 from hybridml.kernels.spec import Let, Loop, Statement, Store
 from hybridml.kernels.views import Place
 from hybridml.ops.registry import Kind, Layout
-from hybridml.trace.graph import Graph, Node, Value
+from hybridml.trace.graph import Graph, Node, Value, has_effects
 
 if TYPE_CHECKING:
     from hybridml.kernels.control import ControlStep
@@ -202,6 +202,8 @@ def merge_equal_updates(steps: list[Step]) -> list[Step]:
 def is_empty(n: Node) -> bool:
     """True where there is nothing to do, and no index or value to check."""
     if not n.outputs or any(v.spec.size for v in n.outputs):
+        return False
+    if n.op.kind is Kind.CONTROL and has_effects(n):
         return False
     if n.op.kind in (Kind.CONTROL, Kind.EFFECT) and n.op.provider is None:
         return False

@@ -8,6 +8,7 @@ import numpy as np
 
 from hybridml.dtypes import bool_
 from hybridml.errors import CheckError, DTypeError, NonFiniteError, ShapeError
+from hybridml.ops.batching import stretched
 from hybridml.ops.door import call, lift
 from hybridml.ops.elementwise import astype
 from hybridml.ops.registry import Kind, Op, Promote, Sample, public, register
@@ -30,6 +31,15 @@ def stop_gradient(x: Any, /) -> Any:
     3.0
     """
     return call(STOP_GRADIENT, lift(x))
+
+
+# A recomputation reads its operands through this: it is then no copy of the first computation, and no part of it can begin before
+# the gradient that it is for. It takes no time and no memory.
+RECOMPUTE = register(Op(
+    "recompute", Kind.VIEW, infer=lambda x, after: x, eager=lambda xp, x, after: x, view=lambda layout: layout, promote=Promote.NO,
+    vjps=(lambda g, out, x, after: g, None),
+    batch=lambda operands, mapped, size, attrs: stretched(operands[0], mapped[0], size),
+))  # fmt: skip
 
 
 def _infer_straight_through(x: Any, source: Any) -> Any:

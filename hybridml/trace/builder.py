@@ -180,6 +180,12 @@ class Builder:
         self._now[variable] = self.symbol(v)
         self._assigned.add(variable)
 
+    def checkpoint(self, run: Callable[[], Any]) -> Any:
+        """Write down `run()` as one node, whose gradient computes it again."""
+        from hybridml.trace.control.recompute import checkpointed  # written with builders
+
+        return checkpointed(run)
+
     def create_variable(self, make: Callable[[], Variable]) -> Variable:
         """A variable made while tracing belongs to the function: one per call site and visit, however often it is traced."""
         if self.parent is not None:

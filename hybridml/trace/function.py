@@ -266,8 +266,8 @@ class Function:
         return ConcreteFunction(graph, variables, plan, time.perf_counter() - started, self.check)
 
     def _run(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
-        """The Python function: as it is when it runs eagerly, with its control flow converted when it is traced."""
-        if self.autograph and state.traces:
+        """The Python function: as it is when it runs eagerly, with its control flow converted when it is traced or mapped."""
+        if self.autograph and (state.traces or state.levels):
             return autograph.run(self.python_function, args, kwargs)
         return self.python_function(*args, **kwargs)
 

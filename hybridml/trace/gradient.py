@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hybridml import dtypes
+from hybridml.eager.batch_tensor import BatchTensor
 from hybridml.eager.creation import zeros_like
 from hybridml.eager.dispatch import run as run_op
 from hybridml.eager.state import state
@@ -23,6 +24,7 @@ from hybridml.eager.tensor import Tensor, wrap
 from hybridml.kernels.executable import Executable
 from hybridml.ops.registry import Kind, Op
 from hybridml.trace.builder import Builder
+from hybridml.trace.control.mapped import through_functions
 from hybridml.trace.control.unroll import unroll
 from hybridml.trace.graph import Graph, Node, Value
 from hybridml.trace.interpret import evaluate
@@ -52,6 +54,8 @@ def inline(graph: Graph, tensors: Sequence[Any]) -> list[Any]:
 
 
 def _through_the_door(op: Op, operands: list[Any], attrs: dict[str, Any]) -> Any:
+    if op.kind is Kind.CONTROL and any(isinstance(x, BatchTensor) for x in operands):
+        return through_functions(op, operands, attrs, inline)
     if op.kind is Kind.CONTROL and not any(isinstance(x, SymbolicTensor) for x in operands):
         return unroll(op, operands, attrs, inline)
     return run_op(op, tuple(operands), attrs)

@@ -8,7 +8,7 @@ from control_programs import PROGRAMS
 
 import hybridml as hml
 from hybridml import pytree
-from hybridml.errors import DTypeError, GraphError, ShapeError, TraceError, TracerError
+from hybridml.errors import DTypeError, GraphError, NonFiniteError, ShapeError, TraceError, TracerError
 from hybridml.testing import check_grads
 from hybridml.testing.traced import check_traced
 from hybridml.trace.graph import Node, verify
@@ -364,3 +364,27 @@ def test_equal_looking_branches_are_not_merged():
     assert (a.item(), b.item()) == (2.0, -2.0)
     c = f.get_concrete_function(hml.asarray(3.0), hml.asarray(1.0))
     assert [float(v) for v in interpret(c.optimized, [np.float32(3), np.float32(1)])[0]] == [2.0, -2.0]
+
+
+# effects run, whoever reads the results
+
+
+def test_checks_in_branches_and_bodies_without_results():
+    def check(x):
+        hml.check_finite(x, "not finite")
+
+    def step(c, x):
+        hml.cond(x > 0, lambda: check(x), lambda: None)
+        return c, None
+
+    @hml.function
+    def f(xs):
+        hml.scan(step, (), xs)
+        return xs
+
+    inf = float("inf")
+    assert f.get_concrete_function(hml.asarray([1.0, 2.0])).stats.python_steps == 0
+    f(hml.asarray([1.0, -inf]))
+    with pytest.raises(NonFiniteError, match=r"(?s)not finite.*test_control.py"):
+        f(hml.asarray([1.0, inf]))
+    f(hml.asarray([1.0, 2.0]))

@@ -11,22 +11,27 @@ from typing import Any
 
 from hybridml import pytree
 from hybridml.eager.creation import zeros_like
+from hybridml.eager.custom_gradient import pullback_of
 from hybridml.eager.dispatch import lift
 from hybridml.eager.state import state
+from hybridml.eager.step import record_step
 from hybridml.eager.tape import GradientTape
 from hybridml.eager.tensor import Tensor
 from hybridml.eager.variable import Variable
 from hybridml.errors import ShapeError
 from hybridml.ops.identity import stop_gradient
 from hybridml.trace.control.joint import is_float
+from hybridml.trace.control.mapped import all_examples, records_examples, wrapped
 from hybridml.trace.control.rows import CUSTOM
-from hybridml.trace.control.subgraph import Surroundings, assigned, emit, final, trace_body
+from hybridml.trace.control.subgraph import Surroundings, assigned, emit, final, is_data, trace_body
 from hybridml.trace.gradient import inline
 from hybridml.trace.graph import Graph, Node, Value
 
 
 def trace_custom(f: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """Write `f`, which returns its result and a gradient rule, into the open trace; returns the result."""
+    if state.levels:
+        return _of_examples(f, args, kwargs)
     leaves, structure = pytree.flatten(tuple(args))
     places = [i for i, x in enumerate(leaves) if isinstance(x, (Tensor, Variable))]
     operands = [lift(leaves[i]) for i in places]
@@ -71,6 +76,44 @@ def trace_custom(f: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, A
     for v, new in zip(changed, out[n:], strict=False):
         v.assign(new)
     return pytree.unflatten(traced["shape"], out[:n])
+
+
+def _of_examples(f: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
+    """Inside a `vmap`: one node for all examples, and a step of one example on the tapes that began inside."""
+    level = state.levels[-1]
+    leaves, structure = pytree.flatten(tuple(args))
+    tensors = [i for i, x in enumerate(leaves) if isinstance(x, (Tensor, Variable))]
+
+    def of_all(*physical: Any) -> tuple[Any, Callable[..., Any]]:
+        with level.entered():
+            now = list(leaves)
+            for i, x in zip(tensors, physical, strict=True):
+                now[i] = level.wrap(x)
+            inner, rule = f(*pytree.unflatten(structure, now), **kwargs)
+            out = all_examples(level, inner)
+
+        def rule_of_all(*grads: Any) -> Any:
+            with level.entered():
+                found = rule(*[level.wrap(g) for g in grads])
+                found = list(found) if isinstance(found, (tuple, list)) else [found]
+                with level.outside():
+                    return [level.physical(lift(g)) if is_data(g) else g for g in found]
+
+        return out, rule_of_all
+
+    of_all.__name__ = f.__name__
+    with level.outside():
+        out = trace_custom(of_all, [level.physical(lift(leaves[i])) for i in tensors], {})
+    result = wrapped(level, out)
+    if records_examples(level):
+        _, rule = f(*args, **kwargs)
+        results, operands = pytree.leaves(result), [leaves[i] for i in tensors]
+        saved, state.tapes = state.tapes, [t for t in state.tapes if level.sees_examples(t)]
+        try:
+            record_step(operands, results, pullback_of(f, rule, operands, results))
+        finally:
+            state.tapes = saved
+    return result
 
 
 def _cut(
@@ -144,8 +187,5 @@ def run_custom(operands: Sequence[Any], attrs: dict[str, Any]) -> tuple[Any, ...
     aliases = [stop_gradient(r) for r in out[:n]]
     results = (*aliases, *out[n:])
     rule = pullback(attrs, list(operands), results)
-    for tape in state.tapes:
-        ids = [x._id if tape.is_watching(x) else None for x in operands]
-        if any(i is not None for i in ids):
-            tape.add(ids, aliases, lambda grads, wanted: rule([*grads, *[None] * (len(out) - n)], wanted))
+    record_step(operands, aliases, lambda grads, wanted: rule([*grads, *[None] * (len(out) - n)], wanted))
     return results

@@ -16,12 +16,14 @@ from hybridml.ops.elementwise import add, less, not_equal
 from hybridml.ops.logic import logical_and
 from hybridml.ops.spec import TensorSpec
 from hybridml.ops.view import reshape
+from hybridml.trace.control.mapped import mapped_cond, mapped_while
 from hybridml.trace.control.rows import COND, WHILE
 from hybridml.trace.control.subgraph import (
     Body,
     Surroundings,
     assigned,
     emit,
+    ensure_result,
     final,
     is_data,
     paths,
@@ -74,6 +76,8 @@ def cond(pred: Any, true_fn: Callable[[], Any], false_fn: Callable[[], Any]) -> 
     >>> f(hml.asarray([1., 2.])).tolist(), f(hml.asarray([-1., -2.])).tolist()
     ([2.0, 4.0], [1.0, 2.0])
     """
+    if state.levels:
+        return mapped_cond(cond, pred, true_fn, false_fn)
     pred = _predicate(pred, "the predicate of hml.cond")
     if isinstance(pred, bool):
         return true_fn() if pred else false_fn()
@@ -86,11 +90,12 @@ def cond(pred: Any, true_fn: Callable[[], Any], false_fn: Callable[[], Any]) -> 
         [b.value(x) for x in xs] + [final(b, v) for v in changed]
         for b, xs in zip((true, false), returned, strict=True)
     ]
+    ensure_result([true, false], outs)
     around = Surroundings([true, false])
     operands = around.operands()
     graphs = [around.close(b, [], out) for b, out in zip((true, false), outs, strict=True)]
     results = emit(COND, [pred, *operands], {"true": graphs[0], "false": graphs[1]}) if outs[0] else ()
-    for v, new in zip(changed, results[len(places) :], strict=True):
+    for v, new in zip(changed, results[len(places) :], strict=False):
         v.assign(new)
     leaves = list(true.leaves)
     for i, r in zip(places, results, strict=False):
@@ -179,7 +184,9 @@ def while_loop(
         )
     as_given = type(loop_vars)
     start = pytree.map(loop_tensor, tuple(loop_vars))
-    if not state.traces:
+    if state.levels:
+        done = mapped_while(while_loop, cond, body, start, maximum_iterations)
+    elif not state.traces:
         done = _run_while(cond, body, start, maximum_iterations)
     elif maximum_iterations is None:
         done = _trace_while(cond, body, start, "loop_vars", None)

@@ -27,7 +27,7 @@ from hybridml.trace.graph import Graph
 from hybridml.trace.interpret import interpret
 
 
-def _takes(graph: Graph, operands: Sequence[Any], role: str) -> None:
+def takes(graph: Graph, operands: Sequence[Any], role: str) -> None:
     expected = [v.spec for v in graph.inputs]
     if list(operands) != expected:
         raise GraphError(f"{role} takes {expected}, got {list(operands)}")
@@ -35,7 +35,7 @@ def _takes(graph: Graph, operands: Sequence[Any], role: str) -> None:
         raise GraphError(f"{role} has variables of its own")
 
 
-def _specs(graph: Graph) -> tuple[TensorSpec, ...]:
+def specs_of(graph: Graph) -> tuple[TensorSpec, ...]:
     return tuple([v.spec for v in graph.outputs])
 
 
@@ -46,11 +46,11 @@ def _is_predicate(s: TensorSpec) -> bool:
 def _infer_cond(pred: TensorSpec, *operands: Any, true: Graph, false: Graph) -> tuple[TensorSpec, ...]:
     if not _is_predicate(pred):
         raise GraphError(f"a predicate is bool[], got {pred}")
-    _takes(true, operands, "the true branch")
-    _takes(false, operands, "the false branch")
-    if _specs(true) != _specs(false):
-        raise GraphError(f"the branches return {_specs(true)} and {_specs(false)}")
-    return _specs(true)
+    takes(true, operands, "the true branch")
+    takes(false, operands, "the false branch")
+    if specs_of(true) != specs_of(false):
+        raise GraphError(f"the branches return {specs_of(true)} and {specs_of(false)}")
+    return specs_of(true)
 
 
 def _eager_cond(xp: Any, pred: Any, *operands: Any, true: Graph, false: Graph) -> tuple[Any, ...]:
@@ -60,13 +60,13 @@ def _eager_cond(xp: Any, pred: Any, *operands: Any, true: Graph, false: Graph) -
 def _infer_while(
     *operands: Any, cond: Graph, body: Graph, carried: int, limit: int | None
 ) -> tuple[TensorSpec, ...]:
-    _takes(cond, operands, "the condition")
-    _takes(body, operands, "the loop body")
+    takes(cond, operands, "the condition")
+    takes(body, operands, "the loop body")
     if len(cond.outputs) != 1 or not _is_predicate(cond.outputs[0].spec):
-        raise GraphError(f"the condition returns bool[], got {_specs(cond)}")
-    if _specs(body) != tuple(operands[:carried]):
-        raise GraphError(f"the loop variables are {operands[:carried]}, the body returns {_specs(body)}")
-    return _specs(body)
+        raise GraphError(f"the condition returns bool[], got {specs_of(cond)}")
+    if specs_of(body) != tuple(operands[:carried]):
+        raise GraphError(f"the loop variables are {operands[:carried]}, the body returns {specs_of(body)}")
+    return specs_of(body)
 
 
 def _eager_while(
@@ -86,8 +86,8 @@ def _infer_scan(
         if x.shape[:1] != (length,):
             raise GraphError(f"a scan of length {length} over {x}")
         rows.append(spec(x.shape[1:], x.dtype))
-    _takes(body, (*operands[:carried], *rows, *operands[carried + sliced :]), "the body of the scan")
-    out = _specs(body)
+    takes(body, (*operands[:carried], *rows, *operands[carried + sliced :]), "the body of the scan")
+    out = specs_of(body)
     if out[:carried] != tuple(operands[:carried]):
         raise GraphError(f"the carry is {operands[:carried]}, the body returns {out[:carried]}")
     return (*out[:carried], *[spec((length, *s.shape), s.dtype) for s in out[carried:]])
@@ -113,8 +113,8 @@ def _eager_scan(
 def _infer_custom(
     *operands: Any, body: Graph, backward: Graph, saved: Any, gives: Any, results: int
 ) -> tuple[TensorSpec, ...]:
-    _takes(body, operands, "the function")
-    return _specs(body)
+    takes(body, operands, "the function")
+    return specs_of(body)
 
 
 def _eager_custom(xp: Any, *operands: Any, body: Graph, **_: Any) -> tuple[Any, ...]:

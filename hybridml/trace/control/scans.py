@@ -13,12 +13,14 @@ from hybridml.errors import ShapeError, SourceLine, TraceError, located, user_li
 from hybridml.ops.joining import stack
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace.control.functions import continued, loop_tensor
+from hybridml.trace.control.mapped import mapped_scan
 from hybridml.trace.control.rows import SCAN
 from hybridml.trace.control.subgraph import (
     Body,
     Surroundings,
     assigned,
     emit,
+    ensure_result,
     final,
     is_data,
     paths,
@@ -52,7 +54,10 @@ def scan(
     start = pytree.map(loop_tensor, init)
     rows = pytree.map(loop_tensor, xs)
     n = _length(pytree.leaves(rows), length, source)
-    if state.traces:
+    mapped = mapped_scan(scan, f, start, rows, n, reverse) if state.levels else None
+    if mapped is not None:
+        return mapped
+    if state.traces and not state.levels:
         return _trace_scan(f, start, rows, n, reverse, source)
     return _run_scan(f, start, rows, n, reverse, source)
 
@@ -141,6 +146,7 @@ def _trace_scan(
     outputs: list[Value] = (
         [step.value(x) for x in after] + [final(step, v) for v in changed] + [step.value(y) for y in y_leaves]
     )
+    ensure_result([step], [outputs])
     around = Surroundings([step], changed)
     inits = carry + [v.value() for v in changed]
     operands = inits + slices + around.operands()

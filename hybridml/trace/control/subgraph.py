@@ -15,7 +15,7 @@ from hybridml.eager.variable import Variable
 from hybridml.ops.registry import Op
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace.builder import Builder
-from hybridml.trace.graph import Graph, Value
+from hybridml.trace.graph import Graph, Value, has_effects
 from hybridml.trace.signature import leaf_paths
 
 
@@ -118,6 +118,13 @@ def emit(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> tuple[Any, .
     results = builder.append(op, list(operands), attrs)
     assert isinstance(results, tuple)
     return results
+
+
+def ensure_result(bodies: Sequence[Body], outputs: Sequence[list[Value]]) -> None:
+    """Give bodies without results, which run for their effects, a result that stands for having run."""
+    if not outputs[0] and any(has_effects(n) for b in bodies for n in b.builder.nodes):
+        for b, values in zip(bodies, outputs, strict=True):
+            values.append(b.value(asarray(0)))
 
 
 def weak_tensor(x: Any, like: TensorSpec) -> Tensor:

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hybridml.eager.creation import zeros
+from hybridml.eager.dispatch import run
 from hybridml.ops.joining import stack
 from hybridml.ops.registry import Op
 from hybridml.trace.graph import Graph
@@ -19,6 +20,8 @@ Inline = Callable[[Graph, Sequence[Any]], list[Any]]
 
 def unroll(op: Op, operands: Sequence[Any], attrs: dict[str, Any], inline: Inline) -> tuple[Any, ...]:
     """The node's results on eager tensors; `inline` runs a graph through the door."""
+    if op.provider == "call" and "backward" not in attrs:
+        return run(op, tuple(operands), attrs)  # recorded as one step
     if op.provider == "call":
         return importlib.import_module("hybridml.trace.control.custom").run_custom(operands, attrs)
     if op.provider == "cond":

@@ -26,6 +26,7 @@ def control(graph: Graph) -> Graph:
     def visit(r: Rewriter, n: Node) -> bool:
         if n.op.kind is not Kind.CONTROL:
             return False
+        kept = used | set(n.outputs) if has_effects(n) else used  # it must run, whoever reads its results
         if n.op.provider == "call":
             for old, new in zip(
                 n.outputs, _spliced(r, n.attrs["body"], [r[x] for x in n.inputs]), strict=True
@@ -34,9 +35,9 @@ def control(graph: Graph) -> Graph:
         elif has_effects(n):
             return False  # an effect runs as often as it was written to, whoever reads the results
         elif n.op.provider == "cond":
-            _branch(r, n, used)
+            _branch(r, n, kept)
         else:
-            _Loop(r, n, used).rewrite()
+            _Loop(r, n, kept).rewrite()
         return True
 
     return rewrite(graph, visit)
@@ -74,7 +75,7 @@ def _branch(r: Rewriter, n: Node, used: set[Value]) -> None:
     for out, pair in zip(n.outputs, zip(true.outputs, false.outputs, strict=True), strict=True):
         if out not in used:
             continue
-        if pair[0] in place and place[pair[0]] == other.get(pair[1]):
+        if pair[0] in place and place[pair[0]] == other.get(pair[1]) and not has_effects(n):
             r.replace(out, operands[1 + place[pair[0]]])  # an operand either way
         elif pair in kept:
             r.replace(out, kept[pair])
@@ -157,6 +158,8 @@ class _Loop:
         self.carries = [k for k in self.carries if k in live]
 
     def _fix_what_never_changes(self) -> None:
+        if has_effects(self.n):
+            return  # it may have no other results
         for k in [k for k in self.carries if k.after is k.inside]:
             self.carries.remove(k)
             self.fixed.append((k.inside, k.tested, k.start))

@@ -65,7 +65,7 @@ def _weakly_exact(value: Scalar, x: Operand) -> bool:
 def _unchanged(r: Rewriter, n: Node, inputs: list[Operand]) -> Operand | None:
     """The operand that the node's result equals, if there is one."""
     first = inputs[0]
-    if n.op.kind is Kind.VIEW and isinstance(first, Value) and n.op.view is not None:
+    if n.op.kind is Kind.VIEW and isinstance(first, Value) and n.op.view is not None and len(inputs) == 1:
         before = Layout.contiguous(first.shape)
         return first if n.op.view(before, **n.attrs) == before else None
     for i, value in n.op.neutral.items():
