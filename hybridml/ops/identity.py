@@ -51,7 +51,8 @@ def _infer_straight_through(x: Any, source: Any) -> Any:
 
 
 STRAIGHT_THROUGH = register(Op(
-    "straight_through", Kind.ELEMENTWISE, infer=_infer_straight_through, eager=lambda xp, x, source: _infer_straight_through(x, source), scalar="{0}",
+    "straight_through", Kind.ELEMENTWISE, infer=_infer_straight_through,
+    eager=lambda xp, x, source: _infer_straight_through(x, source), scalar="{0}",
     expand=lambda x, source: x, vjps=(None, lambda g, out, x, source: g), promote=Promote.NO,
     # The gradient is not the derivative; only where there are no elements do the two agree.
     samples=lambda rng: [

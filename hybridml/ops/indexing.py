@@ -298,7 +298,8 @@ def _scatter_along_samples(rng: np.random.Generator) -> Any:
 
 
 SCATTER_ALONG = register(Op(
-    "scatter_add_along_axis", Kind.INDEX, provider="scatter_add_along_axis", infer=_infer_scatter_along, promote=Promote.NO, saves=Saves.INPUTS,
+    "scatter_add_along_axis", Kind.INDEX, provider="scatter_add_along_axis", infer=_infer_scatter_along, promote=Promote.NO,
+    saves=Saves.INPUTS,
     eager=_eager_scatter_along,
     vjps=(
         lambda g, out, x, i, updates, *, axis: g, None,

@@ -244,7 +244,8 @@ def _reference_slice_scatter(g: Any, shape: Any, starts: Any, stops: Any, steps:
 
 
 SLICE_SCATTER = register(Op(
-    "slice_scatter", Kind.INDEX, provider="slice_scatter", promote=Promote.NO, infer=lambda g, *, shape, starts, stops, steps: spec(shape, g.dtype),
+    "slice_scatter", Kind.INDEX, provider="slice_scatter", promote=Promote.NO,
+    infer=lambda g, *, shape, starts, stops, steps: spec(shape, g.dtype),
     eager=_eager_slice_scatter, reference=_reference_slice_scatter,
     vjps=(lambda g, out, x, *, shape, starts, stops, steps: strided_slice(g, starts, stops, steps),),
     samples=lambda rng: [
