@@ -34,6 +34,7 @@ from hybridml.eager.creation import (
     zeros_like,
 )
 from hybridml.eager.custom_gradient import custom_gradient
+from hybridml.eager.effects import print, py_function
 from hybridml.eager.tape import GradientTape
 from hybridml.eager.tensor import Tensor
 from hybridml.eager.transforms import grad, hessian, jacobian, jvp, value_and_grad, vjp
