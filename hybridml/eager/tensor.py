@@ -13,31 +13,11 @@ from hybridml.ops.spec import TensorSpec, spec
 
 
 class Operators:
-    """What tensors and variables share: every operator and method of the registry (attached on import)."""
+    """What tensors and variables share: what an array is, and every operator and method of the registry (attached on import)."""
 
     __slots__ = ()
     __array_priority__ = 1000  # so that `ndarray + tensor` asks the tensor
-
-
-class Tensor(Operators):
-    """An n-dimensional array that never changes.
-
-    Make one with `hml.asarray`. Read it with `x.numpy()`, `float(x)`, `x.item()` or anything that takes `__array__` or DLPack.
-
-    >>> import hybridml as hml
-    >>> x = hml.asarray([[1., 2.]])
-    >>> x.shape, x.dtype, x.device
-    ((1, 2), dtype('float32'), 'cpu:0')
-    """
-
-    __slots__ = ("__weakref__", "_array", "_id")
     _array: Any
-    weak = False  # True for a traced Python number, whose dtype gives way to that of the tensors it meets
-    priority = 0  # which of several operands says where an op runs: the one with the highest
-    _id: int | None  # the tape's name for this tensor, given when a tape first needs one
-
-    def __init__(self, *_: Any, **__: Any) -> None:
-        raise TypeError("make tensors with hml.asarray(...), hml.zeros(...) and the like")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -62,6 +42,26 @@ class Tensor(Operators):
     @property
     def device(self) -> str:
         return "cpu:0"
+
+
+class Tensor(Operators):
+    """An n-dimensional array that never changes.
+
+    Make one with `hml.asarray`. Read it with `x.numpy()`, `float(x)`, `x.item()` or anything that takes `__array__` or DLPack.
+
+    >>> import hybridml as hml
+    >>> x = hml.asarray([[1., 2.]])
+    >>> x.shape, x.dtype, x.device
+    ((1, 2), dtype('float32'), 'cpu:0')
+    """
+
+    __slots__ = ("__weakref__", "_array", "_id")
+    weak = False  # True for a traced Python number, whose dtype gives way to that of the tensors it meets
+    priority = 0  # which of several operands says where an op runs: the one with the highest
+    _id: int | None  # the tape's name for this tensor, given when a tape first needs one
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        raise TypeError("make tensors with hml.asarray(...), hml.zeros(...) and the like")
 
     def numpy(self) -> np.ndarray:
         """The values as a read-only NumPy array that shares memory with the tensor."""

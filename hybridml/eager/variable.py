@@ -18,7 +18,6 @@ from hybridml.eager.creation import asarray
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Operators, Tensor, wrap
 from hybridml.errors import ShapeError
-from hybridml.ops.spec import TensorSpec, spec
 
 _ids_lock = threading.Lock()
 _last_id = [0]
@@ -63,30 +62,6 @@ class Variable(Operators):
         self._id = next_id()
         self.name = name if name is not None else "variable"
         return self
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self._array.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self._array.dtype
-
-    @property
-    def ndim(self) -> int:
-        return self._array.ndim
-
-    @property
-    def size(self) -> int:
-        return self._array.size
-
-    @property
-    def spec(self) -> TensorSpec:
-        return spec(self._array.shape, self._array.dtype)
-
-    @property
-    def device(self) -> str:
-        return "cpu:0"
 
     def value(self) -> Tensor:
         """The value now. Later assignments do not change it."""

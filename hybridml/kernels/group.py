@@ -20,7 +20,7 @@ from hybridml.errors import GraphError
 from hybridml.kernels.space import Space, canonical, parts, refine, squeeze, stretch, strides_over
 from hybridml.kernels.views import Place
 from hybridml.ops.registry import Kind
-from hybridml.trace.graph import Graph, Node, Value
+from hybridml.trace.graph import Graph, Node, Value, has_effects, runs_python
 
 NATIVE = frozenset("?bBhHiIlLqQfd")  # dtype characters that kernels compute with
 MAX_OPERANDS = 24
@@ -100,6 +100,8 @@ class Fuser:
     # the beginning: one group a node
 
     def _start(self) -> None:
+        python: list[Group] = []  # the last effect that runs Python
+        checks: list[Group] = []  # those since
         for i, n in enumerate(self.nodes):
             if n.op.kind is Kind.VIEW and n.op.view is not None:
                 continue
@@ -118,6 +120,12 @@ class Fuser:
                     before = self.owner[self._producer[base]]
                     group.before.add(before)
                     before.after.add(group)
+            if has_effects(n):  # in program order; only checks may pass each other
+                seen = n.op.kind is Kind.CONTROL or runs_python(n)
+                for before in (*python, *checks) if seen else python:
+                    group.before.add(before)
+                    before.after.add(group)
+                python, checks = ([group], []) if seen else (python, [*checks, group])
         self._order: list[Group | None] = list(self.owner.values())
         self._rank: dict[Group, int] = {g: k for k, g in enumerate(self.owner.values())}
 
@@ -180,7 +188,8 @@ class Fuser:
 
     def _name(self, i: int) -> str:
         n = self.nodes[i]
-        return f"{n.op.name} {self.graph.label(n.out)}" + (f" ({n.source.file.rsplit('/', 1)[-1]}:{n.source.line})" if n.source else "")
+        result = f" {self.graph.label(n.out)}" if n.outputs else ""
+        return f"{n.op.name}{result}" + (f" ({n.source.file.rsplit('/', 1)[-1]}:{n.source.line})" if n.source else "")
 
     def _merge(self, a: Group, b: Group) -> str | None:
         """Merge two groups, or say why not."""

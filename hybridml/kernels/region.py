@@ -32,7 +32,7 @@ from hybridml.kernels.steps import (
 )
 from hybridml.kernels.views import Place, places
 from hybridml.ops.registry import Kind
-from hybridml.trace.graph import Graph, Value
+from hybridml.trace.graph import Graph, Value, runs_python
 
 
 @dataclass
@@ -115,6 +115,9 @@ class Region:
                 yield control.step(
                     n, reads, self.places, lambda graph: Region(graph, self.threads, self.meter, inner=True)
                 )
+                continue
+            if runs_python(n):
+                yield PythonStep(n, reads, n.outputs, checks=bool(n.outputs), reason="is Python")
                 continue
             products = (
                 gemm_steps(self.graph, n, self.places, self.threads) if n.op.provider == "gemm" else None

@@ -18,6 +18,7 @@ from hybridml import dtypes
 from hybridml.eager.batch_tensor import BatchTensor
 from hybridml.eager.creation import zeros_like
 from hybridml.eager.dispatch import run as run_op
+from hybridml.eager.effects import perform
 from hybridml.eager.state import state
 from hybridml.eager.tape import GradientTape
 from hybridml.eager.tensor import Tensor, wrap
@@ -26,7 +27,7 @@ from hybridml.ops.registry import Kind, Op
 from hybridml.trace.builder import Builder
 from hybridml.trace.control.mapped import through_functions
 from hybridml.trace.control.unroll import unroll
-from hybridml.trace.graph import Graph, Node, Value
+from hybridml.trace.graph import Graph, Node, Value, without_silent_effects
 from hybridml.trace.interpret import evaluate
 from hybridml.trace.passes import optimize
 from hybridml.trace.symbol import SymbolicTensor
@@ -58,6 +59,8 @@ def _through_the_door(op: Op, operands: list[Any], attrs: dict[str, Any]) -> Any
         return through_functions(op, operands, attrs, inline)
     if op.kind is Kind.CONTROL and not any(isinstance(x, SymbolicTensor) for x in operands):
         return unroll(op, operands, attrs, inline)
+    if op.kind is Kind.EFFECT:
+        return perform(op, operands, attrs)
     return run_op(op, tuple(operands), attrs)
 
 
@@ -184,7 +187,7 @@ class PureFunction:
         sources = [x for x, w in zip(tensors, wanted, strict=True) if w]
         with GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(sources)
-            extra = inline(self._split.forward, tensors)[len(self.graph.outputs) :]
+            extra = inline(without_silent_effects(self._split.forward), tensors)[len(self.graph.outputs) :]
         pairs = [(r, s) for r, s in zip(extra, seeds, strict=True) if s is not None]
         found = iter(tape._walk([r for r, _ in pairs], [s for _, s in pairs], sources))
         return [next(found) if w else None for w in wanted]

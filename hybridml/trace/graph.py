@@ -180,6 +180,24 @@ def has_effects(node: Node) -> bool:
     return node.op.kind is Kind.EFFECT or any(has_effects(m) for g in subgraphs(node).values() for m in g.nodes)
 
 
+def runs_python(node: Node) -> bool:
+    """True for an effect that is Python by nature."""
+    return node.op.kind is Kind.EFFECT and node.op.provider is None
+
+
+def without_silent_effects(graph: Graph) -> Graph:
+    """The graph to be computed a second time: what it did for a side effect alone is done."""
+
+    def kept(n: Node) -> bool:
+        return bool(n.outputs) or n.op.kind is not Kind.EFFECT
+
+    def renewed(n: Node) -> Node:
+        inner = {k: without_silent_effects(g) for k, g in subgraphs(n).items()}
+        return Node(n.op, n.inputs, n.attrs | inner, n.outputs, n.source) if inner else n
+
+    return graph.replace(nodes=tuple([renewed(n) for n in graph.nodes if kept(n)]))
+
+
 def _attr_text(a: Any) -> str:
     return f"<{a.name}>" if isinstance(a, Graph) else a.name if isinstance(a, np.dtype) else repr(a)
 

@@ -14,6 +14,7 @@ from hybridml.ops.reductions import any as any_
 from hybridml.trace.autograph import iterables, source
 from hybridml.trace.autograph.conditions import symbolic
 from hybridml.trace.autograph.convert import twin
+from hybridml.trace.autograph.touched import touch
 
 
 def _fold(python: Callable[..., Any], op: Callable[[Any, Any], Any]) -> Callable[..., Any]:
@@ -50,9 +51,14 @@ def callee(f: Any) -> Any:
     """The converted form of what is about to be called."""
     kind = type(f)
     if kind is types.FunctionType:
-        return twin(f) if source.is_users(f.__code__) else _handing_on(f)
+        if source.is_users(f.__code__):
+            touch(f)
+            return twin(f)
+        return _handing_on(f)
     if kind is types.MethodType:
         inner = callee(f.__func__)
+        if isinstance(inner, types.FunctionType):
+            touch(inner, f.__self__)
         return f if inner is f.__func__ else types.MethodType(inner, f.__self__)
     if kind is types.BuiltinFunctionType or isinstance(f, type):
         found = _BUILTINS.get(f)
@@ -61,6 +67,7 @@ def callee(f: Any) -> Any:
         return functools.partial(callee(f.func), *f.args, **f.keywords)
     call = inspect.getattr_static(kind, "__call__", None)
     if isinstance(call, types.FunctionType) and source.is_users(call.__code__):
+        touch(call, f)
         return types.MethodType(twin(call), f)
     return f
 

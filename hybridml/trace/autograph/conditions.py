@@ -21,6 +21,7 @@ from hybridml.trace.autograph.context import branch, first_line, lose
 from hybridml.trace.autograph.join import Joined, Pair, Side, describe, is_data, join, shown
 from hybridml.trace.autograph.slots import UNDEFINED, Slot, objects, variables
 from hybridml.trace.autograph.subgraphs import cond_node, inlined, trace
+from hybridml.trace.autograph.touched import Touched
 from hybridml.trace.symbol import SymbolicTensor
 
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
@@ -87,15 +88,21 @@ def choose(
 ) -> None:
     """Trace two branches from one state and leave the joined state behind."""
     source = user_line()
+    slots = list(slots)
     entry = [s.get() for s in slots]
     sides, bodies = [], []
     for name, f, label in zip(("true", "false"), (body, orelse), labels, strict=True):
         values: dict[str, Any] = {}
 
         def run(f: Callable[[], Any] | None = f, values: dict[str, Any] = values) -> None:
-            if f is not None:
-                with branch(f):
-                    f()
+            if f is None:
+                return
+            with branch(f), Touched() as touched:
+                f()
+                for slot, before in touched.changed([s.key for s in slots]):
+                    slots.append(slot)
+                    entry.append(before)
+                    slot.name = _unique(slot.name, slots[:-1])
             values.update({s.name: s.get() for s in slots})
 
         try:
@@ -110,6 +117,9 @@ def choose(
             for s, value in zip(slots, entry, strict=True):
                 s.set(value)
         sides.append(Side(label, values))
+    for s, value in zip(slots, entry, strict=True):
+        for side in sides:
+            side.values.setdefault(s.name, value)  # a side that did not touch it
     a, b = sides
     joined = [Joined(undefined=True) if s.name in dead else join(s.name, a, b, source, filled) for s in slots]
     pairs = [x for j in joined for x in j.leaves if isinstance(x, Pair)]
@@ -124,6 +134,12 @@ def choose(
             s.set(
                 pytree.unflatten(j.structure, [next(results) if isinstance(x, Pair) else x for x in j.leaves])
             )
+
+
+def _unique(name: str, slots: Sequence[Slot]) -> str:
+    """Two objects of one class have attributes of one name."""
+    taken = {s.name for s in slots}
+    return next(n for n in (name, *[f"{name} ({i})" for i in range(2, len(taken) + 3)]) if n not in taken)
 
 
 def _note_lost(name: str, a: Side, b: Side, source: SourceLine | None) -> None:
@@ -157,7 +173,7 @@ class _Value(Slot):
     """Where the two sides of a ternary put their value."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.value = name, UNDEFINED
+        self.name, self.value, self.key = name, UNDEFINED, id(self)
 
     def get(self) -> Any:
         return self.value

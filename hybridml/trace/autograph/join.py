@@ -6,6 +6,7 @@ become results of the condition; anything else cannot depend on a tensor, and th
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ from hybridml.eager.variable import Variable
 from hybridml.errors import DTypeError, ShapeError, SourceLine, TraceError, located
 from hybridml.trace.autograph.jumps import RESULT, RETURNED
 from hybridml.trace.autograph.slots import UNDEFINED
+from hybridml.trace.symbol import SymbolicTensor
 
 Number = (bool, int, float)
 
@@ -196,7 +198,7 @@ def _leaf(path: str, p: Any, q: Any, a: Side, b: Side, source: SourceLine | None
             )
         )
     if s.dtype != t.dtype:
-        raise DTypeError(
+        raise _dtype_error(s, t)(
             located(
                 f"{shown(path)} is {s.spec} after {a.label} and {t.spec} after {b.label}; both must have one dtype: cast one, e.g. "
                 f".astype(hml.{dtypes.promote([s.dtype, t.dtype]).name})",
@@ -204,6 +206,27 @@ def _leaf(path: str, p: Any, q: Any, a: Side, b: Side, source: SourceLine | None
             )
         )
     return Pair(s, t)
+
+
+class Rises(DTypeError):
+    """A Python number, which a loop made a tensor, meets another dtype: the loop can start it as that. `value` is the symbol's."""
+
+    value: Any
+    dtype: Any
+
+
+def _dtype_error(s: Tensor, t: Tensor) -> Any:
+    for number, other in ((s, t), (t, s)):
+        if number.weak and dtypes.category(number.dtype) <= dtypes.category(other.dtype):
+            assert isinstance(number, SymbolicTensor)
+            return functools.partial(_rises, number._value, other.dtype)
+    return DTypeError
+
+
+def _rises(value: Any, dtype: Any, message: str) -> Rises:
+    error = Rises(message)
+    error.value, error.dtype = value, dtype
+    return error
 
 
 def _nest_differs(name: str, x: Any, y: Any, left: Any, right: Any, a: Side, b: Side) -> str:

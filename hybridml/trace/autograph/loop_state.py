@@ -15,14 +15,27 @@ from typing import Any
 from hybridml import dtypes, pytree
 from hybridml.eager.creation import asarray
 from hybridml.eager.dispatch import lift
+from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor
 from hybridml.errors import DTypeError, ShapeError, SourceLine, TraceError, located, user_line
+from hybridml.ops.elementwise import astype
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace.autograph.context import lose
-from hybridml.trace.autograph.join import describe, is_data, is_number, leaves_of, paths, same, shown, weak
+from hybridml.trace.autograph.join import (
+    Rises,
+    describe,
+    is_data,
+    is_number,
+    leaves_of,
+    paths,
+    same,
+    shown,
+    weak,
+)
 from hybridml.trace.autograph.jumps import RESULT
 from hybridml.trace.autograph.slots import UNDEFINED, Slot
 from hybridml.trace.autograph.subgraphs import trace
+from hybridml.trace.autograph.touched import Touched
 
 
 class Differs(Exception):
@@ -40,11 +53,28 @@ class _Leaf:
     value: Any  # a Tensor if carried
     original: Any = None
     number: bool = False  # it was a Python number: its dtype may still rise
+    risen: bool = False
     constant: bool = False  # an iteration leaves it as it was
 
     @property
     def carried(self) -> bool:
         return isinstance(self.value, Tensor)
+
+    @property
+    def weak(self) -> bool:
+        """A number whose dtype is still open."""
+        return self.number and not self.risen and self.value.dtype.kind in "if"
+
+    def rise(self, to: Any) -> bool:
+        """Take another dtype; True if it did. The first may be any of at least its category, later ones only wider."""
+        old = self.value.dtype
+        if dtypes.category(to) < dtypes.category(old):
+            return False
+        to = dtypes.promote([old, to]) if self.risen else to
+        if to == old:
+            return False
+        self.value, self.risen = astype(self.value, to), True
+        return True
 
 
 @dataclass
@@ -66,7 +96,7 @@ class Loop:
         filled: Sequence[str] = (),
     ) -> None:
         self.source = user_line()
-        self.slots = slots
+        self.slots = list(slots)
         self.entry = [s.get() for s in slots]
         self.carried: list[_Carried] = []
         self.late: list[Slot] = []  # without a value before the loop, but with one after it
@@ -78,10 +108,23 @@ class Loop:
                 wanted = s.name == RESULT or s.name in filled or (static and s.name in live)
                 (self.late if wanted else self.fresh).append(s)
             else:
-                leaves, structure = leaves_of(value)
-                named = zip(paths(s.name, structure), leaves, strict=True)
-                self.carried.append(_Carried(s, structure, [_leaf(p, x) for p, x in named]))
+                self._carry(s, value)
         self.live = live
+
+    def _carry(self, s: Slot, value: Any) -> None:
+        leaves, structure = leaves_of(value)
+        named = zip(paths(s.name, structure), leaves, strict=True)
+        self.carried.append(_Carried(s, structure, [_leaf(p, x) for p, x in named]))
+
+    def _join(self, touched: list[tuple[Slot, Any]]) -> None:
+        """State that a called function turned out to change: part of the loop's from now on."""
+        for s, value in touched:
+            self.slots.append(s)
+            self.entry.append(value)
+            if value is UNDEFINED:
+                self.fresh.append(s)
+            else:
+                self._carry(s, value)
 
     @property
     def tensors(self) -> list[_Leaf]:
@@ -106,28 +149,50 @@ class Loop:
     ) -> Traced:
         """Trace one iteration: `run` takes symbols like `before`, then those like `after`, which stand around the state's.
 
-        Repeated while a Python number rises to the dtype that the body gives it."""
-        for _ in range(4):
+        Repeated while a Python number rises to the dtype that the body gives it, or called functions turn out to change more."""
+        while True:
             leaves = self.tensors
             specs = [x.spec for x in before] + [leaf.value.spec for leaf in leaves] + [_row(x) for x in after]
             names = [""] * len(before) + [leaf.path for leaf in leaves] + [""] * len(after)
+            inputs: list[Any] = []
             left: list[Any] = []
+            more: list[tuple[Slot, Any]] = []
             n, m = len(before), len(before) + len(leaves)
 
-            def iteration(*symbols: Any, n: int = n, m: int = m, left: list[Any] = left) -> None:
-                self.enter(symbols[n:m])
-                run(*symbols[:n], *symbols[m:])
+            def iteration(
+                *symbols: Any,
+                inputs: list[Any] = inputs,
+                n: int = n,
+                m: int = m,
+                left: list[Any] = left,
+                more: Any = more,
+            ) -> None:
+                inputs[:] = [x._value for x in symbols[n:m]]
+                builder: Any = state.traces[-1]
+                # A number stays weakly typed inside: what it meets decides its dtype.
+                self.enter(
+                    [
+                        builder.symbol(x._value, weak=True) if leaf.weak else x
+                        for leaf, x in zip(self.tensors, symbols[n:m], strict=True)
+                    ]
+                )
+                with Touched() as touched:
+                    run(*symbols[:n], *symbols[m:])
+                    more.extend(touched.changed([s.key for s in self.slots]))
                 left.extend([c.slot.get() for c in self.carried])
                 left.extend([s.get() for s in self.late])
 
             try:
                 body = trace(name, iteration, specs, names)
-            finally:
-                self.restore()
-            if self._rise(left):
+            except Rises as e:
+                if e.value not in inputs or not leaves[inputs.index(e.value)].rise(e.dtype):
+                    raise  # a number of a loop around this one
                 continue
-            return Traced(body, left)
-        raise AssertionError("dtypes rise at most three times")
+            finally:
+                self._join(more)
+                self.restore()
+            if not more and not self._rise(left):
+                return Traced(body, left)
 
     def _rise(self, left: list[Any]) -> bool:
         risen = False
@@ -140,11 +205,7 @@ class Loop:
             for leaf, x in zip(c.leaves, leaves, strict=True):
                 if leaf.number and is_data(x):
                     to = dtypes.promote([leaf.value.dtype], [x]) if is_number(x) else lift(x).dtype
-                    if dtypes.category(to) > dtypes.category(leaf.value.dtype) or (
-                        to != leaf.value.dtype and dtypes.category(to) == dtypes.category(leaf.value.dtype)
-                    ):
-                        leaf.value = asarray(leaf.value, dtype=to)
-                        risen = True
+                    risen |= leaf.rise(to)
         return risen
 
     def outputs(self, left: list[Any], where: str) -> list[Tensor]:
@@ -218,6 +279,8 @@ class Traced:
 def _leaf(path: str, x: Any) -> _Leaf:
     if is_number(x):
         return _Leaf(path, asarray(x), x, True)
+    if isinstance(x, Tensor) and x.weak:
+        return _Leaf(path, x, x, True)
     return _Leaf(path, lift(x) if is_data(x) else x, x)
 
 

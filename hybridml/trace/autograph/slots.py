@@ -24,6 +24,7 @@ class Slot:
     """One place of state. `name` is what the user calls it."""
 
     name: str
+    key: Any  # the same for slots of the same place
     grows = False
 
     def get(self) -> Any:
@@ -37,7 +38,7 @@ class CellSlot(Slot):
     """A variable of the function, or of one around it."""
 
     def __init__(self, name: str, cell: types.CellType) -> None:
-        self.name, self._cell = name, cell
+        self.name, self._cell, self.key = name, cell, id(cell)
 
     def get(self) -> Any:
         try:
@@ -56,7 +57,7 @@ class GlobalSlot(Slot):
     """A name declared `global`."""
 
     def __init__(self, name: str, names: dict[str, Any]) -> None:
-        self.name, self._names = name, names
+        self.name, self._names, self.key = name, names, ("global", name)
 
     def get(self) -> Any:
         return self._names.get(self.name, UNDEFINED)
@@ -73,6 +74,7 @@ class AttributeSlot(Slot):
 
     def __init__(self, name: str, base: Any, attribute: str) -> None:
         self.name, self._base, self._attribute = name, base, attribute
+        self.key = (id(base), attribute)
 
     def get(self) -> Any:
         return getattr(self._base, self._attribute, UNDEFINED)
@@ -91,6 +93,7 @@ class ContentsSlot(Slot):
 
     def __init__(self, name: str, container: list[Any] | dict[Any, Any], grows: bool) -> None:
         self.name, self._container, self.grows = name, container, grows
+        self.key = ("in", id(container))
 
     def get(self) -> Any:
         return self._container.copy()

@@ -10,7 +10,7 @@ from hybridml.trace.control.joint import Joint, is_float, join, zeros_of
 from hybridml.trace.control.rows import COND
 from hybridml.trace.control.subgraph import emit
 from hybridml.trace.gradient import inline
-from hybridml.trace.graph import Graph
+from hybridml.trace.graph import Graph, without_silent_effects
 
 
 def pullback(attrs: dict[str, Any], operands: list[Any], results: tuple[Any, ...]) -> Any:
@@ -20,7 +20,7 @@ def pullback(attrs: dict[str, Any], operands: list[Any], results: tuple[Any, ...
             i for i, (x, w) in enumerate(zip(operands[1:], wanted[1:], strict=True)) if w and is_float(x)
         ]
         found: list[Any] = [None] * len(operands)
-        joints = [join(attrs[k], asked, seeded) for k in ("true", "false")]
+        joints = [join(without_silent_effects(attrs[k]), asked, seeded) for k in ("true", "false")]
         having = [i for i in asked if any(i in j.wanted for j in joints)]
         if not seeded or not having:
             return found

@@ -18,7 +18,7 @@ from hybridml.trace.control.functions import cond, while_loop
 from hybridml.trace.control.joint import is_float, node_of, zeros_of
 from hybridml.trace.control.scans import scan
 from hybridml.trace.gradient import inline
-from hybridml.trace.graph import Graph, Node, Value
+from hybridml.trace.graph import Graph, Node, Value, without_silent_effects
 from hybridml.trace.symbol import SymbolicTensor
 
 CHECKPOINTS = 256
@@ -36,7 +36,7 @@ class _WhileGradient:
     """One backward walk through a loop of unknown length."""
 
     def __init__(self, attrs: dict[str, Any], operands: list[Any], head: Any) -> None:
-        self.body: Graph = attrs["body"]
+        self.body: Graph = without_silent_effects(attrs["body"])
         self.carried: int = attrs["carried"]
         self.start, self.fixed = operands[: self.carried], operands[self.carried :]
         self.floats = [j for j in range(self.carried) if is_float(self.body.inputs[j])]

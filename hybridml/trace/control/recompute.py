@@ -20,7 +20,7 @@ from hybridml.ops.spec import TensorSpec
 from hybridml.trace.control.mapped import all_examples, records_examples, wrapped
 from hybridml.trace.control.rows import specs_of, takes
 from hybridml.trace.control.subgraph import Surroundings, assigned, emit, final, trace_body
-from hybridml.trace.graph import Graph
+from hybridml.trace.graph import Graph, without_silent_effects
 from hybridml.trace.interpret import interpret
 
 _NOTHING = pytree.flatten(())[1]
@@ -40,18 +40,13 @@ def _pullback(attrs: dict[str, Any], operands: list[Any], results: tuple[Any, ..
             inputs = [call(RECOMPUTE, x, first) for x in operands]
             sources = [x for x, want in zip(inputs, wanted, strict=True) if want and dtypes.is_float(x.dtype)]
             tape.watch(sources)
-            outputs = inline(without_effects(attrs["body"]), inputs)
+            outputs = inline(without_silent_effects(attrs["body"]), inputs)
         pairs = [(out, g) for out, g in zip(outputs, grads, strict=True) if g is not None]
         found = tape._walk([out for out, _ in pairs], [g for _, g in pairs], sources)
         of = {id(x): g for x, g in zip(sources, found, strict=True)}
         return [of.get(id(x)) for x in inputs]
 
     return pull
-
-
-def without_effects(graph: Graph) -> Graph:
-    """The graph to be computed again: what it did for its side effect alone is done."""
-    return graph.replace(nodes=tuple([n for n in graph.nodes if n.op.kind is not Kind.EFFECT or n.outputs]))
 
 
 CHECKPOINT = register(Op(
