@@ -15,7 +15,7 @@ from hybridml.eager.creation import asarray, ones_like, zeros_like
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor
 from hybridml.eager.variable import Variable, next_id
-from hybridml.errors import GradientWarning, ShapeError, TapeError
+from hybridml.errors import GradientWarning, ShapeError, TapeError, user_stacklevel
 from hybridml.ops.registry import PUBLIC, Op, Saves
 from hybridml.ops.view import sum_to
 
@@ -236,7 +236,7 @@ class GradientTape:
             why = "the tape did not watch it: call tape.watch(x) before using it, or make it a trainable Variable"
         else:
             why = "the target does not depend on it through recorded, differentiable operations"
-        warnings.warn(f"the gradient of {name} is None because {why}", GradientWarning, stacklevel=3)
+        warnings.warn(f"the gradient of {name} is None because {why}", GradientWarning, stacklevel=user_stacklevel())
 
     def jacobian(self, target: Any, sources: Any, unconnected_gradients: str = "none") -> Any:
         """d target / d source with shape target.shape + source.shape, one backward walk an element of `target`.

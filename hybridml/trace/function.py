@@ -23,7 +23,7 @@ from hybridml.eager.creation import asarray
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable
-from hybridml.errors import RetraceWarning, TraceError, user_line
+from hybridml.errors import RetraceWarning, TraceError, user_line, user_stacklevel
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace import autograph
 from hybridml.trace.builder import Builder
@@ -333,7 +333,7 @@ class Function:
                 f"@hml.function `{self._name}` was traced {len(seen)} times more because {what} changed, "
                 f"last from {before} to {after}. To trace once: {cure}." + (f"\n  at {where}" if where else ""),
                 RetraceWarning,
-                stacklevel=7,
+                stacklevel=user_stacklevel(),
             )
 
     def explain_retraces(self) -> str:
