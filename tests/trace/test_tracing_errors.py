@@ -7,7 +7,14 @@ import pytest
 
 import hybridml as hml
 from hybridml.eager.state import state
-from hybridml.errors import GradientWarning, RetraceWarning, ShapeError, SignatureError, TracerError
+from hybridml.errors import (
+    GradientWarning,
+    HybridMLError,
+    RetraceWarning,
+    ShapeError,
+    SignatureError,
+    TracerError,
+)
 
 
 def vector(*numbers):
@@ -51,6 +58,25 @@ def test_a_shape_error_while_tracing_carries_the_users_line():
         f(x3, x4)
     line = f.python_function.__code__.co_firstlineno + 2
     assert f"{__file__}:{line}" in str(e.value)
+
+
+@pytest.mark.parametrize(
+    "wrong", [lambda x: x[9], lambda x: x.astype("float3"), lambda x: hml.matmul(x, x4)], ids=["index", "dtype", "shape"]
+)
+@pytest.mark.parametrize("inside", [False, True], ids=["plainly", "in a branch"])
+def test_static_errors_are_raised_where_nobody_uses_the_result_with_the_users_line(wrong, inside):
+    @hml.function
+    def f(x):
+        if inside:
+            if x[0] > 0:
+                wrong(x)
+        else:
+            wrong(x)
+        return x
+
+    with pytest.raises(HybridMLError) as e:
+        f(x3)
+    assert str(e.value).count(f"{__file__}:{wrong.__code__.co_firstlineno} ") == 1, str(e.value)
 
 
 def test_an_escaped_tracer_says_where_it_was_made_and_where_it_is_used():
