@@ -5,9 +5,7 @@ Rows that are not kept, or not whole, stand in NOT_YET with a check that fails o
 
 import ast
 import functools
-import gc
 import warnings
-import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
@@ -16,12 +14,11 @@ import numpy as np
 import pytest
 
 import hybridml as hml
-from hybridml.errors import GradientWarning, HybridMLError, IndexOutOfRangeError, RetraceWarning, TraceError
-from hybridml.trace import function as function_module
+from hybridml.errors import HybridMLError, IndexOutOfRangeError
 
 TESTS = Path(__file__).resolve().parent.parent
 PAGE = TESTS.parent / "docs" / "function.md"
-HERE, FUNCTION, RETRACING, KEYS = (f"trace/test_{n}" for n in ("semantics", "function", "retracing", "signature"))
+CHECKS, FUNCTION, RETRACING, KEYS = (f"trace/test_{n}" for n in ("semantics_checks", "function", "retracing", "signature"))
 VARIABLES, TRACING, EFFECTS = (f"trace/test_{n}" for n in ("function_variables", "tracing_errors", "effects"))
 AUTOGRAPH, ERRORS, TRAINING = (f"trace/test_autograph{n}" for n in ("", "_errors", "_training"))
 CONTROL, GRADIENT, TAPE, EAGER_RANDOM = "trace/test_control", "trace/test_gradient", "eager/test_tape", "eager/test_random"
@@ -52,10 +49,10 @@ ROWS: dict[str, list[str]] = {
         f"{FUNCTION}::test_a_method_of_an_instance_that_nobody_else_holds", f"{TRAINING}::test_methods_of_traced_classes",
     ],
     "three sizes of one dimension": [
-        "kernels/test_executable::test_other_sizes_compile_nothing", f"{HERE}::test_reduce_retracing_can_be_turned_off",
+        "kernels/test_executable::test_other_sizes_compile_nothing", f"{CHECKS}::test_reduce_retracing_can_be_turned_off",
     ],
     "traces kept": [
-        f"{RETRACING}::test_the_trace_used_longest_ago_is_dropped", f"{HERE}::test_a_dropped_trace_is_freed",
+        f"{RETRACING}::test_the_trace_used_longest_ago_is_dropped", f"{CHECKS}::test_a_dropped_trace_is_freed",
     ],
     '"why did it retrace?"': [
         f"{RETRACING}::test_a_repeated_retrace_warns_once_naming_argument_old_new_and_cure",
@@ -70,7 +67,7 @@ ROWS: dict[str, list[str]] = {
         f"{ERRORS}::test_without_source_it_traces_plainly", f"{ERRORS}::test_a_source_that_changed_is_not_used",
     ],
     # variables and side effects
-    "Variable created on the first call only": [f"{HERE}::test_a_variable_created_on_the_first_call_only"],
+    "Variable created on the first call only": [f"{CHECKS}::test_a_variable_created_on_the_first_call_only"],
     "Variable created on a later trace, at the same source line": [
         f"{VARIABLES}::test_a_variable_created_inside_is_created_once_and_reused_by_later_traces",
         f"{CONTROL}::test_a_variable_made_in_a_branch_is_made_once",
@@ -78,7 +75,7 @@ ROWS: dict[str, list[str]] = {
     "Variable created unconditionally at each call": [
         f"{VARIABLES}::test_a_variable_created_inside_is_created_once_and_reused_by_later_traces",
         "trace/test_builder::test_variables_of_one_line_visited_twice_are_two",
-        f"{HERE}::test_an_initial_value_that_cannot_be_names_line_and_cure",
+        f"{CHECKS}::test_an_initial_value_that_cannot_be_names_line_and_cure",
     ],
     "Python print, append, nonlocal, `next(it)`": [f"{ERRORS}::test_python_side_effects_happen_once_a_trace"],
     "`hml.print`, assign, `py_function`": [
@@ -88,7 +85,7 @@ ROWS: dict[str, list[str]] = {
         f"{TRAINING}::test_variables_in_branches_and_loops_keep_program_order",
     ],
     "`np.random` / library random": [
-        f"{HERE}::test_numpys_random_numbers_are_frozen", f"{HERE}::test_one_seed_gives_the_same_numbers_eager_and_traced",
+        f"{CHECKS}::test_numpys_random_numbers_are_frozen", f"{CHECKS}::test_one_seed_gives_the_same_numbers_eager_and_traced",
         f"{CONTROL}::test_random_numbers_differ_between_iterations",
     ],
     "tracer stored outside and used later": [
@@ -99,7 +96,7 @@ ROWS: dict[str, list[str]] = {
         f"{TRACING}::test_static_errors_are_raised_where_nobody_uses_the_result_with_the_users_line",
     ],
     "runtime error inside (index out of range, failed check)": [
-        f"{HERE}::test_an_index_out_of_range_names_the_line", f"{ERRORS}::test_assert_on_a_tensor_fails_when_it_runs",
+        f"{CHECKS}::test_an_index_out_of_range_names_the_line", f"{ERRORS}::test_assert_on_a_tensor_fails_when_it_runs",
         "kernels/test_control_native::test_a_check_inside_a_body_names_the_line_and_spares_variables",
     ],
     # control flow conversion
@@ -140,13 +137,13 @@ ROWS: dict[str, list[str]] = {
     ],
     # the tape
     "unwatched constant; integer variable; gradient through assign; through NumPy": [
-        f"{HERE}::test_a_gradient_that_is_none_says_why", f"{HERE}::test_a_line_says_once_why_its_gradient_is_none",
+        f"{CHECKS}::test_a_gradient_that_is_none_says_why", f"{CHECKS}::test_a_line_says_once_why_its_gradient_is_none",
         f"{GRADIENT}::test_a_gradient_does_not_go_through_an_assignment", f"{TAPE}::test_integers_have_no_gradient",
     ],
     "non-scalar target": [f"{TAPE}::test_targets_are_summed_and_weighed"],
     "non-persistent tape used twice": [f"{TAPE}::test_a_tape_is_used_up_unless_persistent"],
     "nested tapes, second and third order, jvp, forward-over-reverse, jacobian, hessian": [
-        f"{TAPE}::test_second_and_third_order", f"{HERE}::test_transforms_eager_traced_and_around",
+        f"{TAPE}::test_second_and_third_order", f"{CHECKS}::test_transforms_eager_traced_and_around",
         f"{CONTROL}::test_second_order_inside_a_traced_function",
     ],
     "tape around a `@function`, tape inside it, gradient of a gradient through it": [
@@ -293,136 +290,3 @@ def test_the_page_lists_what_is_not_kept_yet() -> None:
     table = PAGE.read_text().partition("## What it does not do yet\n")[2]
     named = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
     assert set(named[1:]) == set(NOT_YET)
-
-
-# checks that stand nowhere else
-
-
-def test_reduce_retracing_can_be_turned_off() -> None:
-    f = hml.function(lambda x, k: x * k, reduce_retracing=False)
-    assert [float(f(vector(1.0), k)[0]) for k in (1.0, 2.0, 3.0, 2.0)] == [1, 2, 3, 2]
-    assert f.cache_info().traces == 3
-
-
-def test_a_dropped_trace_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(function_module, "MAX_TRACES", 2)
-    f = hml.function(lambda x, mode: x + 1)
-    first = weakref.ref(f.get_concrete_function(vector(1.0), "first"))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RetraceWarning)
-        for mode in "abc":
-            f(vector(1.0), mode)
-    gc.collect()
-    assert first() is None and f.cache_info().size == 2
-
-
-def test_a_variable_created_on_the_first_call_only() -> None:
-    class Model:
-        def __init__(self) -> None:
-            self.v: hml.Variable | None = None
-            self.runs = 0
-
-        @hml.function
-        def call(self, x: hml.Tensor) -> hml.Tensor:
-            self.runs += 1
-            if self.v is None:
-                self.v = hml.Variable(2.0)
-            return x * self.v.assign_add(1.0)
-
-    model = Model()
-    assert [float(model.call(vector(1.0))[0]) for _ in range(3)] == [3, 4, 5]
-    assert model.runs == 1
-
-
-def test_an_initial_value_that_cannot_be_names_line_and_cure() -> None:
-    f = hml.function(lambda x: hml.Variable(x) + 1)
-    with pytest.raises(TraceError, match="give it a constant and assign inside the function") as e:
-        f(vector(1.0))
-    assert f"{__file__}:{f.python_function.__code__.co_firstlineno}" in str(e.value)
-
-
-def test_numpys_random_numbers_are_frozen() -> None:
-    f = hml.function(lambda: hml.asarray(np.random.rand(4)))
-    assert f().tolist() == f().tolist()
-
-
-@pytest.mark.parametrize("draw", ["uniform", "normal", "randint"])
-def test_one_seed_gives_the_same_numbers_eager_and_traced(draw: str) -> None:
-    def numbers() -> hml.Tensor:
-        args = (0, 1000) if draw == "randint" else ()
-        return getattr(hml.random, draw)(*([args[0], args[1], (64,)] if args else [(64,)]))
-
-    def three(f: Callable[[], hml.Tensor]) -> np.ndarray:
-        hml.random.seed(11)
-        return np.stack([f().numpy() for _ in range(3)])
-
-    eager, traced = three(numbers), three(hml.function(numbers))
-    assert not np.array_equal(eager[0], eager[1])
-    if draw == "normal":  # log and cos of the kernel may differ from NumPy's in the last bit
-        np.testing.assert_allclose(traced, eager, rtol=1e-6, atol=1e-6)
-    else:
-        np.testing.assert_array_equal(traced, eager)
-
-
-def test_an_index_out_of_range_names_the_line() -> None:
-    f = hml.function(lambda x, i: hml.take(x, i))
-    assert float(f(vector(1.0, 2.0), hml.asarray(1))) == 2
-    with pytest.raises(IndexOutOfRangeError, match="index 7 is out of range for axis 0 of size 2") as e:
-        f(vector(1.0, 2.0), hml.asarray(7))
-    assert f"{__file__}:{f.python_function.__code__.co_firstlineno}" in str(e.value)
-
-
-def through_assign(x: hml.Variable) -> hml.Tensor:
-    other = hml.Variable(0.0)
-    other.assign(x * 2)
-    return other * 1
-
-
-NONE = {
-    "an unwatched constant": (hml.asarray(1.0), lambda x: x * x, r"tensor of shape \(\) is None because the tape did not watch it"),
-    "integers": (hml.Variable(1, name="count"), lambda v: v * 2, r'"count".* its dtype is int64'),
-    "an assignment": (hml.Variable(1.0, name="w"), through_assign, r'"w".* does not depend on it'),
-    "NumPy": (hml.Variable(1.0, name="w"), lambda v: hml.asarray(np.sin(v.numpy())), r'"w".* does not depend on it'),
-}
-
-
-@pytest.mark.parametrize("case", NONE)
-def test_a_gradient_that_is_none_says_why(case: str) -> None:
-    source, f, message = NONE[case]
-    with hml.GradientTape() as tape:
-        target = f(source)
-    with pytest.warns(GradientWarning, match=message):
-        assert tape.gradient(target, source) is None
-
-
-def test_a_line_says_once_why_its_gradient_is_none() -> None:
-    x = hml.asarray(1.0)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("default")
-        for _ in range(3):
-            with hml.GradientTape() as tape:
-                y = x * x
-            assert tape.gradient(y, x) is None
-    assert len(caught) == 1
-
-
-def cubes(x: hml.Tensor) -> hml.Tensor:
-    return hml.sum(x * x * x)
-
-
-TRANSFORMS = {
-    "jvp": (lambda f, x: hml.jvp(f, (x,), (x,))[1], 24 + 81),
-    "forward over reverse": (lambda f, x: hml.jvp(hml.grad(f), (x,), (x,))[1], [24, 54]),
-    "jacobian of the gradient": (lambda f, x: hml.jacobian(hml.grad(f))(x), [[12, 0], [0, 18]]),
-    "hessian": (lambda f, x: hml.hessian(f)(x), [[12, 0], [0, 18]]),
-    "third order": (lambda f, x: hml.grad(lambda x: hml.sum(hml.grad(lambda x: hml.sum(hml.grad(f)(x)))(x)))(x), [6, 6]),
-}
-
-
-@pytest.mark.parametrize("case", TRANSFORMS)
-@pytest.mark.parametrize("how", ["eager", "traced", "around a traced function"])
-def test_transforms_eager_traced_and_around(case: str, how: str) -> None:
-    transform, expected = TRANSFORMS[case]
-    inner = hml.function(cubes) if how == "around a traced function" else cubes
-    run = hml.function(lambda x: transform(inner, x)) if how == "traced" else lambda x: transform(inner, x)
-    assert run(vector(2.0, 3.0)).tolist() == expected
