@@ -17,6 +17,7 @@ from hybridml.ops.identity import STRAIGHT_THROUGH
 from hybridml.ops.registry import PUBLIC, Op
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace.graph import Graph, Node, Operand, Value
+from hybridml.trace.holder import holder
 from hybridml.trace.symbol import SymbolicTensor, WeakSymbol
 
 
@@ -80,19 +81,21 @@ class Builder:
 
     def escaped(self, tensor: SymbolicTensor | None) -> TracerError:
         made = f", made at {tensor._made_at}," if tensor is not None and tensor._made_at else ""
+        name = holder(tensor) if tensor is not None else None
+        kept = f"in `{name}`" if name else "in a list, an attribute or a global"
         if self.parent is not None:
             where = f"a symbolic tensor of a branch or a loop body (`{self.name}`){made} is used outside of it"
             return TracerError(
                 located(
-                    f"{where}. It was kept in a list, an attribute or a global that a called function changes; let that function "
+                    f"{where}. It was kept {kept}{'' if name else ' that a called function changes'}; let the function that keeps it "
                     "return it, and assign it in the branch or the body",
                     user_line(),
                 )
             )
         return TracerError(
             located(
-                f"a symbolic tensor of @hml.function `{self.name}`{made} is used after its trace ended. It was kept in a list, an "
-                "attribute or a global; return it from the function instead, or keep state in an hml.Variable",
+                f"a symbolic tensor of @hml.function `{self.name}`{made} is used after its trace ended. It was kept {kept}; "
+                "return it from the function instead, or keep state in an hml.Variable",
                 user_line(),
             )
         )

@@ -101,6 +101,34 @@ def test_an_escaped_tracer_says_where_it_was_made_and_where_it_is_used():
         )
 
 
+class Kept:
+    pass
+
+
+@pytest.mark.parametrize("way", ["kept[0]", "kept['a']", "kept.a", "kept.a[1]"])
+def test_an_escaped_tracer_names_what_holds_it(way):
+    kept = {"kept[0]": [None], "kept['a']": {}}.get(way, Kept())
+
+    @hml.function
+    def leaky(x):
+        if way == "kept[0]":
+            kept[0] = x * 2
+        elif way == "kept['a']":
+            kept["a"] = x * 2
+        else:
+            kept.a = x * 2 if way == "kept.a" else [None, x * 2]
+        return x
+
+    leaky(x3)
+    escaped = eval(way)
+    with pytest.raises(TracerError) as e:
+        escaped.numpy()
+    assert f"It was kept in `{way}`;" in str(e.value)
+    kept = None
+    with pytest.raises(TracerError, match="It was kept in a list, an attribute or a global"):
+        escaped.numpy()
+
+
 def test_an_exception_while_tracing_leaves_no_trace_and_no_tape_behind():
     fail = [True]
 
