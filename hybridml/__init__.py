@@ -1,17 +1,23 @@
 """hybridml: eager by default, traced on request."""
 
+import math as _math
 import typing as _typing
 
-from hybridml import linalg, nn, random
+from hybridml import errors, linalg, nn, random
 from hybridml.dtypes import (
     bool_,
+    can_cast,
+    finfo,
     float16,
     float32,
     float64,
+    iinfo,
     int8,
     int16,
     int32,
     int64,
+    isdtype,
+    result_type,
     uint8,
     uint16,
     uint32,
@@ -49,13 +55,15 @@ from hybridml.trace.control.scans import map_fn, scan
 from hybridml.trace.function import function, run_functions_eagerly
 from hybridml.trace.graph import Graph
 
+e, inf, nan, newaxis, pi = _math.e, _math.inf, _math.nan, None, _math.pi
+bool = bool_  # the Array API standard's name; inside this package the builtin is meant
 globals().update(_PUBLIC)
 if _typing.TYPE_CHECKING:
 
     def __getattr__(name): ...  # type checkers cannot see what the registry provides
 
 
-from hybridml import optim  # noqa: E402  (written against the names above)
+from hybridml import optim, testing  # noqa: E402  (written against the names above)
 from hybridml.compare import compare  # noqa: E402
 
 __version__ = "0.1.0"

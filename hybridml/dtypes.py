@@ -120,3 +120,61 @@ def promote(dtypes: Iterable[np.dtype], scalars: Iterable[bool | int | float] = 
 
 def is_float(dtype: np.dtype) -> bool:
     return dtype.kind == "f"
+
+
+# The Array API standard's questions about dtypes
+
+
+def _dtype_of(x: Any) -> np.dtype:
+    return x.dtype if hasattr(x, "dtype") and not isinstance(x, type) else as_dtype(x)
+
+
+def result_type(*arrays_and_dtypes: Any) -> np.dtype:
+    """The dtype that an operation on these tensors, dtypes and Python scalars computes in.
+
+    >>> result_type(int64, float32), result_type(float16, 2.5)
+    (dtype('float32'), dtype('float16'))
+    """
+    scalars = [x for x in arrays_and_dtypes if isinstance(x, (bool, int, float))]
+    typed = [_dtype_of(x) for x in arrays_and_dtypes if not isinstance(x, (bool, int, float))]
+    return promote(typed, scalars)
+
+
+def can_cast(from_: Any, to: Any, /) -> bool:
+    """True if every value of one dtype has a place in the other by the promotion rule.
+
+    >>> can_cast(int64, float32), can_cast(float32, int64)
+    (True, False)
+    """
+    target = as_dtype(to)
+    try:
+        return promote([_dtype_of(from_), target]) == target
+    except DTypeError:
+        return False
+
+
+def isdtype(dtype: Any, kind: Any) -> bool:
+    """True if a dtype is of a kind: "bool", "integral", "real floating", "numeric", ..., a dtype, or one of a tuple of these.
+
+    >>> isdtype(float32, "real floating"), isdtype(int8, ("bool", int8))
+    (True, True)
+    """
+    return bool(np.isdtype(as_dtype(dtype), kind))
+
+
+def finfo(dtype: Any, /) -> np.finfo:
+    """Limits of a floating point dtype: eps, max, min, smallest_normal, bits.
+
+    >>> float(finfo(float32).max) > 3e38
+    True
+    """
+    return np.finfo(_dtype_of(dtype))
+
+
+def iinfo(dtype: Any, /) -> np.iinfo:
+    """Limits of an integer dtype: max, min, bits.
+
+    >>> iinfo(int8).max
+    127
+    """
+    return np.iinfo(_dtype_of(dtype))

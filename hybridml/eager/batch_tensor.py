@@ -6,8 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
-
+from hybridml.eager.placeholder import Placeholder
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor
 from hybridml.errors import TracerError, located, user_line
@@ -69,7 +68,7 @@ class Level:
         return stretched(x._physical if mapped else x, mapped, self.size)
 
 
-class BatchTensor(Tensor):
+class BatchTensor(Placeholder):
     """One example of a mapped function: shape and dtype are those of the example, and every operation is one on all of them."""
 
     __slots__ = ("_level", "_physical")
@@ -85,28 +84,8 @@ class BatchTensor(Tensor):
         return self._physical.weak
 
     @property
-    def _array(self) -> Any:  # type: ignore[override]
-        raise self._no_value("its elements")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self._physical.shape[1:]
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self._physical.dtype
-
-    @property
-    def ndim(self) -> int:
-        return self._physical.ndim - 1
-
-    @property
-    def size(self) -> int:
-        return self.spec.size
-
-    @property
     def spec(self) -> TensorSpec:
-        return spec(self.shape, self.dtype)
+        return spec(self._physical.shape[1:], self._physical.dtype)
 
     def _append(self, op: Op, operands: list[Any], attrs: dict[str, Any]) -> Any:
         level = self._level
@@ -136,41 +115,6 @@ class BatchTensor(Tensor):
                 user_line(),
             )
         )
-
-    def numpy(self) -> np.ndarray:
-        raise self._no_value("the NumPy values")
-
-    def item(self) -> Any:
-        raise self._no_value("a Python number")
-
-    def tolist(self) -> Any:
-        raise self._no_value("Python numbers")
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        raise self._no_value("the NumPy values")
-
-    def __dlpack__(self, **kwargs: Any) -> Any:
-        raise self._no_value("the values")
-
-    def __float__(self) -> float:
-        raise self._no_value("a Python float")
-
-    def __int__(self) -> int:
-        raise self._no_value("a Python int")
-
-    def __index__(self) -> int:
-        raise self._no_value("a Python int")
-
-    def __bool__(self) -> bool:
-        raise self._no_value("a Python truth value (`if` or `while` on a tensor)")
-
-    def __len__(self) -> int:
-        if not self.ndim:
-            raise TypeError("a 0-d tensor has no len()")
-        return self.shape[0]
-
-    def __hash__(self) -> int:
-        return id(self)
 
     def __repr__(self) -> str:
         return f"BatchTensor({self.spec} for each of {self._level.size} examples)"

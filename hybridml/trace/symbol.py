@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from hybridml.eager.tensor import Tensor
+from hybridml.eager.placeholder import Placeholder
 from hybridml.errors import SourceLine, TracerError, located, user_line
 from hybridml.ops.spec import TensorSpec
 
@@ -15,7 +13,7 @@ if TYPE_CHECKING:
     from hybridml.trace.graph import Value
 
 
-class SymbolicTensor(Tensor):
+class SymbolicTensor(Placeholder):
     """A tensor that stands for a value of a graph under construction: it has a shape and a dtype, but no elements yet."""
 
     __slots__ = ("_builder", "_made_at", "_value")
@@ -23,26 +21,6 @@ class SymbolicTensor(Tensor):
     _value: Value
     _made_at: SourceLine | None
     priority = 1
-
-    @property
-    def _array(self) -> Any:  # type: ignore[override]
-        raise self._no_value("its elements")
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self._value.spec.shape
-
-    @property
-    def dtype(self) -> np.dtype:
-        return self._value.spec.dtype
-
-    @property
-    def ndim(self) -> int:
-        return len(self._value.spec.shape)
-
-    @property
-    def size(self) -> int:
-        return self._value.spec.size
 
     @property
     def spec(self) -> TensorSpec:
@@ -62,39 +40,10 @@ class SymbolicTensor(Tensor):
             )
         )
 
-    def numpy(self) -> np.ndarray:
-        raise self._no_value("the NumPy values")
-
-    def item(self) -> Any:
-        raise self._no_value("a Python number")
-
-    def tolist(self) -> Any:
-        raise self._no_value("Python numbers")
-
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        raise self._no_value("the NumPy values")
-
-    def __float__(self) -> float:
-        raise self._no_value("a Python float")
-
-    def __int__(self) -> int:
-        raise self._no_value("a Python int")
-
-    def __index__(self) -> int:
-        raise self._no_value("a Python int")
-
     def __bool__(self) -> bool:
         from hybridml.trace.autograph import why_not  # it is made of tensors
 
         raise self._no_value(f"a Python truth value{why_not()}")
-
-    def __len__(self) -> int:
-        if not self.ndim:
-            raise TypeError("a 0-d tensor has no len()")
-        return self.shape[0]
-
-    def __hash__(self) -> int:
-        return id(self)
 
     def __repr__(self) -> str:
         return f"SymbolicTensor({self.spec}, in {self._builder.name})"
