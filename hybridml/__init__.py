@@ -41,6 +41,7 @@ from hybridml.eager.creation import (
 )
 from hybridml.eager.custom_gradient import custom_gradient
 from hybridml.eager.effects import print, py_function
+from hybridml.eager.state import init_scope
 from hybridml.eager.tape import GradientTape
 from hybridml.eager.tensor import Tensor
 from hybridml.eager.transforms import grad, hessian, jacobian, jvp, value_and_grad, vjp

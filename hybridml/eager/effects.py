@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from hybridml import dtypes, pytree
 from hybridml.eager.dispatch import lift, run
-from hybridml.eager.state import state
+from hybridml.eager.state import init_scope, state
 from hybridml.eager.tape import GradientTape
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable
@@ -145,19 +144,8 @@ def _result(x: Any, s: TensorSpec) -> Tensor:
     )
 
 
-@contextmanager
-def _at_rest() -> Iterator[None]:
-    """As if nothing were going on around."""
-    saved = state.tapes, state.traces, state.levels
-    state.tapes, state.traces, state.levels = [], [], []
-    try:
-        yield
-    finally:
-        state.tapes, state.traces, state.levels = saved
-
-
 def _eager_python(xp: Any, *arrays: Any, call: _PythonCall) -> tuple[Any, ...]:
-    with _at_rest():  # an operand may lie in memory that is soon used for something else
+    with init_scope():  # an operand may lie in memory that is soon used for something else
         return tuple([np.asarray(t._array) for t in call([wrap(np.array(a)) for a in arrays])])
 
 

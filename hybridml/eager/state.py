@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ class Trace(Protocol):
     def assign(self, variable: Any, value: Any) -> None: ...
     def create_variable(self, make: Any) -> Any: ...
     def append(self, op: Any, operands: list[Any], attrs: dict[str, Any]) -> Any: ...
+    def named(self, variable: Any) -> None: ...
     def checkpoint(self, run: Any) -> Any: ...
     def custom_gradient(self, f: Any, args: Any, kwargs: Any) -> Any: ...
 
@@ -28,3 +31,32 @@ class ThreadState(threading.local):
 
 
 state = ThreadState()
+
+
+@contextmanager
+def init_scope() -> Iterator[None]:
+    """As if nothing were going on around: no tape records and no trace is written. (The name is TensorFlow's.)
+
+    Variables made inside belong to whoever makes them, and not to a function being traced: for objects that make their state at
+    first use and know for themselves whether they have it.
+
+    >>> import hybridml as hml
+    >>> class Counter:
+    ...     n = None
+    ...     def __call__(self):
+    ...         if self.n is None:
+    ...             with hml.init_scope():
+    ...                 self.n = hml.Variable(0)
+    ...         self.n.assign_add(1)
+    ...         return self.n * 1
+    >>> first, second = Counter(), Counter()
+    >>> f = hml.function(lambda c: c())
+    >>> int(f(first)), int(f(second)), int(f(second))
+    (1, 1, 2)
+    """
+    saved = state.tapes, state.traces, state.levels
+    state.tapes, state.traces, state.levels = [], [], []
+    try:
+        yield
+    finally:
+        state.tapes, state.traces, state.levels = saved

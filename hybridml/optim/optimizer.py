@@ -42,7 +42,7 @@ class Optimizer:
     def __init__(self, learning_rate: Any, *, weight_decay: float = 0.0) -> None:
         self.iterations = hml.Variable(0, dtype=hml.int64, trainable=False, name="iterations")
         self.weight_decay = _not_negative("weight_decay", weight_decay)
-        self._slots: dict[int, Slots] = {}
+        self._slots: dict[Any, Slots] = {}  # by variable, so that a trace knows that they are told apart
         self._built: list[
             Any
         ] = []  # keeps variables alive, so that an id is never used again for another one
@@ -81,27 +81,28 @@ class Optimizer:
     def variables(self) -> list[Any]:
         """All state: the step counter, the learning rate if it is a variable, and every slot."""
         rate = [self._rate] if isinstance(self._rate, hml.Variable) else []
-        return [self.iterations, *rate, *[s for v in self._built for s in self._slots[id(v)]]]
+        return [self.iterations, *rate, *[s for v in self._built for s in self._slots[v]]]
 
     def build(self, variables: Iterable[Any]) -> None:
         """Make the slots of variables that have none yet; `apply_gradients` does it by itself."""
         for v in variables:
-            if id(v) in self._slots:
+            if v in self._slots:
                 continue
             if not isinstance(v, hml.Variable):
                 raise TypeError(
                     f"an optimiser updates Variables, got {type(v).__name__}; make one with hml.Variable(x)"
                 )
-            made = [
-                hml.Variable(hml.zeros(v.shape, dtype=v.dtype), trainable=False, name=f"{v.name}/{slot}")
-                for slot in self.slot_names
-            ]
-            self._slots[id(v)] = tuple(made)
+            with hml.init_scope():
+                made = [
+                    hml.Variable(hml.zeros(v.shape, dtype=v.dtype), trainable=False, name=f"{v.name}/{slot}")
+                    for slot in self.slot_names
+                ]
+            self._slots[v] = tuple(made)
             self._built.append(v)
 
     def slots(self, variable: Any) -> dict[str, Any]:
         """The slot variables of one variable by name; empty if it was never updated."""
-        return dict(zip(self.slot_names, self._slots.get(id(variable), ()), strict=False))
+        return dict(zip(self.slot_names, self._slots.get(variable, ()), strict=False))
 
     # updates
 
@@ -138,7 +139,7 @@ class Optimizer:
         return loss
 
     def _update(self, v: Any, g: Any, c: Coefficients) -> None:
-        slots = self._slots[id(v)]
+        slots = self._slots[v]
         x = v.value()
         step, new = self.delta(x, g, tuple([s.value() for s in slots]), c)
         if self.weight_decay and not self.decays_in_delta:

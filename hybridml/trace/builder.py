@@ -53,6 +53,7 @@ class Builder:
         self._arrays: dict[Value, Any] = {}
         self._owned = owned if owned is not None else {}
         self._visits: dict[Any, int] = {}
+        self.named_variables: set[int] = set()
 
     # the context
 
@@ -182,6 +183,12 @@ class Builder:
         assert isinstance(v, Value)
         self._now[variable] = self.symbol(v)
         self._assigned.add(variable)
+
+    def named(self, variable: Variable) -> None:
+        """The function put a variable into a dict or a set, so that it is to it this variable and no other."""
+        if self.parent is not None:
+            self.parent.named(variable)
+        self.named_variables.add(variable._id)
 
     def checkpoint(self, run: Callable[[], Any]) -> Any:
         """Write down `run()` as one node, whose gradient computes it again."""

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,7 @@ class ConcreteFunction:
         outputs: OutputPlan,
         trace_seconds: float = 0.0,
         check: bool = False,
+        named: frozenset[int] = frozenset(),
     ) -> None:
         self.graph = graph
         self.variables = tuple(variables)
@@ -75,10 +76,19 @@ class ConcreteFunction:
         self._assigned = [variables[i] for i, _ in graph.updates]
         self._trace_seconds = trace_seconds
         self._check = check
+        self.named = named  # ids of the variables that the function put into a dict or a set
+        self._made: dict[str, PureFunction] = {}  # shared with copies for other variables
         started = time.perf_counter()
         self.optimized = optimize(graph)
         self._passes_seconds = time.perf_counter() - started
         self.program = Executable(self.optimized)
+
+    def on(self, variables: Sequence[Variable]) -> ConcreteFunction:
+        """The same program on other variables of the same shapes and dtypes."""
+        other = copy.copy(self)
+        other.variables = tuple(variables)
+        other._assigned = [variables[i] for i, _ in self.graph.updates]
+        return other
 
     # facts
 
@@ -178,7 +188,10 @@ class ConcreteFunction:
             v._store(new._array)
         return results[:n]
 
-    @cached_property
+    @property
     def _pure(self) -> PureFunction:
-        g = self.graph
-        return PureFunction(g.replace(inputs=g.inputs + g.variables, variables=(), outputs=g.results, updates=()))
+        if "pure" not in self._made:
+            g = self.graph
+            whole = g.replace(inputs=g.inputs + g.variables, variables=(), outputs=g.results, updates=())
+            self._made["pure"] = PureFunction(whole)
+        return self._made["pure"]

@@ -5,6 +5,7 @@ The fast way of a call: the trace used last is asked whether the arguments fit i
 
 from __future__ import annotations
 
+import copy
 import functools
 import threading
 import time
@@ -36,6 +37,7 @@ from hybridml.trace import autograph
 from hybridml.trace.builder import Builder
 from hybridml.trace.concrete import ConcreteFunction, OutputPlan
 from hybridml.trace.explain import Explanation, explain
+from hybridml.trace.reach import reaches
 from hybridml.trace.signature import (
     Binder,
     CallKey,
@@ -43,6 +45,7 @@ from hybridml.trace.signature import (
     difference,
     is_tensor,
     leaf_key,
+    leaf_keys,
     leaf_names,
     spec_of,
 )
@@ -76,7 +79,7 @@ class CacheInfo:
 class _Trace:
     """A concrete function and the guard that recognises calls it can answer."""
 
-    __slots__ = ("concrete", "guards", "n", "numbers", "structure")
+    __slots__ = ("concrete", "guards", "n", "numbers", "places", "structure")
 
     def __init__(
         self, concrete: ConcreteFunction, leaves: list[Any], structure: pytree.Structure, numbers: frozenset[int]
@@ -88,13 +91,37 @@ class _Trace:
         self.structure = None if flat else structure
         self.n = len(leaves)
         self.guards: list[tuple[Any, Any]] = []
+        of = {id(v): j for j, v in enumerate(concrete.variables)}
+        self.places = [(i, of.get(id(x))) for i, x in enumerate(leaves) if isinstance(x, Variable)]
         for i, x in enumerate(leaves):
-            if i in numbers:
+            if isinstance(x, Variable):
+                self.guards.append((None, x))
+            elif i in numbers:
                 self.guards.append((NUMBERS[type(x)], type(x)))
             elif is_tensor(x):
                 self.guards.append((x.dtype, tuple(x.shape)))
             else:
                 self.guards.append((None, leaf_key(x)))
+
+    @property
+    def captured(self) -> set[int]:
+        """Ids of the variables that the function reads or assigns without being given them."""
+        given = {j for _, j in self.places}
+        return {id(v) for j, v in enumerate(self.concrete.variables) if j not in given}
+
+    def on(self, leaves: list[Any]) -> _Trace:
+        """The trace for the variables among these arguments."""
+        if all(leaves[i] is self.guards[i][1] for i, _ in self.places):
+            return self
+        variables = list(self.concrete.variables)
+        other = copy.copy(self)
+        other.guards = list(self.guards)
+        for i, j in self.places:
+            other.guards[i] = (None, leaves[i])
+            if j is not None:
+                variables[j] = leaves[i]
+        other.concrete = self.concrete.on(variables)
+        return other
 
     def tensors(self, leaves: list[Any]) -> list[Tensor]:
         """The leaves that are inputs of the graph, as tensors."""
@@ -120,8 +147,10 @@ class _Trace:
                 a = x._array
             elif type(x) is np.ndarray:
                 a = x
-            elif dtype is None and not is_tensor(x) and leaf_key(x) == expected:
-                continue
+            elif dtype is None:
+                if x is expected or not (isinstance(expected, Variable) or is_tensor(x)) and leaf_key(x) == expected:
+                    continue
+                return None
             elif type(x) is expected:  # a number that this trace takes as a scalar
                 arrays.append(np.array(x, dtype))
                 continue
@@ -161,6 +190,7 @@ class Function:
         self._count = {"traces": 0, "hits": 0, "evictions": 0}
         self._families: dict[CallKey, CallKey] = {}  # numbers left open -> the first call of that form
         self._varying: dict[CallKey, frozenset[int]] = {}
+        self._by_identity: set[CallKey] = set()  # forms whose variables the function knows by more than their place
         self._by_value: set[CallKey] = set()  # forms whose numbers the function needs as Python values
         self._causes: dict[str, list[tuple[str, str, str]]] = {}
         self._warned: set[str] = set()
@@ -193,14 +223,33 @@ class Function:
         leaves, structure = pytree.flatten(self._binder.bind(args, kwargs))
         if self.input_signature is not None:
             check_signature(leaves, self.input_signature, self._binder)
-        key = CallKey(structure, tuple([leaf_key(x) for x in leaves]))
         with self._lock:
+            key = self._key(leaves, structure)
             trace = self._known(key)
             is_new = trace is None
             if trace is None:
-                trace = self._trace(key, leaves, structure)
+                trace, key = self._trace(key, leaves, structure)
+            trace = trace.on(leaves)
             self._last, self._last_key = trace, key
         return trace, leaves, is_new
+
+    def _key(self, leaves: list[Any], structure: pytree.Structure) -> CallKey:
+        """The key of a call; its variables are known by identity where the function knows them so."""
+        key = CallKey(structure, leaf_keys(leaves))
+        variables = [id(x) for x in leaves if isinstance(x, Variable)]
+        if variables:
+            trace = self._known(key)
+            if key.opened(None) in self._by_identity or (trace is not None and not trace.captured.isdisjoint(variables)):
+                return CallKey(structure, leaf_keys(leaves, by_identity=True))
+        return key
+
+    def _tells_apart(self, leaves: list[Any], named: frozenset[int]) -> bool:
+        """True if the function may know one of the variables it is given otherwise than as its argument."""
+        variables = [x for x in leaves if isinstance(x, Variable)]
+        if not variables:
+            return False
+        others = [x for x in leaves if not isinstance(x, Variable) and not is_tensor(x)]
+        return any(v._id in named for v in variables) or reaches([self.python_function, *others], variables)
 
     def _known(self, key: CallKey) -> _Trace | None:
         """The trace for this key, exact or with the numbers that are known to vary left open."""
@@ -212,7 +261,8 @@ class Function:
 
     # tracing
 
-    def _trace(self, key: CallKey, leaves: list[Any], structure: pytree.Structure) -> _Trace:
+    def _trace(self, key: CallKey, leaves: list[Any], structure: pytree.Structure) -> tuple[_Trace, CallKey]:
+        """A new trace, and the key it is kept under."""
         self._forget_dead()
         numbers = self._numbers_that_vary(key) if self.reduce_retracing else frozenset()
         trace = None
@@ -229,11 +279,14 @@ class Function:
                 self._note_retrace(self._last_key, key)
             trace = _Trace(self.build(leaves, structure), leaves, structure, numbers)
         self._count["traces"] += 1
+        if self._tells_apart(leaves, trace.concrete.named):
+            self._by_identity.add(key.opened(None))
+            key = CallKey(structure, leaf_keys(leaves, by_identity=True))
         self._traces[key.opened(numbers)] = trace
         if len(self._traces) > MAX_TRACES:
             self._traces.popitem(last=False)
             self._count["evictions"] += 1
-        return trace
+        return trace, key
 
     def _numbers_that_vary(self, key: CallKey) -> frozenset[int]:
         """Positions of Python numbers in which this call differs from an earlier one that is otherwise the same."""
@@ -273,7 +326,7 @@ class Function:
             raise
         finally:
             state.tapes = tapes
-        return ConcreteFunction(graph, variables, plan, time.perf_counter() - started, self.check)
+        return ConcreteFunction(graph, variables, plan, time.perf_counter() - started, self.check, frozenset(builder.named_variables))
 
     def _run(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """The Python function: as it is when it runs eagerly, with its control flow converted when it is traced or mapped."""
@@ -312,12 +365,12 @@ class Function:
         for x in leaves:
             if isinstance(x, TensorSpec) and None in x.shape:
                 raise TraceError(f"a concrete function needs whole shapes, got {x}")
-        key = CallKey(structure, tuple([x if isinstance(x, TensorSpec) else leaf_key(x) for x in leaves]))
         with self._lock:
+            key = self._key(leaves, structure)
             trace = self._known(key)
             if trace is None:
-                trace = self._trace(key, [_stand_in(x) for x in leaves], structure)
-        return trace.concrete
+                trace, _ = self._trace(key, [_stand_in(x) for x in leaves], structure)
+        return trace.on(leaves).concrete
 
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """What was fused and what was not and why, bytes moved, the memory plan and every kernel's source, for these arguments."""

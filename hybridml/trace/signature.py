@@ -49,7 +49,7 @@ def is_tensor(x: Any) -> bool:
 
 
 def spec_of(x: Any) -> TensorSpec:
-    return x.spec if isinstance(x, Tensor) else spec(x.shape, x.dtype)
+    return x.spec if isinstance(x, (Tensor, Variable)) else spec(x.shape, x.dtype)
 
 
 def leaf_key(x: Any) -> Any:
@@ -59,6 +59,21 @@ def leaf_key(x: Any) -> Any:
     if isinstance(x, (bool, int, float, complex, str, bytes, type(None), np.dtype, slice, range)) or x is Ellipsis:
         return (type(x).__name__, repr(x) if isinstance(x, (float, slice)) else x)
     return ObjectKey(x)
+
+
+def leaf_keys(leaves: Sequence[Any], by_identity: bool = False) -> tuple[Any, ...]:
+    """The keys of a call's leaves. A variable is known by dtype, shape and which of the arguments are that same variable."""
+    first: dict[int, int] = {}
+    return tuple(
+        [
+            ("variable", spec_of(x), x.trainable, first.setdefault(id(x), len(first)))
+            if isinstance(x, Variable) and not by_identity
+            else x
+            if isinstance(x, TensorSpec)
+            else leaf_key(x)
+            for x in leaves
+        ]
+    )
 
 
 class Binder:
@@ -177,6 +192,8 @@ def _cure(name: str, old: Any, new: Any) -> str:
         return "pass batches of one shape (batch(n, drop_remainder=True), or pad them)"
     if isinstance(new, tuple) and new[0] in ("int", "float"):
         return f"pass it as a tensor: hml.asarray({name}), or keep it in an hml.Variable"
+    if isinstance(new, tuple) and new[0] == "variable":
+        return "pass variables of one shape and dtype, all different or all the same ones"
     if isinstance(new, ObjectKey):
         return f"make `{name}` once, outside the loop, and pass the same object"
     return "pass the same value, or use one function for each value"
