@@ -40,7 +40,12 @@ ROWS: dict[str, list[str]] = {
         f"{KEY}[lists of two lengths]", f"{KEY}[a list for a tuple]", f"{KEY}[dicts in any order]", f"{KEY}[dataclasses]",
         f"{KEY}[nested structures]",
     ],
-    "Variable argument": [f"{VARIABLES}::test_a_variable_as_argument_is_the_same_variable"],
+    "Variable argument": [
+        "trace/test_variable_arguments::test_one_trace_for_all_variables_of_a_shape",
+        "trace/test_variable_arguments::test_other_shapes_dtypes_and_variables_that_are_not_trained_are_other_traces",
+        "trace/test_variable_arguments::test_aliasing",
+        f"{VARIABLES}::test_a_variable_as_argument_is_the_same_variable",
+    ],
     "any other object": [
         f"{FUNCTION}::test_objects_key_by_identity_and_are_not_kept_alive", f"{KEYS}::test_object_keys_die_with_their_objects",
     ],
@@ -230,12 +235,6 @@ NOT_YET = {
             "graphs have whole shapes; a new size is traced again and compiles nothing, because kernels take sizes as arguments",
             "one trace for all sizes of a dimension",
             lambda: traces(lambda x: x * 2, *[(hml.ones(n),) for n in (2, 3, 4, 5)]) <= 2,
-        ),
-        NotYet(
-            "Variable argument",
-            "a graph is bound to its variables, so an argument is known by identity",
-            "one trace for two variables passed as arguments",
-            lambda: traces(lambda v: v * 2, (hml.Variable([1.0]),), (hml.Variable([2.0]),)) == 1,
         ),
         NotYet(
             "any other object",
