@@ -17,6 +17,7 @@ from hybridml.ops.identity import STRAIGHT_THROUGH
 from hybridml.ops.registry import PUBLIC, Op
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace.graph import Graph, Node, Operand, Value
+from hybridml.trace.holder import holder_of
 from hybridml.trace.symbol import SymbolicTensor, WeakSymbol
 
 
@@ -81,19 +82,22 @@ class Builder:
 
     def escaped(self, tensor: SymbolicTensor | None) -> TracerError:
         made = f", made at {tensor._made_at}," if tensor is not None and tensor._made_at else ""
+        holder = holder_of(tensor) if tensor is not None else None
         if self.parent is not None:
             where = f"a symbolic tensor of a branch or a loop body (`{self.name}`){made} is used outside of it"
+            kept = f"It is kept in {holder}" if holder else "It was kept in a list, an attribute or a global"
             return TracerError(
                 located(
-                    f"{where}. It was kept in a list, an attribute or a global that a called function changes; let that function "
-                    "return it, and assign it in the branch or the body",
+                    f"{where}. {kept}, which a called function changes; let that function return it, and assign it in the branch "
+                    "or the body",
                     user_line(),
                 )
             )
+        kept = f"It is kept in {holder}" if holder else "It was kept in a list, an attribute or a global"
         return TracerError(
             located(
-                f"a symbolic tensor of @hml.function `{self.name}`{made} is used after its trace ended. It was kept in a list, an "
-                "attribute or a global; return it from the function instead, or keep state in an hml.Variable",
+                f"a symbolic tensor of @hml.function `{self.name}`{made} is used after its trace ended. {kept}; return it from the "
+                "function instead, or keep state in an hml.Variable",
                 user_line(),
             )
         )
@@ -193,10 +197,13 @@ class Builder:
 
         return checkpointed(run)
 
-    def create_variable(self, make: Callable[[], Variable]) -> Variable:
-        """A variable made while tracing belongs to the function: one per call site and visit, however often it is traced."""
+    def create_variable(self, make: Callable[[], Variable], spec: Callable[[], TensorSpec | None]) -> Variable:
+        """A variable made while tracing belongs to the function: one per call site and visit, however often it is traced.
+
+        `spec` says what a new one would be, or None where only making it would tell.
+        """
         if self.parent is not None:
-            return self.parent.create_variable(make)
+            return self.parent.create_variable(make, spec)
         frame = sys._getframe(1)
         while frame.f_back is not None and errors._is_ours(frame):
             frame = frame.f_back
@@ -213,6 +220,16 @@ class Builder:
                 ) from None
             finally:
                 state.traces = saved
+        else:
+            now = spec()
+            kept = self._owned[site, visit]
+            if now is not None and now != kept.spec:
+                raise TraceError(
+                    f"the variable made at {site[0]}:{site[1]} in @hml.function `{self.name}` is {kept.spec} since an earlier trace, and "
+                    f"would be {now} in this one: a function keeps one variable for each line that makes one. Make it outside and "
+                    f"pass it in:\n    {kept.name} = hml.Variable(...)  # before the calls, one for each shape\n"
+                    f"    {self.name}({kept.name}, ...)"
+                )
         return self._owned[site, visit]
 
     def assigned(self) -> dict[Variable, Tensor]:

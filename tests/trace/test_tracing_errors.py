@@ -106,3 +106,43 @@ def test_a_concrete_function_refuses_other_shapes():
         concrete(x4)
     with pytest.raises(SignatureError, match="takes 1 tensors"):
         concrete(x3, x3)
+
+
+class Log:
+    def __init__(self):
+        self.last = None
+
+
+log = Log()
+leaked = None
+
+
+def keepers():
+    kept, cache, closed = [], {}, None
+
+    def in_closure(t):
+        nonlocal closed
+        closed = t
+
+    def in_global(t):
+        global leaked
+        leaked = t
+
+    yield "a list", kept.append, lambda: kept[0], "item 0 of"
+    yield "a dict", lambda t: cache.update(h=[t]), lambda: cache["h"][0], "item 0 of item 'h' of"
+    yield "an attribute", lambda t: setattr(log, "last", t), lambda: log.last, "the attribute `last` of a Log"
+    yield "a closure", in_closure, lambda: closed, "the closure variable `closed` of"
+    yield "a global", in_global, lambda: leaked, f"the global `leaked` of module {__name__}"
+
+
+@pytest.mark.parametrize(("keep", "get", "words"), [pytest.param(*k[1:], id=k[0]) for k in keepers()])
+def test_an_escaped_tracer_names_what_holds_it(keep, get, words):
+    @hml.function
+    def leaky(x):
+        keep(x * 2)
+        return x
+
+    leaky(x3)
+    with pytest.raises(TracerError, match="is used after its trace ended") as e:
+        get() + 1
+    assert f"It is kept in {words}" in str(e.value)
