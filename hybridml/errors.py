@@ -115,6 +115,16 @@ def user_line(skip: int = 1) -> SourceLine | None:
     return SourceLine(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name)
 
 
+def user_stacklevel() -> int:
+    """The `stacklevel` with which `warnings.warn`, called by the caller, points at the user's line."""
+    frame: FrameType | None = sys._getframe(1)
+    level = 1
+    while frame is not None and _is_ours(frame):
+        frame = frame.f_back
+        level += 1
+    return level
+
+
 def located(message: str, source: SourceLine | None) -> str:
     """The message with the user's line under it."""
     return f"{message}\n  at {source}" if source is not None else message

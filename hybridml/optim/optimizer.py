@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, ClassVar
 
 import hybridml as hml
-from hybridml.errors import GradientWarning, ShapeError
+from hybridml.errors import GradientWarning, ShapeError, user_stacklevel
 
 Schedule = Callable[[Any], Any]
 Coefficients = dict[str, Any]
@@ -176,7 +176,7 @@ class Optimizer:
             f"{type(self).__name__} leaves {v!r} alone: its gradient is None, so the loss does not depend on it. "
             "Leave it out of the list, or see to it that the loss uses it. (Said once for each variable.)",
             GradientWarning,
-            stacklevel=4,
+            stacklevel=user_stacklevel(),
         )
 
     # the rule

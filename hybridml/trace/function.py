@@ -25,7 +25,7 @@ from hybridml.eager.creation import asarray
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable
-from hybridml.errors import ChangedValueWarning, RetraceWarning, TraceError, user_line
+from hybridml.errors import ChangedValueWarning, RetraceWarning, TraceError, user_line, user_stacklevel
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace import autograph
 from hybridml.trace.builder import Builder
@@ -409,7 +409,7 @@ class Function:
                 f"`{r.name}` was {r.value!r} when @hml.function `{self._name}` was traced and is {r.now()!r} now; calls go on with "
                 f"{r.value!r}. Pass it as an argument, or keep it in an hml.Variable." + (f"\n  at {where}" if where else ""),
                 ChangedValueWarning,
-                stacklevel=4,
+                stacklevel=user_stacklevel(),
             )
 
     # retracing
@@ -432,7 +432,7 @@ class Function:
                 f"@hml.function `{self._name}` was traced {len(seen)} times more because {what} changed, "
                 f"last from {before} to {after}. To trace once: {cure}." + (f"\n  at {where}" if where else ""),
                 RetraceWarning,
-                stacklevel=7,
+                stacklevel=user_stacklevel(),
             )
 
     def explain_retraces(self) -> str:
@@ -470,10 +470,46 @@ class Function:
                 method, self.input_signature, self.reduce_retracing, self.autograph, self._name, self.check
             )
             bound._instance = weakref.ref(instance)
-        return bound
+        return BoundFunction(bound, instance)
 
     def __repr__(self) -> str:
         return f"<hml.function {self._name}: {self._count['traces']} traces>"
+
+
+class BoundFunction:
+    """A traced method: the function that its instance has, and the instance, kept alive as long as somebody may call it.
+
+    >>> import hybridml as hml
+    >>> class Scale:
+    ...     @hml.function
+    ...     def twice(self, x):
+    ...         return x * 2
+    >>> Scale().twice(hml.asarray(3.0)).item()
+    6.0
+    """
+
+    __slots__ = ("__self__", "__wrapped__")
+
+    def __init__(self, function: Function, instance: Any) -> None:
+        self.__wrapped__ = function
+        self.__self__ = instance
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return self.__wrapped__(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self.__slots__:  # a copy that is not filled yet
+            raise AttributeError(name)
+        return getattr(self.__wrapped__, name)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, BoundFunction) and self.__wrapped__ is other.__wrapped__
+
+    def __hash__(self) -> int:
+        return hash(self.__wrapped__)
+
+    def __repr__(self) -> str:
+        return repr(self.__wrapped__)
 
 
 def _stand_in(x: Any) -> Any:

@@ -130,6 +130,10 @@ def recursion_on_a_tensor(x):
     return x * recursion_on_a_tensor(x - 1)
 
 
+def recursion_in_a_ternary(x):
+    return x if x <= 1 else x * recursion_in_a_ternary(x - 1)
+
+
 def truth_of_many(x):
     if hml.stack([x, x]) > 0:
         return x
@@ -162,6 +166,7 @@ ERRORS: list[tuple[Callable[..., Any], Any, type[Exception], tuple[str, ...]]] =
     (comprehension_of_unknown_length, 3, TraceError, ("hml.scan", "only when the function runs")),
     (filtered_comprehension, 1.0, TracerError, ("comprehension", "hml.where")),
     (recursion_on_a_tensor, 3.0, TraceError, ("calls itself", "`while`")),
+    (recursion_in_a_ternary, 3.0, TraceError, ("`recursion_in_a_ternary` calls itself", "`while`")),
     (truth_of_many, 1.0, ShapeError, ("(2,)", "hml.any")),
     (range_of_a_float, 1.0, DTypeError, ("range()", "float32[]", "astype")),
     (numpy_value, 1.0, TracerError, ("Python float", "hml operations")),

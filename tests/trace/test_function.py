@@ -131,7 +131,8 @@ def test_methods_have_one_function_an_instance_that_dies_with_it():
             return x * self.by
 
     two, three = Scale(2.0), Scale(3.0)
-    assert two.apply is two.apply
+    assert two.apply == two.apply != three.apply and len({two.apply, two.apply, three.apply}) == 2
+    assert two.apply.__name__ == "apply" and two.apply.python_function is two.apply.python_function
     assert [two.apply(x3).tolist(), three.apply(x3).tolist(), two.apply(y3).tolist()] == [
         [2, 4, 6],
         [3, 6, 9],
@@ -142,6 +143,21 @@ def test_methods_have_one_function_an_instance_that_dies_with_it():
     del two
     gc.collect()
     assert alive() is None
+
+
+def test_a_method_of_an_instance_that_nobody_else_holds():
+    class Scale:
+        def __init__(self, by):
+            self.by = by
+
+        @hml.function
+        def apply(self, x):
+            return x * self.by
+
+    assert Scale(2.0).apply(x3).tolist() == [2, 4, 6]
+    applied = Scale(3.0).apply
+    gc.collect()
+    assert applied(x3).tolist() == [3, 6, 9] and applied.cache_info().traces == 1
 
 
 def test_lambdas_partials_callable_objects_and_functions_without_source():

@@ -1,11 +1,13 @@
 """Errors while tracing: values that do not exist yet, tensors that escaped, wrong shapes, and the stacks left clean."""
 
+import warnings
+
 import numpy as np
 import pytest
 
 import hybridml as hml
 from hybridml.eager.state import state
-from hybridml.errors import ShapeError, SignatureError, TracerError
+from hybridml.errors import GradientWarning, RetraceWarning, ShapeError, SignatureError, TracerError
 
 
 def vector(*numbers):
@@ -146,3 +148,20 @@ def test_an_escaped_tracer_names_what_holds_it(keep, get, words):
     with pytest.raises(TracerError, match="is used after its trace ended") as e:
         get() + 1
     assert f"It is kept in {words}" in str(e.value)
+
+
+def test_warnings_point_at_the_users_line():
+    @hml.function
+    def f(x, w):
+        with hml.GradientTape() as tape:
+            y = x * x
+        return tape.gradient(y, w)
+
+    other = hml.function(lambda x: x)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        f(x3, x3)
+        for n in range(1, 7):
+            other(hml.zeros((n,)))
+    assert {w.category for w in caught} == {GradientWarning, RetraceWarning}
+    assert {w.filename for w in caught} == {__file__}

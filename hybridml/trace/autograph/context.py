@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from hybridml.errors import SourceLine, TraceError, UndefinedError, located, user_line
+from hybridml.trace.autograph import source
 
 MAX_RECURSION = 50
 
@@ -59,7 +60,9 @@ class branch:
     """Trace one branch of a condition on a tensor; a branch that comes back to itself again and again never ends."""
 
     def __init__(self, body: Callable[..., Any] | None) -> None:
-        self._code: types.CodeType | None = getattr(body, "__code__", None)
+        code: types.CodeType | None = getattr(body, "__code__", None)
+        # Our own wrappers around the sides of a ternary are one code for all ternaries; the user's sides count themselves.
+        self._code = code if code is not None and source.is_users(code) else None
 
     def __enter__(self) -> None:
         code = self._code
@@ -70,7 +73,7 @@ class branch:
             _context.branches[code] -= 1
             raise TraceError(
                 located(
-                    f"`{code.co_name}` calls itself in a branch whose condition is a tensor: tracing follows both branches, so it "
+                    f"`{_user_name(code)}` calls itself in a branch whose condition is a tensor: tracing follows both branches, so it "
                     "never ends. Write the recursion as a loop (`while` on the tensor), or recurse on a Python number",
                     user_line(),
                 )
@@ -81,6 +84,11 @@ class branch:
             _context.branches[self._code] -= 1
             if not _context.branches[self._code]:
                 del _context.branches[self._code]
+
+
+def _user_name(code: types.CodeType) -> str:
+    """The name of the function that a branch stands in; a side of a ternary is a lambda inside it."""
+    return code.co_qualname.removesuffix(".<locals>.<lambda>").rpartition(".")[2]
 
 
 def first_line(body: Callable[..., Any] | None) -> int | None:

@@ -11,7 +11,7 @@ from hybridml.eager.creation import asarray, zeros
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor
 from hybridml.eager.variable import Variable
-from hybridml.errors import UnrollWarning, user_line
+from hybridml.errors import UnrollWarning, user_line, user_stacklevel
 from hybridml.ops.elementwise import less
 from hybridml.ops.logic import logical_and
 from hybridml.trace.autograph.conditions import and_, choose, not_any, symbolic, truth
@@ -272,5 +272,5 @@ class _Unrolled:
                 "long. Let it go over a tensor, e.g. `for i in range(hml.asarray(n))` or `for row in x`, to write it down once"
                 + (f"\n  at {where}" if where else ""),
                 UnrollWarning,
-                stacklevel=4,
+                stacklevel=user_stacklevel(),
             )
