@@ -1,6 +1,6 @@
 """The threads that share a program's large kernels.
 
-Daemon Python threads enter native code once and stay: they look for work, spinning for some ten microseconds,
+Daemon Python threads enter native code once and stay: they look for work, spinning for some hundred microseconds,
 then sleep on a CPython lock, which native code may use without holding the interpreter lock. There is no
 OpenMP and no other runtime: nothing to install, nothing that aborts when two threads call at once, nothing
 that breaks after a fork.
@@ -24,8 +24,10 @@ from hybridml.kernels import jit, layout
 
 MAX_WORKERS = 1023
 
-# A pause takes some 40 to 140 cycles on x86, next to nothing elsewhere; both make 20 to 50 us.
-_SPINS = 1000 if platform.machine().lower() in ("x86_64", "amd64", "i686") else 20_000
+# How long a worker looks for work before it sleeps. A pause takes some 40 to 140 cycles on x86, next to nothing elsewhere; both make
+# 50 to 200 us: longer than the serial stretches of a training step and the way back into the next call, because waking a
+# sleeping thread takes some 50 us, more than most kernels.
+_SPINS = 4000 if platform.machine().lower() in ("x86_64", "amd64", "i686") else 80_000
 
 _WORK = "void(int64, int64)"
 
