@@ -78,6 +78,10 @@ class RetraceWarning(UserWarning):
     """A function is traced again and again; the message names the argument and the cure."""
 
 
+class ChangedValueWarning(UserWarning):
+    """A Python value that a trace read from outside its arguments is another one now; the message names it."""
+
+
 class UnrollWarning(UserWarning):
     """A Python loop that wrote thousands of iterations into a graph."""
 

@@ -15,7 +15,7 @@ from hybridml.eager.creation import asarray, ones_like, zeros_like
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor
 from hybridml.eager.variable import Variable, next_id
-from hybridml.errors import GradientWarning, ShapeError, TapeError, user_stacklevel
+from hybridml.errors import GradientWarning, ShapeError, TapeError, user_line, user_stacklevel
 from hybridml.ops.registry import PUBLIC, Op, Saves
 from hybridml.ops.view import sum_to
 
@@ -93,6 +93,7 @@ class GradientTape:
         self._entries: list[Entry] = []
         self._watched: set[int] = set()
         self._variables: dict[int, Variable] = {}
+        self._left: dict[int, str] = {}  # how and where values of watched tensors left what is recorded
 
     # recording
 
@@ -129,9 +130,12 @@ class GradientTape:
 
     def assigned(self, variable: Variable, value: Any) -> None:
         """A variable is about to be assigned while this tape is active."""
+        self.left(value, f"assigned to {variable!r}")
 
     def left(self, x: Any, how: str) -> None:
-        """The values of a tensor were handed to Python while this tape was active."""
+        """The values of a tensor went where no tape follows, while this tape was active."""
+        if self.is_watching(x):
+            self._left.setdefault(x._id, f"{how} at {user_line()}")
 
     def stop_recording(self) -> _Paused:
         """A context in which nothing is recorded on this tape."""
@@ -190,17 +194,21 @@ class GradientTape:
             state.tapes.remove(self)
         try:
             found = self._walk(targets, seeds, flat_sources)
+            reasons = [
+                self._why_none(s) if g is None and unconnected_gradients == "none" else ""
+                for s, g in zip(flat_sources, found, strict=True)
+            ]
         finally:
             if active:
                 state.tapes.append(self)
             if not self._persistent:
                 self._entries = []
         out = []
-        for s, g in zip(flat_sources, found, strict=True):
+        for i, (s, g, why) in enumerate(zip(flat_sources, found, reasons, strict=True)):
             if g is None and unconnected_gradients == "zero":
                 g = zeros_like(s)
-            if g is None:
-                self._explain_none(s)
+            if why:
+                _explain_once(_name(s, i, len(flat_sources)), why)
             out.append(g)
         return pytree.unflatten(structure, out)
 
@@ -226,17 +234,25 @@ class GradientTape:
                     grads[i] = grads[i] + g if i in grads else g
         return [grads.get(s._id) if isinstance(s, (Tensor, Variable)) and s._id is not None else None for s in sources]
 
-    def _explain_none(self, source: Any) -> None:
-        name = repr(source) if isinstance(source, Variable) else f"tensor of shape {getattr(source, 'shape', '?')}"
+    def _why_none(self, source: Any) -> str:
         if not isinstance(source, (Tensor, Variable)):
-            why = "it is not a tensor"
-        elif not dtypes.is_float(source.dtype):
-            why = f"its dtype is {source.dtype.name}; only floating point tensors have gradients"
-        elif source._id not in self._watched:
-            why = "the tape did not watch it: call tape.watch(x) before using it, or make it a trainable Variable"
-        else:
-            why = "the target does not depend on it through recorded, differentiable operations"
-        warnings.warn(f"the gradient of {name} is None because {why}", GradientWarning, stacklevel=user_stacklevel())
+            return "it is not a tensor"
+        if not dtypes.is_float(source.dtype):
+            return f"its dtype is {source.dtype.name}; only floating point tensors have gradients"
+        if source._id not in self._watched:
+            return "the tape did not watch it: call tape.watch(x) before using it, or make it a trainable Variable"
+        why = "the target does not depend on it through recorded, differentiable operations"
+        reached = {source._id}
+        for e in self._entries:
+            if any(i in reached for i in e.inputs):
+                reached.update(e.outputs)
+        left = [how for i, how in self._left.items() if i in reached]
+        if not left:
+            return why
+        return (
+            f"{why}. What was computed from it was {left[0]}: gradients stop there. Go on with the tensor itself, in hml operations, "
+            "or give the step a gradient with hml.custom_gradient"
+        )
 
     def jacobian(self, target: Any, sources: Any, unconnected_gradients: str = "none") -> Any:
         """d target / d source with shape target.shape + source.shape, one backward walk an element of `target`.
@@ -265,6 +281,28 @@ class GradientTape:
             rows.append(self.gradient(target, source, output_gradients=seed))
         stacked = PUBLIC["stack"](rows, axis=1)
         return flat(stacked, (*target.shape, *source.shape[1:]))
+
+
+def _name(source: Any, i: int, n: int) -> str:
+    if isinstance(source, Variable):
+        return repr(source)
+    which = f"source {i}" if n > 1 else "the source"
+    return f"{which}, {f'a tensor {source.spec}' if isinstance(source, Tensor) else f'a {type(source).__name__}'},"
+
+
+_explained: set[tuple[str, str]] = set()  # (what and why, where it was asked)
+
+
+def _explain_once(name: str, why: str) -> None:
+    """Warn that a gradient is None, once for each cause and line that asks: a training loop says it once."""
+    text = f"the gradient of {name} is None because {why}"
+    cause = (text, str(user_line()))
+    if cause in _explained:
+        return
+    if len(_explained) > 10_000:  # lines that are made on the fly
+        _explained.clear()
+    _explained.add(cause)
+    warnings.warn(text, GradientWarning, stacklevel=user_stacklevel())
 
 
 def _one_hot(target: Any, i: int) -> Tensor:

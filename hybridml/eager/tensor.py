@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hybridml.eager.state import state
 from hybridml.ops.spec import TensorSpec, spec
 
 
@@ -65,16 +66,27 @@ class Tensor(Operators):
 
     def numpy(self) -> np.ndarray:
         """The values as a read-only NumPy array that shares memory with the tensor."""
+        if state.tapes:
+            self._leave("handed to NumPy")
         a = self._array.view()
         a.flags.writeable = False
         return a
 
     def item(self) -> Any:
         """The one element as a Python scalar."""
+        if state.tapes:
+            self._leave("read as a Python number")
         return self._array.item()
 
     def tolist(self) -> Any:
+        if state.tapes:
+            self._leave("read as Python numbers")
         return self._array.tolist()
+
+    def _leave(self, how: str) -> None:
+        """Tell the tapes that the values go where they do not follow."""
+        for tape in state.tapes:
+            tape.left(self, how)
 
     def to(self, device: str) -> Tensor:
         """The tensor on another device."""
@@ -84,7 +96,7 @@ class Tensor(Operators):
         return self
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
-        a = self.numpy() if not copy else self._array.copy()
+        a = self.numpy().copy() if copy else self.numpy()
         return a if dtype is None else a.astype(dtype)
 
     def __dlpack__(self, **kwargs: Any) -> Any:
@@ -94,10 +106,10 @@ class Tensor(Operators):
         return self._array.__dlpack_device__()
 
     def __float__(self) -> float:
-        return float(self._array.item())
+        return float(self.item())
 
     def __int__(self) -> int:
-        return int(self._array.item())
+        return int(self.item())
 
     def __index__(self) -> int:
         return self._array.__index__()

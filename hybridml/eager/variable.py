@@ -18,6 +18,7 @@ from hybridml.eager.creation import asarray
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Operators, Tensor, wrap
 from hybridml.errors import ShapeError
+from hybridml.ops.spec import TensorSpec, spec
 
 _ids_lock = threading.Lock()
 _last_id = [0]
@@ -48,7 +49,9 @@ class Variable(Operators):
     def __new__(cls, *args: Any, **kwargs: Any) -> Variable:
         self = super().__new__(cls)
         if state.traces:
-            return state.traces[-1].create_variable(lambda: self._initialize(*args, **kwargs))
+            return state.traces[-1].create_variable(
+                lambda: self._initialize(*args, **kwargs), lambda: _spec_of_initial(*args, **kwargs)
+            )
         return self._initialize(*args, **kwargs)
 
     def _initialize(
@@ -133,6 +136,14 @@ class Variable(Operators):
 
     def __repr__(self) -> str:
         return f'Variable("{self.name}", shape={self.shape}, dtype={self.dtype.name})'
+
+
+def _spec_of_initial(initial: Any, *, dtype: Any = None, **_: Any) -> TensorSpec | None:
+    """What a variable of this initial value would be; None for a function, which is not called to find out."""
+    if callable(initial):
+        return None
+    found = initial.spec if isinstance(initial, (Tensor, Variable)) else asarray(initial, dtype=dtype).spec
+    return found if dtype is None else spec(found.shape, dtypes.as_dtype(dtype))
 
 
 def _unrecorded(variable: Variable) -> Tensor:

@@ -196,10 +196,13 @@ class Builder:
 
         return checkpointed(run)
 
-    def create_variable(self, make: Callable[[], Variable]) -> Variable:
-        """A variable made while tracing belongs to the function: one per call site and visit, however often it is traced."""
+    def create_variable(self, make: Callable[[], Variable], spec: Callable[[], TensorSpec | None]) -> Variable:
+        """A variable made while tracing belongs to the function: one per call site and visit, however often it is traced.
+
+        `spec` says what a new one would be, or None where only making it would tell.
+        """
         if self.parent is not None:
-            return self.parent.create_variable(make)
+            return self.parent.create_variable(make, spec)
         frame = sys._getframe(1)
         while frame.f_back is not None and errors._is_ours(frame):
             frame = frame.f_back
@@ -216,6 +219,16 @@ class Builder:
                 ) from None
             finally:
                 state.traces = saved
+        else:
+            now = spec()
+            kept = self._owned[site, visit]
+            if now is not None and now != kept.spec:
+                raise TraceError(
+                    f"the variable made at {site[0]}:{site[1]} in @hml.function `{self.name}` is {kept.spec} since an earlier trace, and "
+                    f"would be {now} in this one: a function keeps one variable for each line that makes one. Make it outside and "
+                    f"pass it in:\n    {kept.name} = hml.Variable(...)  # before the calls, one for each shape\n"
+                    f"    {self.name}({kept.name}, ...)"
+                )
         return self._owned[site, visit]
 
     def assigned(self) -> dict[Variable, Tensor]:

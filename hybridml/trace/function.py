@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import inspect
 import threading
 import time
 import types
@@ -25,6 +26,7 @@ from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable
 from hybridml.errors import (
+    ChangedValueWarning,
     HybridMLError,
     RetraceWarning,
     TraceError,
@@ -49,8 +51,10 @@ from hybridml.trace.signature import (
     leaf_names,
     spec_of,
 )
+from hybridml.trace.watch import Read, is_plain, reads_of
 
 MAX_TRACES = 64
+EVERY = 32  # calls on the fast way between two looks at the Python values that a trace read
 WARN_AFTER = 4  # retraces for the same cause
 NUMBERS = {int: dtypes.int64, float: dtypes.float64}  # how a Python number that varies enters a graph
 
@@ -79,12 +83,13 @@ class CacheInfo:
 class _Trace:
     """A concrete function and the guard that recognises calls it can answer."""
 
-    __slots__ = ("concrete", "guards", "n", "numbers", "places", "structure")
+    __slots__ = ("concrete", "guards", "n", "numbers", "places", "reads", "structure")
 
     def __init__(
         self, concrete: ConcreteFunction, leaves: list[Any], structure: pytree.Structure, numbers: frozenset[int]
     ) -> None:
         self.concrete = concrete
+        self.reads: tuple[Read, ...] = ()
         self.numbers = numbers
         args, kwargs = structure.children
         flat = not kwargs.children and all(c.node is None for c in args.children)
@@ -148,7 +153,8 @@ class _Trace:
             elif type(x) is np.ndarray:
                 a = x
             elif dtype is None:
-                if x is expected or not (isinstance(expected, Variable) or is_tensor(x)) and leaf_key(x) == expected:
+                other = isinstance(expected, Variable) or is_tensor(x)
+                if x is expected or (not other and leaf_key(x) == expected):
                     continue
                 return None
             elif type(x) is expected:  # a number that this trace takes as a scalar
@@ -194,6 +200,8 @@ class Function:
         self._by_value: set[CallKey] = set()  # forms whose numbers the function needs as Python values
         self._causes: dict[str, list[tuple[str, str, str]]] = {}
         self._warned: set[str] = set()
+        self._noticed: set[str] = set()
+        self._instance: weakref.ref[Any] | None = None  # of a method
         functools.update_wrapper(self, python_function, updated=())
 
     # calling
@@ -203,7 +211,9 @@ class Function:
         if last is not None and not kwargs and not state.tapes and not state.traces and not state.levels and not _Eagerly.on:
             arrays = last.match(args)
             if arrays is not None:
-                self._count["hits"] += 1
+                hits = self._count["hits"] = self._count["hits"] + 1
+                if last.reads and (hits < EVERY or not hits % EVERY):
+                    self._notice(last)
                 concrete = last.concrete
                 return concrete.rebuild([wrap(a) for a in concrete.run(arrays)])
         return self._call_slowly(args, kwargs)
@@ -214,6 +224,7 @@ class Function:
         trace, leaves, is_new = self._find(args, kwargs)
         if not is_new:
             self._count["hits"] += 1
+            self._notice(trace)
         tensors = trace.tensors(leaves)
         if not state.tapes:
             tensors = [x if x._array.flags.c_contiguous else wrap(np.ascontiguousarray(x._array)) for x in tensors]
@@ -264,6 +275,7 @@ class Function:
     def _trace(self, key: CallKey, leaves: list[Any], structure: pytree.Structure) -> tuple[_Trace, CallKey]:
         """A new trace, and the key it is kept under."""
         self._forget_dead()
+        reads = reads_of(self.python_function, self._objects(leaves, structure))
         numbers = self._numbers_that_vary(key) if self.reduce_retracing else frozenset()
         trace = None
         if numbers:
@@ -278,6 +290,7 @@ class Function:
             if self._last_key is not None:
                 self._note_retrace(self._last_key, key)
             trace = _Trace(self.build(leaves, structure), leaves, structure, numbers)
+        trace.reads = reads
         self._count["traces"] += 1
         if self._tells_apart(leaves, trace.concrete.named):
             self._by_identity.add(key.opened(None))
@@ -376,6 +389,40 @@ class Function:
         """What was fused and what was not and why, bytes moved, the memory plan and every kernel's source, for these arguments."""
         return explain(self.get_concrete_function(*args, **kwargs))
 
+    # values from outside
+
+    def _objects(self, leaves: list[Any], structure: pytree.Structure) -> dict[str, Any]:
+        """Arguments that are objects, whose attributes the function may read, by name."""
+        names = leaf_names(structure, self._binder)
+        known = {
+            name: x
+            for x, name in zip(leaves, names, strict=True)
+            if not is_tensor(x) and not is_plain(x) and not isinstance(x, (Variable, TensorSpec))
+        }
+        instance = self._instance() if self._instance is not None else None
+        code = getattr(inspect.unwrap(self.python_function), "__code__", None)
+        if instance is not None and code is not None and code.co_argcount:
+            known[code.co_varnames[0]] = instance
+        return known
+
+    def _notice(self, trace: _Trace) -> None:
+        """Warn about values that the trace read and that are others now, once by name."""
+        changed = [r for r in trace.reads if r.changed]
+        if not changed:
+            return
+        trace.reads = tuple([r for r in trace.reads if r not in changed])
+        for r in changed:
+            if r.name in self._noticed:
+                continue
+            self._noticed.add(r.name)
+            where = user_line()
+            warnings.warn(
+                f"`{r.name}` was {r.value!r} when @hml.function `{self._name}` was traced and is {r.now()!r} now; calls go on with "
+                f"{r.value!r}. Pass it as an argument, or keep it in an hml.Variable." + (f"\n  at {where}" if where else ""),
+                ChangedValueWarning,
+                stacklevel=user_stacklevel(),
+            )
+
     # retracing
 
     def _forget_dead(self) -> None:
@@ -433,6 +480,7 @@ class Function:
             bound = self._bound[instance] = Function(
                 method, self.input_signature, self.reduce_retracing, self.autograph, self._name, self.check
             )
+            bound._instance = weakref.ref(instance)
         return BoundFunction(bound, instance)
 
     def __repr__(self) -> str:

@@ -55,9 +55,7 @@ def _next(x: Any) -> Iterator[Any]:
         yield from x.values()
     else:
         yield from list(getattr(x, "__dict__", {}).values())
-        wrapped = getattr(type(x), "__call__", None)  # a callable object: what its class's function mentions
-        if isinstance(wrapped, types.FunctionType):
-            yield wrapped
+        yield vars(type(x)).get("__call__")  # a callable object: what its class's function mentions
 
 
 def reaches(roots: Iterable[Any], wanted: Iterable[Variable]) -> bool:
@@ -80,4 +78,8 @@ def reaches(roots: Iterable[Any], wanted: Iterable[Variable]) -> bool:
 
 def _is_foreign(x: Any) -> bool:
     """Functions of this package and of NumPy hold nobody's variables."""
-    return isinstance(x, types.FunctionType) and x.__module__ is not None and x.__module__.split(".")[0] in ("hybridml", "numpy")
+    return (
+        isinstance(x, types.FunctionType)
+        and x.__module__ is not None
+        and x.__module__.split(".")[0] in ("hybridml", "numpy")
+    )

@@ -1,8 +1,10 @@
 """Variables read and assigned by traced functions: program order, in place, copy on write."""
 
 import numpy as np
+import pytest
 
 import hybridml as hml
+from hybridml.errors import TraceError
 
 
 def vector(*numbers):
@@ -124,3 +126,46 @@ def test_returned_variables_are_their_values():
     assert isinstance(out, hml.Tensor) and out.tolist() == [2, 4]
     f()
     assert out.tolist() == [2, 4]
+
+
+def test_one_variable_for_each_line_that_makes_one_however_often_the_function_is_called():
+    class Model:
+        @hml.function
+        def step(self, x):
+            self.count = hml.Variable(0.0)  # unconditionally, at each call as it reads
+            return self.count.assign_add(x.sum())
+
+    m = Model()
+    assert [float(m.step(vector(*[1.0] * n))) for n in (1, 1, 2, 1)] == [1, 2, 4, 5]
+    assert float(m.count) == 5
+
+
+def test_a_variable_that_would_have_another_shape_on_a_later_trace():
+    @hml.function
+    def f(x):
+        total = hml.Variable(np.zeros(x.shape, np.float32), name="total")
+        return total.assign_add(x)
+
+    f(vector(1, 2))
+    f(vector(1, 2))
+    line = f.python_function.__code__.co_firstlineno + 2
+    with pytest.raises(TraceError) as e:
+        f(vector(1, 2, 3))
+    message = str(e.value)
+    assert f"{__file__}:{line}" in message and "float32[2]" in message and "float32[3]" in message
+    assert "\n    total = hml.Variable(...)" in message and "\n    f(total, ...)" in message
+    assert f(vector(1, 2)).tolist() == [3, 6]
+
+
+def test_variables_made_in_an_init_scope_belong_to_who_made_them():
+    made = {}
+
+    @hml.function
+    def f(x, name):
+        if name not in made:
+            with hml.init_scope():
+                made[name] = hml.Variable(0.0)
+        return made[name].assign_add(x.sum())
+
+    assert [float(f(vector(1.0), name)) for name in "aabbb"] == [1, 2, 1, 2, 3]
+    assert float(made["a"]) == 2 and float(made["b"]) == 3
