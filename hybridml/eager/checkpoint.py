@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hybridml import pytree
-from hybridml.eager.state import state
+from hybridml.eager.state import state, traced_form
 from hybridml.eager.step import is_watched, record_step
 from hybridml.eager.tape import GradientTape
 from hybridml.eager.tensor import Tensor
@@ -36,7 +36,7 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(f, updated=())
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
-        run = functools.partial(f, *args, **kwargs)
+        run = functools.partial(traced_form(f), *args, **kwargs)
         if state.traces:
             return state.traces[-1].checkpoint(run)
         if not state.tapes:

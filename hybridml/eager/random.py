@@ -28,6 +28,7 @@ from hybridml.ops.transcendental import log, log1p
 from hybridml.ops.view import expand_dims
 
 Shape = Sequence[int] | int
+RANDOM_STATE = "random_state"
 
 
 def _shape(shape: Shape) -> tuple[int, ...]:
@@ -45,7 +46,7 @@ class Generator:
     """
 
     def __init__(self, seed: int | None = None) -> None:
-        self.state = Variable(self._words(seed), trainable=False, name="random_state")
+        self.state = Variable(self._words(seed), trainable=False, name=RANDOM_STATE)
         self._lock = threading.Lock()
 
     @staticmethod

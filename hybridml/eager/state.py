@@ -19,6 +19,7 @@ class Trace(Protocol):
     def create_variable(self, make: Any, spec: Any) -> Any: ...
     def append(self, op: Any, operands: list[Any], attrs: dict[str, Any]) -> Any: ...
     def named(self, variable: Any) -> None: ...
+    def converted(self, f: Any) -> Any: ...
     def checkpoint(self, run: Any) -> Any: ...
     def custom_gradient(self, f: Any, args: Any, kwargs: Any) -> Any: ...
 
@@ -31,6 +32,11 @@ class ThreadState(threading.local):
 
 
 state = ThreadState()
+
+
+def traced_form(f: Any) -> Any:
+    """A user's function as the open trace wants it, its control flow converted; outside of traces, the function itself."""
+    return state.traces[-1].converted(f) if state.traces else f
 
 
 @contextmanager

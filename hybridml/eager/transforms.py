@@ -8,6 +8,7 @@ from typing import Any
 from hybridml import dtypes, pytree
 from hybridml.eager.creation import ones_like, zeros
 from hybridml.eager.dispatch import lift
+from hybridml.eager.state import traced_form
 from hybridml.eager.tape import GradientTape
 from hybridml.eager.tensor import Tensor
 from hybridml.errors import ShapeError
@@ -52,7 +53,7 @@ def value_and_grad(
         sources = _select(args, argnums)
         with GradientTape() as tape:
             tape.watch(sources)
-            out = f(*args, **kwargs)
+            out = traced_form(f)(*args, **kwargs)
         target = out[0] if has_aux else out
         if not isinstance(target, Tensor):
             raise TypeError(
@@ -93,7 +94,7 @@ def vjp(f: Callable[..., Any], *primals: Any) -> tuple[Any, Callable[[Any], tupl
     primals = _fresh(primals, tuple(range(len(primals))))
     with GradientTape(persistent=True) as tape:
         tape.watch(primals)
-        out = f(*primals)
+        out = traced_form(f)(*primals)
 
     def pull(cotangent: Any) -> tuple[Any, ...]:
         return tape.gradient(out, primals, output_gradients=cotangent, unconnected_gradients="zero")
@@ -139,7 +140,7 @@ def jacobian(f: Callable[..., Any], argnums: Argnums = 0) -> Callable[..., Any]:
         sources = _select(args, argnums)
         with GradientTape(persistent=True) as tape:
             tape.watch(sources)
-            out = f(*args, **kwargs)
+            out = traced_form(f)(*args, **kwargs)
         if out.size == 0:
             return pytree.map(lambda s: zeros((*out.shape, *s.shape), dtype=s.dtype), sources)
         return tape.jacobian(out, sources, unconnected_gradients="zero")

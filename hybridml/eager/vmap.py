@@ -9,6 +9,7 @@ from typing import Any
 from hybridml import pytree
 from hybridml.eager.batch_tensor import BatchTensor, Level
 from hybridml.eager.dispatch import lift
+from hybridml.eager.state import traced_form
 from hybridml.eager.tensor import Tensor
 from hybridml.eager.variable import Variable
 from hybridml.errors import ShapeError
@@ -76,7 +77,7 @@ def vmap(f: Callable[..., Any], in_axes: Axes = 0, out_axes: Axes = 0) -> Callab
         with Level(next(iter(sizes))).entered() as level:
             examples = [x if a is None else level.wrap(x) for x, a in zip(moved, axes, strict=True)]
             inner_args, inner_kwargs = pytree.unflatten(structure, examples)
-            out, shape = pytree.flatten(f(*inner_args, **inner_kwargs))
+            out, shape = pytree.flatten(traced_form(f)(*inner_args, **inner_kwargs))
             places = _spread(out_axes, pytree.unflatten(shape, out), "out_axes")
             return pytree.unflatten(shape, [_result(level, x, a) for x, a in zip(out, places, strict=True)])
 

@@ -54,6 +54,7 @@ class Builder:
         self._owned = owned if owned is not None else {}
         self._visits: dict[Any, int] = {}
         self.named_variables: set[int] = set()
+        self.converts: bool = parent.converts if parent is not None else False  # control flow of the functions that are called
 
     # the context
 
@@ -189,6 +190,12 @@ class Builder:
         if self.parent is not None:
             self.parent.named(variable)
         self.named_variables.add(variable._id)
+
+    def converted(self, f: Callable[..., Any]) -> Callable[..., Any]:
+        """A function that a transformation calls, as this trace wants it."""
+        from hybridml.trace.autograph.calls import callee  # it is made of tensors
+
+        return callee(f) if self.converts else f
 
     def checkpoint(self, run: Callable[[], Any]) -> Any:
         """Write down `run()` as one node, whose gradient computes it again."""

@@ -319,6 +319,7 @@ class Function:
         """
         started = time.perf_counter()
         builder = Builder(self._name, self._owned)
+        builder.converts = self.autograph
         names = leaf_names(structure, self._binder)
         tapes, state.tapes = state.tapes, []
         try:

@@ -179,3 +179,80 @@ def test_a_vmap_is_traced_into_kernels_for_all_examples_at_once():
     small, large = (f.get_concrete_function(hml.TensorSpec((n, 3), hml.float32)) for n in (4, 64))
     assert len(small.optimized.nodes) == len(large.optimized.nodes)
     assert small.stats.python_steps == large.stats.python_steps == 0
+
+
+def branching(x):
+    """Python's own control flow on one example."""
+    if x.sum() > 0 and x[0] < 1.5:
+        y = x * 2
+        big = True
+    elif x[1] > 0:
+        y = -x
+        big = False
+    else:
+        return x * 100
+    for v in x:
+        y = y + v
+    return (y, -y)[0] if big else y - 1
+
+
+def test_converted_python_branches_for_each_example():
+    one = hml.function(branching)
+    expected = [one(hml.asarray(x)).numpy() for x in X]
+    assert len({tuple(np.sign(e - x)) for e, x in zip(expected, X, strict=True)}) > 1
+    for f in (
+        hml.function(hml.vmap(branching)),
+        hml.vmap(one),
+        hml.function(lambda x: hml.vmap(branching)(x)),
+    ):
+        np.testing.assert_allclose(f(X), expected, rtol=1e-5)
+
+
+def test_converted_branches_on_what_all_examples_share():
+    @hml.function
+    def f(x, flag):
+        def one(row):
+            if flag > 0:
+                row = row * 2
+            return row.sum()
+
+        return hml.vmap(one)(x)
+
+    for flag in (1.0, -1.0):
+        np.testing.assert_allclose(f(X, hml.asarray(flag)), X.sum(1) * (2 if flag > 0 else 1), rtol=1e-5)
+
+
+def test_what_cannot_differ_between_examples_says_so():
+    count = hml.Variable(0.0, name="count")
+
+    @hml.function
+    def assigning(x):
+        if x.sum() > 0:
+            count.assign_add(1.0)
+        return x
+
+    @hml.function
+    def looping(x):
+        while x.sum() < 10:
+            x = x + 1
+        return x
+
+    with pytest.raises(hml.errors.TraceError, match=r'Variable."count".* is assigned under .*hml\.where'):
+        hml.vmap(assigning)(X)
+    with pytest.raises(hml.errors.TraceError, match=r"is assigned under hml\.cond"):
+        hml.vmap(lambda x: hml.cond(x.sum() > 0, lambda: count.assign_add(1.0) * x, lambda: x))(X)
+    with pytest.raises(hml.errors.TraceError, match=r"hml\.while_loop"):
+        hml.vmap(looping)(X)
+    assert float(count) == 0
+
+
+def test_transformations_made_before_the_trace_convert_their_function():
+    def f(x):
+        if x.sum() > 0:
+            return (x * x).sum()
+        return x.sum()
+
+    for x in X:
+        expected = 2 * x if x.sum() > 0 else np.ones(3)
+        for g in (hml.grad(f), hml.grad(hml.checkpoint(f)), lambda x: hml.vjp(f, x)[1](hml.ones(()))[0]):
+            np.testing.assert_allclose(hml.function(g)(x), expected, rtol=1e-6)

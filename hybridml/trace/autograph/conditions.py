@@ -8,6 +8,7 @@ from typing import Any
 
 from hybridml import pytree
 from hybridml.eager.dispatch import lift
+from hybridml.eager.placeholder import Placeholder
 from hybridml.eager.state import state
 from hybridml.eager.variable import Variable
 from hybridml.errors import HybridMLError, ShapeError, SourceLine, TraceError, located, user_line
@@ -22,7 +23,7 @@ from hybridml.trace.autograph.join import Joined, Pair, Side, describe, is_data,
 from hybridml.trace.autograph.slots import UNDEFINED, Slot, objects, variables
 from hybridml.trace.autograph.subgraphs import cond_node, inlined, trace
 from hybridml.trace.autograph.touched import Touched
-from hybridml.trace.symbol import SymbolicTensor
+from hybridml.trace.control.mapped import both_sides
 
 _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
     "<": operator.lt, "<=": operator.le, ">": operator.gt, ">=": operator.ge, "==": operator.eq, "!=": operator.ne,
@@ -30,14 +31,22 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 }  # fmt: skip
 
 
-def symbolic(x: Any) -> SymbolicTensor | None:
-    """`x` as a tensor of the trace, or None if Python can decide what it is."""
+def symbolic(x: Any) -> Placeholder | None:
+    """`x` as a tensor without a value, of the trace or of all examples of a `vmap`, or None if Python can decide what it is."""
     if isinstance(x, Variable) and state.traces:
         x = x.value()
-    return x if isinstance(x, SymbolicTensor) else None
+    return x if isinstance(x, Placeholder) else None
 
 
-def truth(x: SymbolicTensor, what: str) -> Any:
+def not_mapped(what: str) -> None:
+    """Raise TraceError inside a `vmap`: loops there are functions, which know how to run for all examples."""
+    if state.levels:
+        raise TraceError(
+            located(f"{what} runs inside hml.vmap; write it as hml.while_loop or hml.scan, which run for all examples", user_line())
+        )
+
+
+def truth(x: Placeholder, what: str) -> Any:
     """A bool tensor without dimensions: what Python's `bool` would say."""
     if x.size != 1:
         raise ShapeError(
@@ -106,7 +115,11 @@ def choose(
             values.update({s.name: s.get() for s in slots})
 
         try:
-            bodies.append(trace(name, run))
+            if state.levels:  # inside a vmap both sides run, and each example takes its own
+                with both_sides(f"{label} on a condition of each example"):
+                    run()
+            else:
+                bodies.append(trace(name, run))
         except Exception as e:
             if f is not None and not isinstance(e, HybridMLError) and not getattr(e, "__notes__", None):
                 e.add_note(
@@ -123,7 +136,10 @@ def choose(
     a, b = sides
     joined = [Joined(undefined=True) if s.name in dead else join(s.name, a, b, source, filled) for s in slots]
     pairs = [x for j in joined for x in j.leaves if isinstance(x, Pair)]
-    results = iter(cond_node(pred, bodies[0], bodies[1], [p.a for p in pairs], [p.b for p in pairs]))
+    if bodies:
+        results = iter(cond_node(pred, bodies[0], bodies[1], [p.a for p in pairs], [p.b for p in pairs]))
+    else:
+        results = iter([where(pred, p.a, p.b) for p in pairs])
     for s, j in zip(slots, joined, strict=True):
         if j.undefined:
             s.set(UNDEFINED)
@@ -231,13 +247,19 @@ def _connect(value: Any, later: Sequence[Callable[[], Any]], is_and: bool) -> An
 _FREE = (Kind.ELEMENTWISE, Kind.VIEW, Kind.REDUCTION, Kind.EXTERN)
 
 
-def _combine(a: SymbolicTensor, f: Callable[[], Any], is_and: bool) -> Any:
+def _combine(a: Placeholder, f: Callable[[], Any], is_and: bool) -> Any:
     """The second operand belongs to the graph in any case. It is guarded by the first only if running it for nothing could be seen:
     an index out of range, an effect, a draw of random numbers."""
     word = "and" if is_and else "or"
     test = truth(a, f"the left side of `{word}`")
     if isinstance(f, Binding):
         return _binding(test, a, f, is_and)
+    if state.levels:
+        with both_sides(f"`{word}` on a condition of each example"):
+            b = lift(f())
+        if a.dtype.kind == "b" and b.dtype.kind == "b":
+            return logical_and(test, b) if is_and else logical_or(test, b)
+        return where(test, b, a) if is_and else where(test, a, b)
     found: list[Any] = []
     body = trace(word, lambda: found.append(f()))
     b = found[0]
@@ -264,7 +286,7 @@ def _combine(a: SymbolicTensor, f: Callable[[], Any], is_and: bool) -> Any:
     return _guarded(test, body, b, a_value, is_and)
 
 
-def _binding(test: Any, a: SymbolicTensor, f: Binding, is_and: bool) -> Any:
+def _binding(test: Any, a: Placeholder, f: Binding, is_and: bool) -> Any:
     """A variable bound for the first time is bound in any case: what reads it stands behind the same condition."""
     if all(s.get() is UNDEFINED for s in f.slots):
         value = f()

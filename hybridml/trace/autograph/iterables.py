@@ -7,10 +7,13 @@ from typing import Any
 
 from hybridml import pytree
 from hybridml.eager.creation import arange, asarray
+from hybridml.eager.placeholder import Placeholder
+from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor
 from hybridml.errors import DTypeError, TraceError, located, user_line
 from hybridml.ops.elementwise import floor_divide, maximum, minimum
 from hybridml.ops.view import flip
+from hybridml.trace.autograph.conditions import not_mapped
 from hybridml.trace.symbol import SymbolicTensor
 
 
@@ -143,6 +146,8 @@ def tensor_iterable(x: Any) -> TensorIterable | None:
     """`x` as items of the graph, or None if Python goes over it."""
     if isinstance(x, TensorIterable):
         return x
+    if state.levels:
+        return None  # unrolled: each row is one of an example
     return Rows(x) if isinstance(x, SymbolicTensor) else None
 
 
@@ -151,7 +156,10 @@ def tensor_iterable(x: Any) -> TensorIterable | None:
 
 def range_(*args: Any) -> Any:
     read = [a.value() if hasattr(a, "assign") else a for a in args]
-    return Range(*read) if any(isinstance(a, SymbolicTensor) for a in read) else range(*args)
+    if not any(isinstance(a, Placeholder) for a in read):
+        return range(*args)
+    not_mapped("a loop over a range of tensors")
+    return Range(*read)
 
 
 def enumerate_(iterable: Any, start: Any = 0) -> Any:

@@ -14,7 +14,7 @@ from hybridml.eager.variable import Variable
 from hybridml.errors import UnrollWarning, user_line, user_stacklevel
 from hybridml.ops.elementwise import less
 from hybridml.ops.logic import logical_and
-from hybridml.trace.autograph.conditions import and_, choose, not_any, symbolic, truth
+from hybridml.trace.autograph.conditions import and_, choose, not_any, not_mapped, symbolic, truth
 from hybridml.trace.autograph.context import branch
 from hybridml.trace.autograph.iterables import TensorIterable, tensor_iterable
 from hybridml.trace.autograph.loop_state import Differs, Loop, Traced, late_outputs, leave
@@ -52,6 +52,7 @@ def while_(
         go = condition()
         t = symbolic(go)
         if t is not None:
+            not_mapped("a `while` loop whose condition is a tensor")
             break
         if not go:
             return

@@ -8,14 +8,17 @@ example, and a node has no record of that: there, branches are computed both and
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 from hybridml import pytree
 from hybridml.eager.batch_tensor import BatchTensor, Level
 from hybridml.eager.dispatch import lift
+from hybridml.eager.random import RANDOM_STATE
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor
+from hybridml.eager.variable import Variable
 from hybridml.errors import ShapeError, TraceError, located, user_line
 from hybridml.ops.elementwise import where
 from hybridml.ops.reductions import any as any_
@@ -35,6 +38,41 @@ def all_examples(level: Level, nest: Any) -> Any:
 
 def records_examples(level: Level) -> bool:
     return any(level.sees_examples(t) for t in state.tapes)
+
+
+class _NoAssignments:
+    """Stands among the tapes while both sides of a condition run: an assignment would happen to all examples."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+
+    def assigned(self, variable: Variable, value: Any) -> None:
+        if variable.name != RANDOM_STATE:  # draws for examples that do not use them do no harm
+            raise TraceError(
+                located(
+                    f"{variable!r} is assigned under {self._what}, which hml.vmap runs for all examples; assign after it, with "
+                    "hml.where choosing the value",
+                    user_line(),
+                )
+            )
+
+    def is_watching(self, x: Any) -> bool:
+        return False
+
+    def accessed(self, variable: Variable) -> None: ...
+    def record(self, op: Any, attrs: Any, operands: Any, result: Any) -> None: ...
+    def left(self, x: Any, how: str) -> None: ...
+
+
+@contextmanager
+def both_sides(what: str) -> Iterator[None]:
+    """While what runs for all examples is meant for some: variables must not be assigned."""
+    guard: Any = _NoAssignments(what)
+    state.tapes = [*state.tapes, guard]
+    try:
+        yield
+    finally:
+        state.tapes = [t for t in state.tapes if t is not guard]
 
 
 def _choose(pred: Any, a: Any, b: Any, what: str) -> Any:
@@ -82,7 +120,9 @@ def mapped_cond(
             raise ShapeError(
                 located(f"the predicate of hml.cond must have one element, got {pred.spec}", user_line())
             )
-        return _choose(pred.reshape(()), true_fn(), false_fn(), "the branches of hml.cond")  # type: ignore[attr-defined]
+        with both_sides("hml.cond on a condition of each example"):
+            sides = true_fn(), false_fn()
+        return _choose(pred.reshape(()), *sides, "the branches of hml.cond")  # type: ignore[attr-defined]
 
     def branch(f: Callable[[], Any]) -> Callable[[], Any]:
         def run() -> Any:
@@ -115,9 +155,14 @@ def mapped_while(
     level = state.levels[-1]
 
     def step(*now: Any) -> tuple[Any, ...]:
-        new = body(*now)
-        new = tuple(new) if isinstance(new, (tuple, list)) else (new,)
         pred = cond(*now)
+        with (
+            both_sides("hml.while_loop on a condition of each example")
+            if isinstance(pred, BatchTensor)
+            else nullcontext()
+        ):
+            new = body(*now)
+        new = tuple(new) if isinstance(new, (tuple, list)) else (new,)
         return (
             _choose(pred, new, now, "hml.while_loop's body and its loop variables")
             if isinstance(pred, BatchTensor)
