@@ -38,7 +38,9 @@ def compare(row: dict[str, Any]) -> dict[str, Any]:
 def table(head: list[str], body: list[list[str]]) -> str:
     widths = [max(len(line[k]) for line in [head, *body]) for k in range(len(head))]
     lines = [head, [("-" * (w - 1) + ":") if k else "-" * w for k, w in enumerate(widths)], *body]
-    return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines
+    )
 
 
 def cell(answer: dict[str, Any] | None, best: bool) -> str:
@@ -70,7 +72,11 @@ def starts(facts: dict[str, Any]) -> str:
         for w, row in facts["first_calls"].items()
         for name, v in row.items()
     ]
-    return table(["first call", "", "empty caches", "second process", "peak memory of that process"], body) if body else ""
+    return (
+        table(["first call", "", "empty caches", "second process", "peak memory of that process"], body)
+        if body
+        else ""
+    )
 
 
 def markdown(facts: dict[str, Any]) -> str:
@@ -79,18 +85,25 @@ def markdown(facts: dict[str, Any]) -> str:
         ", ".join(f"{k} {v}" for k, v in (found or {}).items() if k != "numpy" or name == OURS)
         for name, found in facts["versions"].items()
     )
+    told = (
+        f"Measured by `make bench-peers`: float32, {facts['threads']} threads, {facts['rounds']} rounds taken in turns. Medians ± "
+        "half the distance between the quartiles; the ratio is the median of the rounds' ratios, below 1 where hybridml is "
+        "faster; **bold** is the best peer. A first call has no import, no making of weights and no building of optimisers in "
+        f"it. {m['processor']}, {m['cpus']} CPUs, load average {m['load']}, Python {m['python']}; {versions}."
+    )
     parts = [
-        f"Measured by `make bench-peers`: float32, {facts['threads']} threads, {facts['rounds']} rounds taken in turns. Medians ± half "
-        "the distance between the quartiles; the ratio is the median of the rounds' ratios, below 1 where hybridml is faster. "
-        f"{m['processor']}, {m['cpus']} CPUs, load average {m['load']}, Python {m['python']}; {versions}.",
+        told,
         steady(facts),
         starts(facts),
-        "Size of the environment: " + ", ".join(f"{k} {size(v)}" for k, v in facts["install_size"].items()) + ".",
+        "Size of the environment: "
+        + ", ".join(f"{k} {size(v)}" for k, v in facts["install_size"].items())
+        + ".",
     ]
     parts += [f"Left out: {name}: {why}." for name, why in facts["left_out"].items()]
     parts += [
         f"Failed: {name}, {WORKLOADS[w].title}: {v['error']}"
-        for w, row in facts["workloads"].items()
+        for rows in (facts["first_calls"], facts["workloads"])
+        for w, row in rows.items()
         for name, v in row.items()
         if "error" in v
     ]
@@ -107,12 +120,14 @@ def draw(facts: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(9, 0.9 + 0.38 * len(found)), layout="constrained")
     axes = figure.subplots()
     ratios = [c["ratio"] for _, c in found]
-    bars = axes.barh(range(len(found)), ratios, height=0.65, color=[AHEAD if r <= 1 else BEHIND for r in ratios])
+    bars = axes.barh(
+        range(len(found)), ratios, height=0.65, color=[AHEAD if r <= 1 else BEHIND for r in ratios]
+    )
     labels = [f"{c['ratio']:.2f} x {c['best_peer']}" for _, c in found]
-    axes.bar_label(bars, labels, padding=4, fontsize=8)
+    axes.bar_label(bars, labels, padding=4, fontsize=8, bbox={"color": "white", "pad": 1})
     axes.set_yticks(range(len(found)), [title for title, _ in found], fontsize=8)
     axes.invert_yaxis()
-    axes.axvline(1, color=GREY, linewidth=1)
+    axes.axvline(1, color=GREY, linewidth=1, zorder=0)
     axes.set_xlim(0, max(1.1, *ratios) * 1.3)
     axes.set_xlabel("time of one call, hybridml / best peer (shorter is faster)", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)

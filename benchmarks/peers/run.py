@@ -34,7 +34,7 @@ VARIANTS = {
     "tensorflow": ("eager", "tf.function", "tf.function XLA"),
 }
 STARTED_ANEW = ("two_layer_sgd", "transformer_adam")  # whose first calls and peak memory are measured
-PAUSE = 0.005  # seconds between turns: threads of the last one may still spin, waiting for work
+PAUSE = 0.01  # seconds between turns: threads of the last one may still spin, waiting for work
 TOLERANCE = 1e-3
 
 
@@ -93,15 +93,19 @@ def first_calls(name: str, variants: Sequence[tuple[str, str]], caches: Path, lo
     """Seconds of the first call in a process with empty caches, then in a second one, and that one's peak memory."""
     found: dict[str, Any] = {}
     for library, variant in variants:
-        folder = caches / f"{library} {variant}"
+        folder = caches / f"{library}-{variant}".replace(" ", "-")  # compilers are called with paths in it
         row: dict[str, Any] = {}
         for which in ("cold", "warm"):
             p = Process(library, variant, folder, log)
-            row[which] = p.ask("build", name).get("first_call")
+            answer = p.ask("build", name)
+            row[which] = answer.get("first_call")
+            row |= {"error": answer["error"]} if "error" in answer else {}
             row |= {"peak_memory": p.ask("facts").get("peak_memory")}
             p.close()
         found[p.name] = row
-        say(f"{name:18} first call {p.name:20} cold {row['cold'] or 0:.3f} s, second process {row['warm'] or 0:.3f} s")
+        say(
+            f"{name:18} first call {p.name:20} cold {row['cold'] or 0:.3f} s, second process {row['warm'] or 0:.3f} s"
+        )
     return found
 
 
@@ -135,9 +139,7 @@ def steady(name: str, processes: Iterable[Process], rounds: int) -> dict[str, An
 
 def agree(a: list[Any], b: list[Any]) -> bool:
     """Whether all calls returned the same arrays, as far as their summaries tell; the scale is an array's root mean square."""
-    pairs = [
-        (x, y) for u, v in zip(a, b, strict=True) for x, y in zip(u, v, strict=True)
-    ]  # a call's arrays
+    pairs = [(x, y) for u, v in zip(a, b, strict=True) for x, y in zip(u, v, strict=True)]  # a call's arrays
     return all(abs(p - q) <= TOLERANCE * x[0] for x, y in pairs for p, q in zip(x, y, strict=True))
 
 
@@ -166,9 +168,13 @@ def say(text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workload", action="append", choices=WORKLOADS, help="only this one; may be repeated")
+    parser.add_argument(
+        "--workload", action="append", choices=WORKLOADS, help="only this one; may be repeated"
+    )
     parser.add_argument("--rounds", type=int, default=15, help="blocks of calls of each library (default 15)")
-    parser.add_argument("--out", type=Path, help="folder of the results; default benchmarks/results, or out for a part")
+    parser.add_argument(
+        "--out", type=Path, help="folder of the results; default benchmarks/results, or out for a part"
+    )
     options = parser.parse_args()
     chosen = options.workload or list(WORKLOADS)
     out = options.out or (ROOT / "out" if options.workload else HERE.parent / "results")
@@ -181,12 +187,16 @@ def main() -> None:
     rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, open(Path(folder, "log"), "w+") as log:
         starts = {
-            name: first_calls(name, variants, Path(folder, name), log) for name in chosen if name in STARTED_ANEW
+            name: first_calls(name, variants, Path(folder, name), log)
+            for name in chosen
+            if name in STARTED_ANEW
         }
         processes = [Process(library, variant, Path(folder, "all"), log) for library, variant in variants]
         for name in chosen:
             rows[name] = steady(name, processes, options.rounds)
-            timed = {k: statistics.median(v["rounds"]) * 1e6 for k, v in rows[name].items() if v.get("rounds")}
+            timed = {
+                k: statistics.median(v["rounds"]) * 1e6 for k, v in rows[name].items() if v.get("rounds")
+            }
             say(f"{name:18} " + ", ".join(f"{k} {v:.1f}" for k, v in timed.items()) + " us")
         versions = {p.library: p.ask("facts").get("versions") for p in processes}
         for p in processes:
@@ -200,7 +210,9 @@ def main() -> None:
         "threads": THREADS,
         "rounds": options.rounds,
         "versions": versions,
-        "install_size": {name: size_of(ROOT / ".peers" / name) for name, _ in dict.fromkeys((n, "") for n, _ in variants)},
+        "install_size": {
+            name: size_of(ROOT / ".peers" / name) for name, _ in dict.fromkeys((n, "") for n, _ in variants)
+        },
         "left_out": left_out,
         "first_calls": starts,
         "workloads": rows,
