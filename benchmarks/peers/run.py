@@ -36,6 +36,7 @@ VARIANTS = {
 STARTED_ANEW = ("two_layer_sgd", "transformer_adam")  # whose first calls and peak memory are measured
 PAUSE = 0.01  # seconds between turns: threads of the last one may still spin, waiting for work
 TOLERANCE = 1e-3
+QUIET = 0.7  # load average up to which figures can be trusted
 
 
 class Process:
@@ -171,7 +172,7 @@ def main() -> None:
     parser.add_argument(
         "--workload", action="append", choices=WORKLOADS, help="only this one; may be repeated"
     )
-    parser.add_argument("--rounds", type=int, default=15, help="blocks of calls of each library (default 15)")
+    parser.add_argument("--rounds", type=int, default=11, help="blocks of calls of each library (default 11)")
     parser.add_argument(
         "--out", type=Path, help="folder of the results; default benchmarks/results, or out for a part"
     )
@@ -181,6 +182,8 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
     machine = describe()
+    if (machine["load"] or 0) > QUIET:
+        say(f"load average {machine['load']}: others compute here. Libraries whose threads spin suffer most; do not publish this.")
     variants, left_out = installed()
     if ("hybridml", "traced") not in variants:
         sys.exit("hybridml itself could not be installed into .peers/hybridml")
