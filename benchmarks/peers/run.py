@@ -183,7 +183,9 @@ def main() -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
     machine = describe()
     if (machine["load"] or 0) > QUIET:
-        say(f"load average {machine['load']}: others compute here. Libraries whose threads spin suffer most; do not publish this.")
+        say(
+            f"load average {machine['load']}: others compute here. Libraries whose threads spin suffer most; do not publish this."
+        )
     variants, left_out = installed()
     if ("hybridml", "traced") not in variants:
         sys.exit("hybridml itself could not be installed into .peers/hybridml")
