@@ -15,7 +15,7 @@ PACKAGES = ("hybridml", "numpy", "numba", "scipy")
 
 def build(workload: Workload, problem: Problem, variant: str) -> Callable[[], Any]:
     w = {name: hml.Variable(a, name=name) for name, a in problem.weights.items()}
-    inputs = [hml.asarray(a) for a in problem.inputs]
+    inputs: list[Any] = [hml.asarray(a) for a in problem.inputs]
     f = FUNCTIONS[workload.kind]
     if workload.kind == "add":
         x, y = inputs

@@ -85,10 +85,14 @@ def markdown(facts: dict[str, Any]) -> str:
         ", ".join(f"{k} {v}" for k, v in (found or {}).items() if k != "numpy" or name == OURS)
         for name, found in facts["versions"].items()
     )
+    told = (
+        f"Measured by `make bench-peers`: float32, {facts['threads']} threads, {facts['rounds']} rounds taken in turns. Medians ± "
+        "half the distance between the quartiles; the ratio is the median of the rounds' ratios, below 1 where hybridml is "
+        "faster; **bold** is the best peer. A first call has no import, no making of weights and no building of optimisers in "
+        f"it. {m['processor']}, {m['cpus']} CPUs, load average {m['load']}, Python {m['python']}; {versions}."
+    )
     parts = [
-        f"Measured by `make bench-peers`: float32, {facts['threads']} threads, {facts['rounds']} rounds taken in turns. Medians ± half "
-        "the distance between the quartiles; the ratio is the median of the rounds' ratios, below 1 where hybridml is faster. "
-        f"{m['processor']}, {m['cpus']} CPUs, load average {m['load']}, Python {m['python']}; {versions}.",
+        told,
         steady(facts),
         starts(facts),
         "Size of the environment: "
@@ -98,7 +102,8 @@ def markdown(facts: dict[str, Any]) -> str:
     parts += [f"Left out: {name}: {why}." for name, why in facts["left_out"].items()]
     parts += [
         f"Failed: {name}, {WORKLOADS[w].title}: {v['error']}"
-        for w, row in facts["workloads"].items()
+        for rows in (facts["first_calls"], facts["workloads"])
+        for w, row in rows.items()
         for name, v in row.items()
         if "error" in v
     ]
@@ -119,10 +124,10 @@ def draw(facts: dict[str, Any], path: Path) -> None:
         range(len(found)), ratios, height=0.65, color=[AHEAD if r <= 1 else BEHIND for r in ratios]
     )
     labels = [f"{c['ratio']:.2f} x {c['best_peer']}" for _, c in found]
-    axes.bar_label(bars, labels, padding=4, fontsize=8)
+    axes.bar_label(bars, labels, padding=4, fontsize=8, bbox={"color": "white", "pad": 1})
     axes.set_yticks(range(len(found)), [title for title, _ in found], fontsize=8)
     axes.invert_yaxis()
-    axes.axvline(1, color=GREY, linewidth=1)
+    axes.axvline(1, color=GREY, linewidth=1, zorder=0)
     axes.set_xlim(0, max(1.1, *ratios) * 1.3)
     axes.set_xlabel("time of one call, hybridml / best peer (shorter is faster)", fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)

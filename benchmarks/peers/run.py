@@ -34,8 +34,9 @@ VARIANTS = {
     "tensorflow": ("eager", "tf.function", "tf.function XLA"),
 }
 STARTED_ANEW = ("two_layer_sgd", "transformer_adam")  # whose first calls and peak memory are measured
-PAUSE = 0.005  # seconds between turns: threads of the last one may still spin, waiting for work
+PAUSE = 0.01  # seconds between turns: threads of the last one may still spin, waiting for work
 TOLERANCE = 1e-3
+QUIET = 0.7  # load average up to which figures can be trusted
 
 
 class Process:
@@ -93,11 +94,13 @@ def first_calls(name: str, variants: Sequence[tuple[str, str]], caches: Path, lo
     """Seconds of the first call in a process with empty caches, then in a second one, and that one's peak memory."""
     found: dict[str, Any] = {}
     for library, variant in variants:
-        folder = caches / f"{library} {variant}"
+        folder = caches / f"{library}-{variant}".replace(" ", "-")  # compilers are called with paths in it
         row: dict[str, Any] = {}
         for which in ("cold", "warm"):
             p = Process(library, variant, folder, log)
-            row[which] = p.ask("build", name).get("first_call")
+            answer = p.ask("build", name)
+            row[which] = answer.get("first_call")
+            row |= {"error": answer["error"]} if "error" in answer else {}
             row |= {"peak_memory": p.ask("facts").get("peak_memory")}
             p.close()
         found[p.name] = row
@@ -169,7 +172,7 @@ def main() -> None:
     parser.add_argument(
         "--workload", action="append", choices=WORKLOADS, help="only this one; may be repeated"
     )
-    parser.add_argument("--rounds", type=int, default=15, help="blocks of calls of each library (default 15)")
+    parser.add_argument("--rounds", type=int, default=11, help="blocks of calls of each library (default 11)")
     parser.add_argument(
         "--out", type=Path, help="folder of the results; default benchmarks/results, or out for a part"
     )
@@ -179,6 +182,10 @@ def main() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
     machine = describe()
+    if (machine["load"] or 0) > QUIET:
+        say(
+            f"load average {machine['load']}: others compute here. Libraries whose threads spin suffer most; do not publish this."
+        )
     variants, left_out = installed()
     if ("hybridml", "traced") not in variants:
         sys.exit("hybridml itself could not be installed into .peers/hybridml")
