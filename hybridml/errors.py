@@ -128,3 +128,17 @@ def user_stacklevel() -> int:
 def located(message: str, source: SourceLine | None) -> str:
     """The message with the user's line under it."""
     return f"{message}\n  at {source}" if source is not None else message
+
+
+def add_users_line(e: HybridMLError) -> None:
+    """Put the user's line under the message of an error on its way up, where the place that raised it did not know it."""
+    text = str(e)
+    if "\n  at " in text:
+        return
+    source, at = None, e.__traceback__
+    while at is not None:
+        if not _is_ours(at.tb_frame):
+            code = at.tb_frame.f_code
+            source = SourceLine(code.co_filename, at.tb_lineno, code.co_name)
+        at = at.tb_next
+    e.args = (located(text, source), *e.args[1:])

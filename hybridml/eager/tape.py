@@ -286,8 +286,8 @@ class GradientTape:
 def _name(source: Any, i: int, n: int) -> str:
     if isinstance(source, Variable):
         return repr(source)
-    which = f"source {i}" if n > 1 else "the source"
-    return f"{which}, {f'a tensor {source.spec}' if isinstance(source, Tensor) else f'a {type(source).__name__}'},"
+    what = f"tensor of shape {source.shape}" if isinstance(source, Tensor) else type(source).__name__
+    return f"source {i}, a {what}," if n > 1 else what
 
 
 _explained: set[tuple[str, str]] = set()  # (what and why, where it was asked)

@@ -17,7 +17,7 @@ from hybridml.ops.identity import STRAIGHT_THROUGH
 from hybridml.ops.registry import PUBLIC, Op
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace.graph import Graph, Node, Operand, Value
-from hybridml.trace.holder import holder_of
+from hybridml.trace.holder import holder
 from hybridml.trace.symbol import SymbolicTensor, WeakSymbol
 
 
@@ -83,22 +83,21 @@ class Builder:
 
     def escaped(self, tensor: SymbolicTensor | None) -> TracerError:
         made = f", made at {tensor._made_at}," if tensor is not None and tensor._made_at else ""
-        holder = holder_of(tensor) if tensor is not None else None
+        name = holder(tensor) if tensor is not None else None
+        kept = f"in `{name}`" if name else "in a list, an attribute or a global"
         if self.parent is not None:
             where = f"a symbolic tensor of a branch or a loop body (`{self.name}`){made} is used outside of it"
-            kept = f"It is kept in {holder}" if holder else "It was kept in a list, an attribute or a global"
             return TracerError(
                 located(
-                    f"{where}. {kept}, which a called function changes; let that function return it, and assign it in the branch "
-                    "or the body",
+                    f"{where}. It was kept {kept}{'' if name else ' that a called function changes'}; let the function that keeps it "
+                    "return it, and assign it in the branch or the body",
                     user_line(),
                 )
             )
-        kept = f"It is kept in {holder}" if holder else "It was kept in a list, an attribute or a global"
         return TracerError(
             located(
-                f"a symbolic tensor of @hml.function `{self.name}`{made} is used after its trace ended. {kept}; return it from the "
-                "function instead, or keep state in an hml.Variable",
+                f"a symbolic tensor of @hml.function `{self.name}`{made} is used after its trace ended. It was kept {kept}; "
+                "return it from the function instead, or keep state in an hml.Variable",
                 user_line(),
             )
         )

@@ -25,7 +25,15 @@ from hybridml.eager.creation import asarray
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable
-from hybridml.errors import ChangedValueWarning, RetraceWarning, TraceError, user_line, user_stacklevel
+from hybridml.errors import (
+    ChangedValueWarning,
+    HybridMLError,
+    RetraceWarning,
+    TraceError,
+    add_users_line,
+    user_line,
+    user_stacklevel,
+)
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace import autograph
 from hybridml.trace.builder import Builder
@@ -327,6 +335,9 @@ class Function:
                 args, kwargs = pytree.unflatten(structure, symbols)
                 result = self._run(args, kwargs)
                 graph, variables, plan = self._finish(builder, result)
+        except HybridMLError as e:
+            add_users_line(e)
+            raise
         finally:
             state.tapes = tapes
         return ConcreteFunction(graph, variables, plan, time.perf_counter() - started, self.check, frozenset(builder.named_variables))

@@ -1,64 +1,61 @@
-"""Who holds an object: a name for people, found through the garbage collector. Slow, for error messages only."""
+"""Who holds a tensor that escaped its trace: the name an error can show.
+
+Looked for among what the user's frames on the stack can see (locals, closures, globals), two steps deep: a list in a variable, an
+attribute of an object in a variable, a list in an attribute.
+"""
 
 from __future__ import annotations
 
-import gc
+import itertools
 import sys
 import types
+from collections.abc import Iterator
 from typing import Any
 
-_OURS = "hybridml."
+from hybridml import errors
+
+WIDTHS = (1000, 30)  # how many items are looked at in what a name holds, and in what is found there
 
 
-def holder_of(x: Any, depth: int = 3) -> str | None:
-    """What keeps `x`, as "the global `kept` of module m" or "item 0 of the attribute `log` of a Net"; None if that cannot be said."""
-    for r in gc.get_referrers(x):
-        found = _described(r, x, depth)
-        if found is not None:
-            return found
+def holder(x: Any) -> str | None:
+    """The expression by which the user's code reaches `x`, innermost frame first, or None; a bare name is no news.
+
+    >>> kept = {"losses": [object()]}
+    >>> holder(kept["losses"][0])
+    "kept['losses'][0]"
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        if not errors._is_ours(frame):
+            for names in (frame.f_locals, frame.f_globals):
+                for name, value in list(names.items()):
+                    path = None if value is x or name.startswith("__") else _path(value, x, WIDTHS)
+                    if path:
+                        return name + path
+        frame = frame.f_back  # type: ignore[assignment]
     return None
 
 
-def _described(r: Any, x: Any, depth: int) -> str | None:
-    if isinstance(r, types.FrameType) or type(r).__module__.startswith(_OURS):
-        return None
-    if isinstance(r, dict):
-        key = next((k for k, v in r.items() if v is x), None)
-        return None if key is None else _in_dict(r, key, depth)
-    if isinstance(r, (list, tuple)):
-        outer = holder_of(r, depth - 1) if depth else None
-        at = next((i for i, v in enumerate(r) if v is x), None)
-        return (
-            None if at is None or outer is None else f"item {at} of {outer}"
-        )  # else it may be a call's arguments
-    if isinstance(r, types.CellType):
-        return _in_closure(r)
-    names = [k for k, v in getattr(r, "__dict__", {}).items() if v is x]
-    return f"the attribute `{names[0]}` of a {type(r).__name__}" if names else None
-
-
-def _in_dict(d: dict[Any, Any], key: Any, depth: int) -> str | None:
-    module = sys.modules.get(str(d.get("__name__")))
-    if module is not None and vars(module) is d:
-        return (
-            None if module.__name__.startswith(_OURS) else f"the global `{key}` of module {module.__name__}"
-        )
-    for o in gc.get_referrers(d):
-        if getattr(o, "__dict__", None) is d:
-            ours = type(o).__module__.startswith(_OURS)
-            return None if ours else f"the attribute `{key}` of a {type(o).__name__}"
-    outer = holder_of(d, depth - 1) if depth else None
-    return f"item {key!r} of {outer}" if outer else None
-
-
-def _in_closure(cell: types.CellType) -> str | None:
-    for t in gc.get_referrers(cell):
-        for f in gc.get_referrers(t) if isinstance(t, tuple) else ():
-            if (
-                isinstance(f, types.FunctionType)
-                and f.__closure__ is t
-                and not str(f.__module__).startswith(_OURS)
-            ):
-                at = next(i for i, c in enumerate(f.__closure__ or ()) if c is cell)
-                return f"the closure variable `{f.__code__.co_freevars[at]}` of {f.__name__}"
+def _path(value: Any, x: Any, widths: tuple[int, ...]) -> str | None:
+    """How `x` is reached from `value`: '' if it is `value`, None if it is not found."""
+    if value is x:
+        return ""
+    if widths:
+        for step, inner in itertools.islice(_parts(value), widths[0]):
+            path = _path(inner, x, widths[1:])
+            if path is not None:
+                return step + path
     return None
+
+
+def _parts(value: Any) -> Iterator[tuple[str, Any]]:
+    if type(value) in (list, tuple):
+        yield from ((f"[{i}]", v) for i, v in enumerate(value))
+    elif type(value) is dict:
+        yield from ((f"[{k!r}]", v) for k, v in list(value.items()) if type(k) in (str, int))
+    elif not isinstance(value, (type, types.ModuleType, types.FunctionType)):
+        try:
+            attributes = vars(value)
+        except TypeError:  # it has none
+            return
+        yield from ((f".{k}", v) for k, v in list(attributes.items()))
