@@ -6,14 +6,14 @@ VENV ?= .venv
 JOBS ?= 2        # processes of the test run
 EXAMPLES ?= 5000 # random programs of `make fuzz`
 OUT ?= out       # where `make compare` and `make notebook` write
-ARGS ?=          # more arguments for `make compare`, for example ARGS="--workload two_layer_sgd"
+ARGS ?=          # more arguments for `make compare` and `make bench-peers`, for example ARGS="--workload two_layer_sgd"
 
 JOBS := $(strip $(JOBS))
 EXAMPLES := $(strip $(EXAMPLES))
 OUT := $(strip $(OUT))
 PY := $(VENV)/bin/python
 
-.PHONY: help test check format compare bench figures fuzz notebook clean
+.PHONY: help test check format compare bench bench-peers figures fuzz notebook clean
 .DELETE_ON_ERROR:
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make test       all checks and all tests"
 	@echo "make check      lint, format, types, and which layer may import which"
 	@echo "make bench      measure against the targets; writes benchmarks/results/"
+	@echo "make bench-peers  beside PyTorch, JAX and TensorFlow, each in an environment of its own in .peers/"
 	@echo "make figures    bench and compare, and put the figures into the README"
 	@echo "make fuzz       random programs, eager against interpreter against compiled (EXAMPLES=$(EXAMPLES))"
 	@echo "make notebook   run notebooks/eager_vs_function.ipynb; the result is in $(OUT)/"
@@ -45,6 +46,19 @@ compare: $(VENV)/.demo
 
 bench: $(VENV)/.dev
 	$(PY) -m pytest benchmarks --benchmark-only --benchmark-disable-gc
+
+# A library that cannot be installed is left out, and the result says so.
+PEERS := hybridml torch jax tensorflow
+
+bench-peers: $(VENV)/.demo $(PEERS:%=.peers/%/.tried)
+	PYTHONPATH=. $(PY) benchmarks/peers/run.py $(ARGS)
+
+.peers/%/.tried: benchmarks/peers/requirements/%.txt | $(PY)
+	@rm -rf $(@D)
+	$(PY) -m venv --without-pip $(@D)
+	@if $(PY) -m pip --python $(@D)/bin/python install --quiet --no-compile --disable-pip-version-check -r $<; \
+	  then touch $(@D)/.ready; else echo "$* cannot be installed and is left out"; fi
+	@touch $@
 
 # On an idle machine: the README shows what this measures.
 figures: bench compare
@@ -80,4 +94,4 @@ $(PY):
 	  echo "cannot make a virtual environment; on Debian and Ubuntu: apt install python3-venv"; exit 1; }
 
 clean:
-	rm -rf "$(VENV)" "$(OUT)" build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf "$(VENV)" .peers "$(OUT)" build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
