@@ -75,7 +75,12 @@ class Recurrent(nn.Module):
     def __init__(self, w: dict[str, Any]) -> None:
         super().__init__()
         self.gru = nn.GRU(w["wi"].shape[0], w["wh"].shape[0])
-        found = {"weight_ih_l0": w["wi"].T, "weight_hh_l0": w["wh"].T, "bias_ih_l0": w["bi"], "bias_hh_l0": w["bh"]}
+        found = {
+            "weight_ih_l0": w["wi"].T,
+            "weight_hh_l0": w["wh"].T,
+            "bias_ih_l0": w["bi"],
+            "bias_hh_l0": w["bh"],
+        }
         self.gru.load_state_dict(found)
         self.out = dense(w["wo"], w["bo"])
 

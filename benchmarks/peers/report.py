@@ -38,7 +38,9 @@ def compare(row: dict[str, Any]) -> dict[str, Any]:
 def table(head: list[str], body: list[list[str]]) -> str:
     widths = [max(len(line[k]) for line in [head, *body]) for k in range(len(head))]
     lines = [head, [("-" * (w - 1) + ":") if k else "-" * w for k, w in enumerate(widths)], *body]
-    return "\n".join("| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines)
+    return "\n".join(
+        "| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines
+    )
 
 
 def cell(answer: dict[str, Any] | None, best: bool) -> str:
@@ -70,7 +72,11 @@ def starts(facts: dict[str, Any]) -> str:
         for w, row in facts["first_calls"].items()
         for name, v in row.items()
     ]
-    return table(["first call", "", "empty caches", "second process", "peak memory of that process"], body) if body else ""
+    return (
+        table(["first call", "", "empty caches", "second process", "peak memory of that process"], body)
+        if body
+        else ""
+    )
 
 
 def markdown(facts: dict[str, Any]) -> str:
@@ -85,7 +91,9 @@ def markdown(facts: dict[str, Any]) -> str:
         f"{m['processor']}, {m['cpus']} CPUs, load average {m['load']}, Python {m['python']}; {versions}.",
         steady(facts),
         starts(facts),
-        "Size of the environment: " + ", ".join(f"{k} {size(v)}" for k, v in facts["install_size"].items()) + ".",
+        "Size of the environment: "
+        + ", ".join(f"{k} {size(v)}" for k, v in facts["install_size"].items())
+        + ".",
     ]
     parts += [f"Left out: {name}: {why}." for name, why in facts["left_out"].items()]
     parts += [
@@ -107,7 +115,9 @@ def draw(facts: dict[str, Any], path: Path) -> None:
     figure = Figure(figsize=(9, 0.9 + 0.38 * len(found)), layout="constrained")
     axes = figure.subplots()
     ratios = [c["ratio"] for _, c in found]
-    bars = axes.barh(range(len(found)), ratios, height=0.65, color=[AHEAD if r <= 1 else BEHIND for r in ratios])
+    bars = axes.barh(
+        range(len(found)), ratios, height=0.65, color=[AHEAD if r <= 1 else BEHIND for r in ratios]
+    )
     labels = [f"{c['ratio']:.2f} x {c['best_peer']}" for _, c in found]
     axes.bar_label(bars, labels, padding=4, fontsize=8)
     axes.set_yticks(range(len(found)), [title for title, _ in found], fontsize=8)

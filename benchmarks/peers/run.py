@@ -101,7 +101,9 @@ def first_calls(name: str, variants: Sequence[tuple[str, str]], caches: Path, lo
             row |= {"peak_memory": p.ask("facts").get("peak_memory")}
             p.close()
         found[p.name] = row
-        say(f"{name:18} first call {p.name:20} cold {row['cold'] or 0:.3f} s, second process {row['warm'] or 0:.3f} s")
+        say(
+            f"{name:18} first call {p.name:20} cold {row['cold'] or 0:.3f} s, second process {row['warm'] or 0:.3f} s"
+        )
     return found
 
 
@@ -135,9 +137,7 @@ def steady(name: str, processes: Iterable[Process], rounds: int) -> dict[str, An
 
 def agree(a: list[Any], b: list[Any]) -> bool:
     """Whether all calls returned the same arrays, as far as their summaries tell; the scale is an array's root mean square."""
-    pairs = [
-        (x, y) for u, v in zip(a, b, strict=True) for x, y in zip(u, v, strict=True)
-    ]  # a call's arrays
+    pairs = [(x, y) for u, v in zip(a, b, strict=True) for x, y in zip(u, v, strict=True)]  # a call's arrays
     return all(abs(p - q) <= TOLERANCE * x[0] for x, y in pairs for p, q in zip(x, y, strict=True))
 
 
@@ -166,9 +166,13 @@ def say(text: str) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--workload", action="append", choices=WORKLOADS, help="only this one; may be repeated")
+    parser.add_argument(
+        "--workload", action="append", choices=WORKLOADS, help="only this one; may be repeated"
+    )
     parser.add_argument("--rounds", type=int, default=15, help="blocks of calls of each library (default 15)")
-    parser.add_argument("--out", type=Path, help="folder of the results; default benchmarks/results, or out for a part")
+    parser.add_argument(
+        "--out", type=Path, help="folder of the results; default benchmarks/results, or out for a part"
+    )
     options = parser.parse_args()
     chosen = options.workload or list(WORKLOADS)
     out = options.out or (ROOT / "out" if options.workload else HERE.parent / "results")
@@ -181,12 +185,16 @@ def main() -> None:
     rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder, open(Path(folder, "log"), "w+") as log:
         starts = {
-            name: first_calls(name, variants, Path(folder, name), log) for name in chosen if name in STARTED_ANEW
+            name: first_calls(name, variants, Path(folder, name), log)
+            for name in chosen
+            if name in STARTED_ANEW
         }
         processes = [Process(library, variant, Path(folder, "all"), log) for library, variant in variants]
         for name in chosen:
             rows[name] = steady(name, processes, options.rounds)
-            timed = {k: statistics.median(v["rounds"]) * 1e6 for k, v in rows[name].items() if v.get("rounds")}
+            timed = {
+                k: statistics.median(v["rounds"]) * 1e6 for k, v in rows[name].items() if v.get("rounds")
+            }
             say(f"{name:18} " + ", ".join(f"{k} {v:.1f}" for k, v in timed.items()) + " us")
         versions = {p.library: p.ask("facts").get("versions") for p in processes}
         for p in processes:
@@ -200,7 +208,9 @@ def main() -> None:
         "threads": THREADS,
         "rounds": options.rounds,
         "versions": versions,
-        "install_size": {name: size_of(ROOT / ".peers" / name) for name, _ in dict.fromkeys((n, "") for n, _ in variants)},
+        "install_size": {
+            name: size_of(ROOT / ".peers" / name) for name, _ in dict.fromkeys((n, "") for n, _ in variants)
+        },
         "left_out": left_out,
         "first_calls": starts,
         "workloads": rows,

@@ -110,7 +110,11 @@ def main(library: str, variant: str) -> None:
             answer = getattr(worker, request)(*args)
         except Exception as e:  # an answer like any other: one library's failure ends nobody else's run
             traceback.print_exc()
-            answer = {"error": f"{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ''}"[:300]}
+            answer = {
+                "error": f"{type(e).__name__}: {str(e).strip().splitlines()[0] if str(e).strip() else ''}"[
+                    :300
+                ]
+            }
         answers.write(json.dumps(answer) + "\n")
         answers.flush()
 

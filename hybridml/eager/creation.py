@@ -54,11 +54,19 @@ def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Tens
         raise ValueError(f"cannot make a tensor of a ragged nest: {e}") from None
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype not in dtypes.ALL:
-        raise DTypeError(f"cannot make a tensor of {type(obj).__name__} with dtype {array.dtype}; expected numbers or bools")
+        raise DTypeError(
+            f"cannot make a tensor of {type(obj).__name__} with dtype {array.dtype}; expected numbers or bools"
+        )
     if wanted is None:
-        wanted = np.dtype(array.dtype.type) if typed else dtypes.scalar_dtype(array.flat[0].item() if array.size else 0.0)
+        wanted = (
+            np.dtype(array.dtype.type)
+            if typed
+            else dtypes.scalar_dtype(array.flat[0].item() if array.size else 0.0)
+        )
     if array.dtype.kind == "f" and wanted.kind in "iu" and not typed:
-        raise DTypeError(f"cannot make a {wanted.name} tensor of Python floats; use hml.asarray(x).astype(hml.{wanted.name})")
+        raise DTypeError(
+            f"cannot make a {wanted.name} tensor of Python floats; use hml.asarray(x).astype(hml.{wanted.name})"
+        )
     return wrap(np.ascontiguousarray(array, dtype=wanted).reshape(array.shape))
 
 

@@ -45,7 +45,9 @@ def lift_operands(op: Op, operands: tuple[Any, ...]) -> list[Any]:
             uniform = uniform and common is None
             common = x._array.dtype
         lifted.append(x)
-    if op.promote is Promote.NO or (uniform and common is not None and (op.promote is Promote.SAME or common.kind == "f")):
+    if op.promote is Promote.NO or (
+        uniform and common is not None and (op.promote is Promote.SAME or common.kind == "f")
+    ):
         return lifted
     return _promote(op, lifted)
 

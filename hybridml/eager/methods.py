@@ -36,7 +36,11 @@ def _fast_binary(op: Op, f: Callable[..., Any], swapped: bool = False) -> Callab
     ufunc, enter, leave, quiet_setting, here = op.ufunc, quiet.enter_with, quiet.leave, quiet.QUIET, state
     new = Tensor.__new__
     kinds = {Promote.FLOAT: "f", Promote.NUMBER: "iuf"}.get(op.promote, "biuf")
-    beside = {Tensor: "", float: "f", int: "".join(k for k in "iuf" if k in kinds)}  # scalar type -> tensor kinds it is weak beside
+    beside = {
+        Tensor: "",
+        float: "f",
+        int: "".join(k for k in "iuf" if k in kinds),
+    }  # scalar type -> tensor kinds it is weak beside
 
     def operate(self: Tensor, other: Any) -> Any:
         cls = type(other)

@@ -110,7 +110,9 @@ class GradientTape:
         """Record what happens to a tensor, a variable, or a structure of them."""
         for t in pytree.leaves(tensors):
             if not isinstance(t, (Tensor, Variable)):
-                raise TapeError(f"can only watch tensors and variables, got {type(t).__name__}; make one with hml.asarray")
+                raise TapeError(
+                    f"can only watch tensors and variables, got {type(t).__name__}; make one with hml.asarray"
+                )
             if t._id is None:
                 t._id = next_id()
             if dtypes.is_float(t.dtype):
@@ -124,7 +126,12 @@ class GradientTape:
 
     def accessed(self, variable: Variable) -> None:
         """A variable was read while this tape was active."""
-        if self._watch_accessed and variable.trainable and not self._stopped and variable._id not in self._watched:
+        if (
+            self._watch_accessed
+            and variable.trainable
+            and not self._stopped
+            and variable._id not in self._watched
+        ):
             self._watched.add(variable._id)
             self._variables[variable._id] = variable
 
@@ -232,7 +239,10 @@ class GradientTape:
             for i, g in zip(e.inputs, e.pullback(gs, wanted), strict=False):
                 if g is not None and i is not None:
                     grads[i] = grads[i] + g if i in grads else g
-        return [grads.get(s._id) if isinstance(s, (Tensor, Variable)) and s._id is not None else None for s in sources]
+        return [
+            grads.get(s._id) if isinstance(s, (Tensor, Variable)) and s._id is not None else None
+            for s in sources
+        ]
 
     def _why_none(self, source: Any) -> str:
         if not isinstance(source, (Tensor, Variable)):
@@ -260,12 +270,18 @@ class GradientTape:
         The tape must be persistent unless the target has one element.
         """
         rows = [
-            self.gradient(target, sources, output_gradients=_one_hot(target, i), unconnected_gradients=unconnected_gradients)
+            self.gradient(
+                target,
+                sources,
+                output_gradients=_one_hot(target, i),
+                unconnected_gradients=unconnected_gradients,
+            )
             for i in range(target.size)
         ]
         stack, reshape = PUBLIC["stack"], PUBLIC["reshape"]
         return pytree.map(
-            lambda *gs: None if gs[0] is None else reshape(stack(list(gs)), (*target.shape, *gs[0].shape)), *rows
+            lambda *gs: None if gs[0] is None else reshape(stack(list(gs)), (*target.shape, *gs[0].shape)),
+            *rows,
         )
 
     def batch_jacobian(self, target: Any, source: Any) -> Any:
@@ -327,10 +343,15 @@ def _seeds(targets: list[Any], output_gradients: Any) -> list[Any]:
     given = pytree.leaves(output_gradients)
     if len(given) != len(targets):
         raise ShapeError(f"output_gradients has {len(given)} tensors for {len(targets)} targets")
-    seeds = [asarray(g, dtype=t.dtype) if not isinstance(g, Tensor) else g for g, t in zip(given, targets, strict=True)]
+    seeds = [
+        asarray(g, dtype=t.dtype) if not isinstance(g, Tensor) else g
+        for g, t in zip(given, targets, strict=True)
+    ]
     for g, t in zip(seeds, targets, strict=True):
         if g.shape != t.shape:
-            raise ShapeError(f"an output gradient has shape {g.shape}, its target {t.shape}; they must be equal")
+            raise ShapeError(
+                f"an output gradient has shape {g.shape}, its target {t.shape}; they must be equal"
+            )
     return seeds
 
 

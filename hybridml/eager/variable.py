@@ -82,7 +82,9 @@ class Variable(Operators):
         """Set the value; the shape must be the variable's. Returns the variable."""
         value = _operand(value)
         if value.shape != self.shape:
-            raise ShapeError(f"cannot assign a value of shape {value.shape} to {self!r}: the shapes must be equal")
+            raise ShapeError(
+                f"cannot assign a value of shape {value.shape} to {self!r}: the shapes must be equal"
+            )
         if value.dtype is not self.dtype:
             value = value.astype(self.dtype)  # type: ignore[attr-defined]
         for tape in state.tapes:

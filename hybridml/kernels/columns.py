@@ -61,7 +61,9 @@ class ColumnLowering(Lowering):
 
     def _scope(self, stage: int, done: int) -> Scope:
         body: list[Statement] = []
-        return Scope(stage, done, {}, {}, body, body)  # nothing is hoisted out of a loop over columns: LLVM does that
+        return Scope(
+            stage, done, {}, {}, body, body
+        )  # nothing is hoisted out of a loop over columns: LLVM does that
 
     def _along(self, body: list[Statement]) -> Loop:
         return Loop(self.axes[-1], body, split=not self.geometry.outer)

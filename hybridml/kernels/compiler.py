@@ -167,7 +167,9 @@ def _load_blas_alone() -> None:
         return
     try:
         package = importlib.util.find_spec("scipy")
-        folders = [os.path.join(p, "linalg") for p in (package.submodule_search_locations if package else None) or []]
+        folders = [
+            os.path.join(p, "linalg") for p in (package.submodule_search_locations if package else None) or []
+        ]
         found = importlib.machinery.PathFinder.find_spec(name, folders)
         if found is None or found.loader is None:
             return
@@ -211,7 +213,9 @@ def _no_collection() -> Iterator[None]:
             gc.enable()
 
 
-def _compile_object(source: str, name: str, signature: str, path: str, unique: str) -> tuple[str, bytes, set[str]]:
+def _compile_object(
+    source: str, name: str, signature: str, path: str, unique: str
+) -> tuple[str, bytes, set[str]]:
     # Numba quotes source lines in its errors through linecache, which cannot read a file that is not written
     # yet.
     linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)

@@ -158,7 +158,9 @@ def step(
         inside = [s for s in regions[name].steps if isinstance(s, PythonStep)]
         if inside:
             names = ", ".join(dict.fromkeys(s.node.op.name for s in inside))
-            return PythonStep(n, reads, n.outputs, checks=True, reason=f"has no native kernel for {names} inside `{name}`")
+            return PythonStep(
+                n, reads, n.outputs, checks=True, reason=f"has no native kernel for {names} inside `{name}`"
+            )
     return ControlStep(n, reads, regions, places, Value(TensorSpec((0,), "uint8"), f"scratch of {n.op.name}"))
 
 

@@ -60,7 +60,9 @@ def emit(spec: KernelSpec) -> tuple[str, str]:
         out(f"{scalar.name} = {scalar.dtype.name}_scalar(args, {word})")
         word += 1
     flags = [o.name for o in spec.operands if _sets(spec.body, o)]
-    for name in flags:  # kept in a register, and stored once: a store in the loop would keep it from being vectorised
+    for name in (
+        flags
+    ):  # kept in a register, and stored once: a store in the loop would keep it from being vectorised
         out(f"bad_{name} = False")
     if spec.parallel:
         _parallel(out, spec)

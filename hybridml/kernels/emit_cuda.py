@@ -279,7 +279,9 @@ class _Printer:
                 self.out(_store(operand, index, value))
             case Flag(operand, when):
                 self.out.open(f"if {when}:")
-                self.out(f"{operand.name}[0] = u8(1)")  # from any thread, and whatever else they do: it is never unset
+                self.out(
+                    f"{operand.name}[0] = u8(1)"
+                )  # from any thread, and whatever else they do: it is never unset
                 self.out.close()
             case _:
                 raise TypeError(f"{type(s).__name__} has no place outside a pass over a row")

@@ -108,7 +108,9 @@ class Executable:
             self.region.add(site, s)
         if last:
             self.region.finish(site)
-        self.segments.append(site.table.finish(release_gil=sum(s.nanoseconds for s in steps) > GIL_NANOSECONDS))
+        self.segments.append(
+            site.table.finish(release_gil=sum(s.nanoseconds for s in steps) > GIL_NANOSECONDS)
+        )
 
     # running
 
@@ -159,12 +161,16 @@ def _explain(fault: Fault, externals: list[np.ndarray]) -> NoReturn:
     for x in node.inputs:
         if isinstance(x, Value):
             base, layout = fault.places[x]
-            memory_of = (ctypes.c_uint8 * max(base.spec.nbytes, base.dtype.itemsize)).from_address(fault.operands[x].now(externals))
+            memory_of = (ctypes.c_uint8 * max(base.spec.nbytes, base.dtype.itemsize)).from_address(
+                fault.operands[x].now(externals)
+            )
             operands.append(_strided(np.ctypeslib.as_array(memory_of).view(base.dtype), layout))
         else:
             operands.append(x)
     run_eagerly(node, operands)
-    raise GraphError(located(f"{node.op.name}: the kernel found a fault in operands that have none", node.source))
+    raise GraphError(
+        located(f"{node.op.name}: the kernel found a fault in operands that have none", node.source)
+    )
 
 
 def _regions(region: Region) -> Iterator[Region]:
@@ -182,7 +188,11 @@ def _eager_bytes(graph: Graph) -> float:
     for n in graph.nodes:
         inner = subgraphs(n).values()
         if inner:
-            total += n.attrs.get("length", 1) * sum(map(_eager_bytes, inner)) / (2 if n.op.provider == "cond" else 1)
+            total += (
+                n.attrs.get("length", 1)
+                * sum(map(_eager_bytes, inner))
+                / (2 if n.op.provider == "cond" else 1)
+            )
         elif n.op.view is None:
             total += sum(v.spec.nbytes for v in (*n.values, *n.outputs))
     return total

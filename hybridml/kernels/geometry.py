@@ -38,7 +38,11 @@ class Geometry:
         self._member_of = {self.nodes[i].out: i for i in group.nodes}
         self.stage: dict[int, int] = {}
         for i in self.members:
-            waits = [self.stage[j] + self.reduces(j) for v in self.nodes[i].values if (j := self.member(v)) is not None]
+            waits = [
+                self.stage[j] + self.reduces(j)
+                for v in self.nodes[i].values
+                if (j := self.member(v)) is not None
+            ]
             self.stage[i] = max(waits, default=0)
         self._collapse()
 
@@ -109,7 +113,9 @@ class Geometry:
 
     def _collapse(self) -> None:
         g = self.group
-        walked = [self._raw(i, v) for i in self.members for v in self.nodes[i].values if self.member(v) is None]
+        walked = [
+            self._raw(i, v) for i in self.members for v in self.nodes[i].values if self.member(v) is None
+        ]
         walked += [self._raw_index(i) for i in self.members if self.uses_index(i)]
         if g.reduced:
             walked.append(canonical(g.space, g.kept_axes))

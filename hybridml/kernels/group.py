@@ -25,7 +25,9 @@ from hybridml.trace.graph import Graph, Node, Value, has_effects, runs_python
 NATIVE = frozenset("?bBhHiIlLqQfd")  # dtype characters that kernels compute with
 MAX_OPERANDS = 24
 MAX_NODES = 64
-MAX_WAITS = 3  # reductions one after the other: each is one more pass over the row, which computes anew what it needs
+MAX_WAITS = (
+    3  # reductions one after the other: each is one more pass over the row, which computes anew what it needs
+)
 ROW_BYTES = 1 << 18  # a row read twice should still be in the second-level cache
 BLOCK_BYTES = 1 << 20  # likewise for all rows of a column block
 
@@ -189,7 +191,9 @@ class Fuser:
     def _name(self, i: int) -> str:
         n = self.nodes[i]
         result = f" {self.graph.label(n.out)}" if n.outputs else ""
-        return f"{n.op.name}{result}" + (f" ({n.source.file.rsplit('/', 1)[-1]}:{n.source.line})" if n.source else "")
+        return f"{n.op.name}{result}" + (
+            f" ({n.source.file.rsplit('/', 1)[-1]}:{n.source.line})" if n.source else ""
+        )
 
     def _merge(self, a: Group, b: Group) -> str | None:
         """Merge two groups, or say why not."""
@@ -266,7 +270,9 @@ class Fuser:
                     space.append(d)
                 else:
                     space += [fine[p] for p in pieces[k]]
-            found.append(Group(nodes, tuple(space), frozenset(reduced), reducing.kept | frozenset(plain.nodes)))
+            found.append(
+                Group(nodes, tuple(space), frozenset(reduced), reducing.kept | frozenset(plain.nodes))
+            )
         return found
 
     def _check(self, g: Group, a: Group, b: Group) -> str | None:
@@ -298,7 +304,9 @@ class Fuser:
                 target = g.space if reads_full else tuple([g.space[k] for k in g.kept_axes])
                 wanted = canonical(g.space, level_axes[from_kept]) if reads_full else canonical(target)
                 seen = strides_over(stretch(layout, domain), target)
-                if layout.offset or any(s != w for s, w, d in zip(seen, wanted, target, strict=True) if d != 1):
+                if layout.offset or any(
+                    s != w for s, w, d in zip(seen, wanted, target, strict=True) if d != 1
+                ):
                     return "it is read in another order than it is written"
             if wait > MAX_WAITS:
                 return f"a row would be walked more than {MAX_WAITS + 1} times"

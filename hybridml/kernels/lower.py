@@ -63,7 +63,9 @@ class Scope:
     row: dict[Any, str]
     body: list[Statement] = field(default_factory=list)
     hoisted: list[Statement] = field(default_factory=list)
-    stores: list[Statement] = field(default_factory=list)  # last in their loop, so that an output may take an input's memory
+    stores: list[Statement] = field(
+        default_factory=list
+    )  # last in their loop, so that an output may take an input's memory
 
 
 class Lowering:
@@ -77,7 +79,9 @@ class Lowering:
         self.temporaries: list[Value] = []
         self._named = 0
         self.held: dict[int, Access] = {}  # where values can be read back by later passes
-        self.borrowed: dict[int, Access] = {}  # the rows of later outputs that hold expensive values until then
+        self.borrowed: dict[
+            int, Access
+        ] = {}  # the rows of later outputs that hold expensive values until then
         self._hold()
 
     def statements(self) -> list[Statement]:
@@ -89,9 +93,13 @@ class Lowering:
         body = self.statements()
         title = "_".join(dict.fromkeys(self.nodes[i].op.name for i in self.members))
         notes = [f"{self.nodes[i].op.name} -> {self.nodes[i].out.dtype.name}" for i in self.members]
-        spec = KernelSpec(g.mode, a.operands, a.words, a.scalars, [self.axes[k] for k in g.outer], body, title, notes)
+        spec = KernelSpec(
+            g.mode, a.operands, a.words, a.scalars, [self.axes[k] for k in g.outer], body, title, notes
+        )
         in_place = self._in_place(body)
-        return Lowered(spec, a.bases, a.word_values, a.scalar_values, g.extent, prod(g.sizes), self.temporaries, in_place)
+        return Lowered(
+            spec, a.bases, a.word_values, a.scalar_values, g.extent, prod(g.sizes), self.temporaries, in_place
+        )
 
     # names and text
 
@@ -110,7 +118,9 @@ class Lowering:
         index = self.arguments.index(i) if self.geometry.uses_index(i) else ""
         if n.op.kind is Kind.RANDOM:
             return template.format(seed=names[0], counter=names[1], index=index)
-        text = _suffixed(wrapping(template, out).format(*names, out=suffix(out), index=index), self.literal_dtype(i))
+        text = _suffixed(
+            wrapping(template, out).format(*names, out=suffix(out), index=index), self.literal_dtype(i)
+        )
         if out.kind == "b" and any(v.dtype.kind == "b" for v in n.values):
             return f"({text}) != 0"  # arithmetic on bools is done in integers
         return f"{suffix(out)}({text})" if out.kind in "iu" else text
@@ -236,7 +246,9 @@ class Lowering:
                 if g.member(v) is None:
                     base, layout = g.places[v]
                     walked.setdefault(base, set()).add((g.strides(i, v), layout.offset))
-        names = {base: o.name for o, (base, _) in zip(self.arguments.operands, self.arguments.bases, strict=True)}
+        names = {
+            base: o.name for o, (base, _) in zip(self.arguments.operands, self.arguments.bases, strict=True)
+        }
         found = []
         for i in self.members:
             o = self.nodes[i].out

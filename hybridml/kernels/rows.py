@@ -25,7 +25,10 @@ class RowLowering(Lowering):
             reductions = self._pass(one_pass, accumulators)
             if one_pass.body or one_pass.stores:
                 out += one_pass.hoisted
-                starts = [Accumulator(accumulators[i], self.identity(i), self.nodes[i].out.dtype) for i in reductions]
+                starts = [
+                    Accumulator(accumulators[i], self.identity(i), self.nodes[i].out.dtype)
+                    for i in reductions
+                ]
                 out += self._loops(one_pass.body + one_pass.stores, tuple(starts))
                 row.update({i: accumulators[i] for i in reductions})
         return out + [Store(*self.write(i), row[i]) for i in self.members if g.is_kept(i) and g.is_output(i)]

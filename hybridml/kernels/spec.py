@@ -67,7 +67,9 @@ class Let:
     text: str
     dtype: np.dtype
     note: str = ""
-    step: Accumulate | None = None  # set where the text is a reduction's step on an accumulator that lives in memory
+    step: Accumulate | None = (
+        None  # set where the text is a reduction's step on an accumulator that lives in memory
+    )
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,9 @@ class Loop:
     body: list[Statement] = field(default_factory=list)
     reduces: tuple[Accumulator, ...] = ()
     split: bool = False  # this axis is the kernel's own extent: it runs from begin to end
-    running: bool = False  # a step needs what the one before has stored: they are taken in order, by one thread
+    running: bool = (
+        False  # a step needs what the one before has stored: they are taken in order, by one thread
+    )
 
 
 Statement = Load | Let | Store | Flag | Accumulate | Loop

@@ -192,7 +192,11 @@ def merge_equal_updates(steps: list[Step]) -> list[Step]:
     writers = Counter(v for s in steps for v in s.writes)
     by_kernel: dict[str, list[KernelStep]] = {}
     for s in steps:
-        if isinstance(s, KernelStep) and not s.checks and not any(v in read or writers[v] > 1 for v in s.writes):
+        if (
+            isinstance(s, KernelStep)
+            and not s.checks
+            and not any(v in read or writers[v] > 1 for v in s.writes)
+        ):
             by_kernel.setdefault(s.kernel.name, []).append(s)
     groups = [group for group in by_kernel.values() if len(group) > 1]
     moved = {id(s) for group in groups for s in group}
@@ -236,7 +240,12 @@ def gemm_steps(graph: Graph, n: Node, places: dict[Value, Place], threads: int) 
     k = x.shape[-2] if n.attrs["ta"] else x.shape[-1]
     c_strides = Layout.contiguous(out.shape).strides
     a_batch, b_batch = a_layout.strides[:-2], b_layout.strides[:-2]
-    if batch and not ta and all(s == 0 or d == 1 for s, d in zip(b_batch, batch, strict=True)) and _stacks(a_layout, lda):
+    if (
+        batch
+        and not ta
+        and all(s == 0 or d == 1 for s, d in zip(b_batch, batch, strict=True))
+        and _stacks(a_layout, lda)
+    ):
         m, batch, a_batch, b_batch = m * math.prod(batch), (), (), ()  # one tall product instead of a batch
     itemsize = out.dtype.itemsize
     dims = tuple([d for d in batch if d != 1])

@@ -44,9 +44,13 @@ RECOMPUTE = register(Op(
 
 def _infer_straight_through(x: Any, source: Any) -> Any:
     if x.shape != source.shape:
-        raise ShapeError(f"a value of shape {x.shape} and a source of shape {source.shape}; they must be equal")
+        raise ShapeError(
+            f"a value of shape {x.shape} and a source of shape {source.shape}; they must be equal"
+        )
     if x.dtype != source.dtype:
-        raise DTypeError(f"a value of dtype {x.dtype.name} and a source of dtype {source.dtype.name}; they must be equal")
+        raise DTypeError(
+            f"a value of dtype {x.dtype.name} and a source of dtype {source.dtype.name}; they must be equal"
+        )
     return x
 
 

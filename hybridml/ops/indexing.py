@@ -98,7 +98,9 @@ def _batch_take(operands: list[Any], mapped: list[bool], size: int, attrs: dict[
 
 def _batch_scatter(operands: list[Any], mapped: list[bool], size: int, attrs: dict[str, Any]) -> Any:
     axis = attrs["axis"]
-    x, updates = [a if m else broadcast_to(a, (size, *a.shape)) for a, m in zip(operands[::2], mapped[::2], strict=True)]
+    x, updates = [
+        a if m else broadcast_to(a, (size, *a.shape)) for a, m in zip(operands[::2], mapped[::2], strict=True)
+    ]
     indices = operands[1]
     if not mapped[1]:
         return scatter_add(x, indices, updates, axis=axis + 1)
@@ -339,7 +341,8 @@ def _eager_ravel(xp: Any, *indices: Any, dims: Shape) -> Any:
 def _batch_ravel(operands: list[Any], mapped: list[bool], size: int, attrs: dict[str, Any]) -> Any:
     ndim = max(x.ndim - m for x, m in zip(operands, mapped, strict=True))
     wide = [
-        reshape(x, (size, *(1,) * (ndim + 1 - x.ndim), *x.shape[1:])) if m else x for x, m in zip(operands, mapped, strict=True)
+        reshape(x, (size, *(1,) * (ndim + 1 - x.ndim), *x.shape[1:])) if m else x
+        for x, m in zip(operands, mapped, strict=True)
     ]
     return ravel_index(wide, attrs["dims"])
 

@@ -42,19 +42,25 @@ class Builder:
         self.parent = parent
         self.tapes: tuple[Any, ...] = (*parent.tapes, *tapes) if parent is not None else ()
         self.captures: dict[int, tuple[Value, Tensor]] = {}
-        self.notes: dict[Any, Any] = {}  # what gradients of this trace's loops have prepared, to be used again
+        self.notes: dict[
+            Any, Any
+        ] = {}  # what gradients of this trace's loops have prepared, to be used again
         self.closed = False
         self.inputs: list[Value] = []
         self.nodes: list[Node] = []
         self.variables: dict[Variable, Value] = {}  # as they were when the function was entered
         self._now: dict[Variable, Tensor] = {}  # as they are at this point of the trace
         self._assigned: set[Variable] = set()
-        self._constants: dict[int, tuple[Value, Tensor]] = {}  # the tensor keeps its id from being given to another
+        self._constants: dict[
+            int, tuple[Value, Tensor]
+        ] = {}  # the tensor keeps its id from being given to another
         self._arrays: dict[Value, Any] = {}
         self._owned = owned if owned is not None else {}
         self._visits: dict[Any, int] = {}
         self.named_variables: set[int] = set()
-        self.converts: bool = parent.converts if parent is not None else False  # control flow of the functions that are called
+        self.converts: bool = (
+            parent.converts if parent is not None else False
+        )  # control flow of the functions that are called
 
     # the context
 
@@ -86,7 +92,9 @@ class Builder:
         name = holder(tensor) if tensor is not None else None
         kept = f"in `{name}`" if name else "in a list, an attribute or a global"
         if self.parent is not None:
-            where = f"a symbolic tensor of a branch or a loop body (`{self.name}`){made} is used outside of it"
+            where = (
+                f"a symbolic tensor of a branch or a loop body (`{self.name}`){made} is used outside of it"
+            )
             return TracerError(
                 located(
                     f"{where}. It was kept {kept}{'' if name else ' that a called function changes'}; let the function that keeps it "
@@ -140,7 +148,14 @@ class Builder:
     def _constant(self, x: Tensor) -> Value:
         """A constant of the graph; an array stretched by broadcasting stays small and is stretched in the graph."""
         array = x._array
-        small = array[tuple([slice(0, 1) if s == 0 and d > 1 else slice(None) for d, s in zip(array.shape, array.strides, strict=True)])]
+        small = array[
+            tuple(
+                [
+                    slice(0, 1) if s == 0 and d > 1 else slice(None)
+                    for d, s in zip(array.shape, array.strides, strict=True)
+                ]
+            )
+        ]
         v = Value(TensorSpec(small.shape, small.dtype))
         self._arrays[v] = small
         if small.shape == array.shape:
@@ -174,9 +189,13 @@ class Builder:
             self.variables[variable] = Value(variable.spec, variable.name)
             self._now[variable] = self.symbol(self.variables[variable])
         now = self._now[variable]
-        if variable in self._assigned:  # gradients go to the variable and not through the assignment, as they do eagerly
+        if (
+            variable in self._assigned
+        ):  # gradients go to the variable and not through the assignment, as they do eagerly
             return call(STRAIGHT_THROUGH, now, self.symbol(self.variables[variable]))
-        return self.symbol(now._value) if isinstance(now, SymbolicTensor) else now  # a fresh face: tapes name each read
+        return (
+            self.symbol(now._value) if isinstance(now, SymbolicTensor) else now
+        )  # a fresh face: tapes name each read
 
     def assign(self, variable: Variable, value: Tensor) -> None:
         self.read(variable)
@@ -203,7 +222,9 @@ class Builder:
 
         return checkpointed(run)
 
-    def create_variable(self, make: Callable[[], Variable], spec: Callable[[], TensorSpec | None]) -> Variable:
+    def create_variable(
+        self, make: Callable[[], Variable], spec: Callable[[], TensorSpec | None]
+    ) -> Variable:
         """A variable made while tracing belongs to the function: one per call site and visit, however often it is traced.
 
         `spec` says what a new one would be, or None where only making it would tell.
@@ -244,7 +265,9 @@ class Builder:
 
     def body(self, inputs: Sequence[Value], outputs: Sequence[Value], name: str = "") -> Graph:
         """A sub-graph without variables: `inputs` hold all that is read from outside."""
-        return Graph(name or self.name, tuple(inputs), (), dict(self._arrays), tuple(self.nodes), tuple(outputs))
+        return Graph(
+            name or self.name, tuple(inputs), (), dict(self._arrays), tuple(self.nodes), tuple(outputs)
+        )
 
     def custom_gradient(self, f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Write a function with its own gradient rule down, rule and all."""

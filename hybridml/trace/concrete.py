@@ -110,10 +110,14 @@ class ConcreteFunction:
 
     @property
     def stats(self) -> Stats:
-        return Stats(trace_seconds=self._trace_seconds, passes_seconds=self._passes_seconds, **self.program.facts())
+        return Stats(
+            trace_seconds=self._trace_seconds, passes_seconds=self._passes_seconds, **self.program.facts()
+        )
 
     def __repr__(self) -> str:
-        return f"<ConcreteFunction {self.name}({', '.join(map(str, self.inputs))}), {len(self.kernels)} kernels>"
+        return (
+            f"<ConcreteFunction {self.name}({', '.join(map(str, self.inputs))}), {len(self.kernels)} kernels>"
+        )
 
     def __str__(self) -> str:
         return str(self.graph)
@@ -123,7 +127,9 @@ class ConcreteFunction:
     def __call__(self, *tensors: Any) -> Any:
         """Run on tensors in the order of `inputs`; shapes and dtypes must be exactly those."""
         if len(tensors) != len(self.inputs):
-            raise SignatureError(f"{self.name} takes {len(self.inputs)} tensors {list(self.inputs)}, got {len(tensors)}")
+            raise SignatureError(
+                f"{self.name} takes {len(self.inputs)} tensors {list(self.inputs)}, got {len(tensors)}"
+            )
         lifted = [x if isinstance(x, Tensor) else asarray(x) for x in tensors]
         for x, s, v in zip(lifted, self.inputs, self.graph.inputs, strict=True):
             if x.spec != s:

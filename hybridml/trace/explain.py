@@ -30,7 +30,8 @@ class Explanation:
     def _repr_html_(self) -> str:
         first, *rest = self.sections
         folded = "".join(
-            f"<details><summary>{html.escape(title)}</summary><pre>{html.escape(text)}</pre></details>" for title, text in rest
+            f"<details><summary>{html.escape(title)}</summary><pre>{html.escape(text)}</pre></details>"
+            for title, text in rest
         )
         return f"<h4>{html.escape(self.name)}</h4><pre>{html.escape(first[1])}</pre>{folded}"
 
@@ -55,7 +56,9 @@ def explain(concrete: ConcreteFunction) -> Explanation:
         ("Graph as traced", str(concrete.graph)),
         ("Graph as compiled", str(concrete.optimized)),
     ]
-    seen: dict[str, Any] = {s.kernel.name: s for s in program.kernels if isinstance(s, (KernelStep, HorizontalStep))}
+    seen: dict[str, Any] = {
+        s.kernel.name: s for s in program.kernels if isinstance(s, (KernelStep, HorizontalStep))
+    }
     sections += [(f"Kernel {name}", s.source) for name, s in seen.items()]
     return Explanation(concrete.name, tuple(sections))
 
@@ -70,7 +73,9 @@ def _describe(s: Step) -> str:
         inner = [f"\n       {name}: {_describe(t)}" for name, r in s.regions.items() for t in r.steps]
         return f"{s.node.op.name}, jumps around" + "".join(inner)
     if isinstance(s, GemmStep):
-        return f"{s.title}: {s.flops / 1e6:.2f} Mflop, {s.plan.kernel.name} kernel in {s.plan.chunks} piece(s)"
+        return (
+            f"{s.title}: {s.flops / 1e6:.2f} Mflop, {s.plan.kernel.name} kernel in {s.plan.chunks} piece(s)"
+        )
     kernel = s.kernel.name.rsplit("_", 1)[0]
     if isinstance(s, HorizontalStep):
         return f"{kernel}: one launch over {len(s.parts)} buffers, {sum(s.extents)} elements"
@@ -85,11 +90,18 @@ def _refusals(program: Any) -> str:
 
 def _memory(program: Any) -> str:
     label = program.graph.label
-    lines = [f"{label(v)} {v.spec}: arena at byte {at}" for v, at in sorted(program.offset.items(), key=lambda item: item[1])]
+    lines = [
+        f"{label(v)} {v.spec}: arena at byte {at}"
+        for v, at in sorted(program.offset.items(), key=lambda item: item[1])
+    ]
     names = [*program.graph.inputs, *program.graph.variables]
     for v, number in program.external.items():
         if v not in names:
-            place = f"written into variable {label(names[number])}" if number < len(names) else f"output {number - len(names)}"
+            place = (
+                f"written into variable {label(names[number])}"
+                if number < len(names)
+                else f"output {number - len(names)}"
+            )
             lines.append(f"{label(v)} {v.spec}: {place}")
     return "\n".join(lines) or "no buffers"
 

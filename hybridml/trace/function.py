@@ -86,7 +86,11 @@ class _Trace:
     __slots__ = ("concrete", "guards", "n", "numbers", "places", "reads", "structure")
 
     def __init__(
-        self, concrete: ConcreteFunction, leaves: list[Any], structure: pytree.Structure, numbers: frozenset[int]
+        self,
+        concrete: ConcreteFunction,
+        leaves: list[Any],
+        structure: pytree.Structure,
+        numbers: frozenset[int],
     ) -> None:
         self.concrete = concrete
         self.reads: tuple[Read, ...] = ()
@@ -131,7 +135,11 @@ class _Trace:
     def tensors(self, leaves: list[Any]) -> list[Tensor]:
         """The leaves that are inputs of the graph, as tensors."""
         return [
-            wrap(np.array(x, NUMBERS[type(x)])) if i in self.numbers else x if isinstance(x, Tensor) else asarray(x)
+            wrap(np.array(x, NUMBERS[type(x)]))
+            if i in self.numbers
+            else x
+            if isinstance(x, Tensor)
+            else asarray(x)
             for i, x in enumerate(leaves)
             if i in self.numbers or is_tensor(x)
         ]
@@ -185,7 +193,9 @@ class Function:
         self.reduce_retracing = reduce_retracing
         self.autograph = autograph
         self.check = check
-        self._name = name or getattr(python_function, "__name__", type(python_function).__name__).replace("<lambda>", "lambda")
+        self._name = name or getattr(python_function, "__name__", type(python_function).__name__).replace(
+            "<lambda>", "lambda"
+        )
         self._binder = Binder(python_function)
         self._traces: OrderedDict[CallKey, _Trace] = OrderedDict()
         self._last: _Trace | None = None
@@ -196,7 +206,9 @@ class Function:
         self._count = {"traces": 0, "hits": 0, "evictions": 0}
         self._families: dict[CallKey, CallKey] = {}  # numbers left open -> the first call of that form
         self._varying: dict[CallKey, frozenset[int]] = {}
-        self._by_identity: set[CallKey] = set()  # forms whose variables the function knows by more than their place
+        self._by_identity: set[CallKey] = (
+            set()
+        )  # forms whose variables the function knows by more than their place
         self._by_value: set[CallKey] = set()  # forms whose numbers the function needs as Python values
         self._causes: dict[str, list[tuple[str, str, str]]] = {}
         self._warned: set[str] = set()
@@ -208,7 +220,14 @@ class Function:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         last = self._last
-        if last is not None and not kwargs and not state.tapes and not state.traces and not state.levels and not _Eagerly.on:
+        if (
+            last is not None
+            and not kwargs
+            and not state.tapes
+            and not state.traces
+            and not state.levels
+            and not _Eagerly.on
+        ):
             arrays = last.match(args)
             if arrays is not None:
                 hits = self._count["hits"] = self._count["hits"] + 1
@@ -227,7 +246,9 @@ class Function:
             self._notice(trace)
         tensors = trace.tensors(leaves)
         if not state.tapes:
-            tensors = [x if x._array.flags.c_contiguous else wrap(np.ascontiguousarray(x._array)) for x in tensors]
+            tensors = [
+                x if x._array.flags.c_contiguous else wrap(np.ascontiguousarray(x._array)) for x in tensors
+            ]
         return trace.concrete.call(tensors)
 
     def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[_Trace, list[Any], bool]:
@@ -250,7 +271,9 @@ class Function:
         variables = [id(x) for x in leaves if isinstance(x, Variable)]
         if variables:
             trace = self._known(key)
-            if key.opened(None) in self._by_identity or (trace is not None and not trace.captured.isdisjoint(variables)):
+            if key.opened(None) in self._by_identity or (
+                trace is not None and not trace.captured.isdisjoint(variables)
+            ):
                 return CallKey(structure, leaf_keys(leaves, by_identity=True))
         return key
 
@@ -281,7 +304,9 @@ class Function:
         if numbers:
             try:
                 trace = _Trace(self.build(leaves, structure, numbers), leaves, structure, numbers)
-            except Exception:  # the function needs the Python value: whatever is wrong besides shows in the plain trace
+            except (
+                Exception
+            ):  # the function needs the Python value: whatever is wrong besides shows in the plain trace
                 self._by_value.add(key.opened(None))
                 numbers = frozenset()
             else:
@@ -340,7 +365,14 @@ class Function:
             raise
         finally:
             state.tapes = tapes
-        return ConcreteFunction(graph, variables, plan, time.perf_counter() - started, self.check, frozenset(builder.named_variables))
+        return ConcreteFunction(
+            graph,
+            variables,
+            plan,
+            time.perf_counter() - started,
+            self.check,
+            frozenset(builder.named_variables),
+        )
 
     def _run(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """The Python function: as it is when it runs eagerly, with its control flow converted when it is traced or mapped."""
@@ -419,7 +451,8 @@ class Function:
             where = user_line()
             warnings.warn(
                 f"`{r.name}` was {r.value!r} when @hml.function `{self._name}` was traced and is {r.now()!r} now; calls go on with "
-                f"{r.value!r}. Pass it as an argument, or keep it in an hml.Variable." + (f"\n  at {where}" if where else ""),
+                f"{r.value!r}. Pass it as an argument, or keep it in an hml.Variable."
+                + (f"\n  at {where}" if where else ""),
                 ChangedValueWarning,
                 stacklevel=user_stacklevel(),
             )
@@ -442,7 +475,8 @@ class Function:
             where = user_line()
             warnings.warn(
                 f"@hml.function `{self._name}` was traced {len(seen)} times more because {what} changed, "
-                f"last from {before} to {after}. To trace once: {cure}." + (f"\n  at {where}" if where else ""),
+                f"last from {before} to {after}. To trace once: {cure}."
+                + (f"\n  at {where}" if where else ""),
                 RetraceWarning,
                 stacklevel=user_stacklevel(),
             )
@@ -454,7 +488,9 @@ class Function:
         lines = [f"`{self._name}` has {self._count['traces']} traces:"]
         for what, seen in self._causes.items():
             before, after, cure = seen[-1]
-            lines.append(f"  {what} changed {len(seen)} time(s), last from {before} to {after}. Cure: {cure}.")
+            lines.append(
+                f"  {what} changed {len(seen)} time(s), last from {before} to {after}. Cure: {cure}."
+            )
         return "\n".join(lines)
 
     def cache_info(self) -> CacheInfo:

@@ -108,7 +108,9 @@ def _cut(joint: Graph, n_inputs: int, n_outputs: int, wanted: tuple[int, ...]) -
     renamed = {v: Value(v.spec, v.name) for v in crossing}
     return Split(
         joint.replace(
-            inputs=joint.inputs[:n_inputs], nodes=tuple(forward), outputs=joint.outputs[:n_outputs] + tuple(extra)
+            inputs=joint.inputs[:n_inputs],
+            nodes=tuple(forward),
+            outputs=joint.outputs[:n_outputs] + tuple(extra),
         ),
         joint.replace(
             name=f"{joint.name}_backward",
@@ -122,7 +124,13 @@ def _cut(joint: Graph, n_inputs: int, n_outputs: int, wanted: tuple[int, ...]) -
 
 
 def _renamed(n: Node, names: dict[Value, Value]) -> Node:
-    return Node(n.op, tuple([names.get(x, x) if isinstance(x, Value) else x for x in n.inputs]), n.attrs, n.outputs, n.source)
+    return Node(
+        n.op,
+        tuple([names.get(x, x) if isinstance(x, Value) else x for x in n.inputs]),
+        n.attrs,
+        n.outputs,
+        n.source,
+    )
 
 
 class PureFunction:
@@ -194,4 +202,7 @@ class PureFunction:
 
 
 def _run(program: Executable, tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [wrap(a) for a in program.run([np.ascontiguousarray(x._array) if x.ndim else x._array for x in tensors])]
+    return [
+        wrap(a)
+        for a in program.run([np.ascontiguousarray(x._array) if x.ndim else x._array for x in tensors])
+    ]

@@ -150,7 +150,9 @@ class Graph:
         for v in self.constants:
             yield None, f"    {self.label(v)}: {v.spec} = constant"
         for n in self.nodes:
-            operands = [self.label(x) for x in n.inputs] + [f"{k}={_attr_text(a)}" for k, a in n.attrs.items()]
+            operands = [self.label(x) for x in n.inputs] + [
+                f"{k}={_attr_text(a)}" for k, a in n.attrs.items()
+            ]
             left = ", ".join(f"{self.label(v)}: {v.spec}" for v in n.outputs)
             where = f"  # {n.source.file.rsplit('/', 1)[-1]}:{n.source.line}" if n.source else ""
             yield n, f"    {left} = {n.op.name}({', '.join(operands)}){where}"
@@ -177,7 +179,9 @@ def subgraphs(node: Node) -> dict[str, Graph]:
 
 def has_effects(node: Node) -> bool:
     """True for what must run although nobody reads its results: an effect, or control flow with one inside."""
-    return node.op.kind is Kind.EFFECT or any(has_effects(m) for g in subgraphs(node).values() for m in g.nodes)
+    return node.op.kind is Kind.EFFECT or any(
+        has_effects(m) for g in subgraphs(node).values() for m in g.nodes
+    )
 
 
 def runs_python(node: Node) -> bool:
@@ -224,7 +228,11 @@ def verify(graph: Graph) -> Graph:
         said = n.op.infer(*specs, **n.attrs)
         said = said if isinstance(said, tuple) else (said,)
         if list(said) != [v.spec for v in n.outputs]:
-            raise GraphError(_around(graph, n, f"outputs are {[v.spec for v in n.outputs]}, the shape rule says {list(said)}"))
+            raise GraphError(
+                _around(
+                    graph, n, f"outputs are {[v.spec for v in n.outputs]}, the shape rule says {list(said)}"
+                )
+            )
         for v in n.outputs:
             if v in known:
                 raise GraphError(_around(graph, n, f"{graph.label(v)} is produced twice"))
@@ -234,12 +242,16 @@ def verify(graph: Graph) -> Graph:
             raise GraphError(f"graph {graph.name}: a result is never produced\n{graph}")
     for i, v in graph.updates:
         if v.spec != graph.variables[i].spec:
-            raise GraphError(f"{graph.label(graph.variables[i])} is {graph.variables[i].spec} and is assigned {v.spec}")
+            raise GraphError(
+                f"{graph.label(graph.variables[i])} is {graph.variables[i].spec} and is assigned {v.spec}"
+            )
     return graph
 
 
 def _around(graph: Graph, node: Node, fault: str, reach: int = 8) -> str:
     shown = list(graph.lines())
     at = next(i for i, (n, _) in enumerate(shown) if n is node)
-    lines = [("  > " if i == at else "    ") + text for i, (_, text) in enumerate(shown) if abs(i - at) <= reach]
+    lines = [
+        ("  > " if i == at else "    ") + text for i, (_, text) in enumerate(shown) if abs(i - at) <= reach
+    ]
     return f"graph {graph.name}: {fault}\n" + "\n".join(lines)

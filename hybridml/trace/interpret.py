@@ -14,7 +14,9 @@ from hybridml.ops.registry import Op
 from hybridml.trace.graph import Graph, Value
 
 
-def evaluate(graph: Graph, run: Callable[[Op, list[Any], dict[str, Any]], Any], environment: dict[Value, Any]) -> dict[Value, Any]:
+def evaluate(
+    graph: Graph, run: Callable[[Op, list[Any], dict[str, Any]], Any], environment: dict[Value, Any]
+) -> dict[Value, Any]:
     """Fill the environment by running every node with `run(op, operands, attrs)`."""
     for n in graph.nodes:
         operands = [environment[x] if isinstance(x, Value) else x for x in n.inputs]

@@ -56,7 +56,10 @@ def leaf_key(x: Any) -> Any:
     """A hashable stand-in: spec for tensors, type and value for Python values, identity for everything else."""
     if is_tensor(x):
         return spec_of(x)
-    if isinstance(x, (bool, int, float, complex, str, bytes, type(None), np.dtype, slice, range)) or x is Ellipsis:
+    if (
+        isinstance(x, (bool, int, float, complex, str, bytes, type(None), np.dtype, slice, range))
+        or x is Ellipsis
+    ):
         return (type(x).__name__, repr(x) if isinstance(x, (float, slice)) else x)
     return ObjectKey(x)
 
@@ -87,7 +90,10 @@ class Binder:
         self.simple = -1  # how many positional arguments a call may have that needs no binding
         if self._signature is not None:
             kinds = [p.kind for p in self._signature.parameters.values()]
-            if all(k in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD) for k in kinds):
+            if all(
+                k in (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+                for k in kinds
+            ):
                 self.simple = len(kinds)
 
     def bind(self, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -166,8 +172,14 @@ def leaf_names(structure: pytree.Structure, binder: Binder) -> list[str]:
 def leaf_paths(s: pytree.Structure) -> list[str]:
     if s.node is None:
         return [""]
-    labels = [f"[{k!r}]" for k in s.aux] if isinstance(s.aux, tuple) else [f"[{i}]" for i in range(len(s.children))]
-    return [label + rest for label, child in zip(labels, s.children, strict=True) for rest in leaf_paths(child)]
+    labels = (
+        [f"[{k!r}]" for k in s.aux]
+        if isinstance(s.aux, tuple)
+        else [f"[{i}]" for i in range(len(s.children))]
+    )
+    return [
+        label + rest for label, child in zip(labels, s.children, strict=True) for rest in leaf_paths(child)
+    ]
 
 
 def describe(key: Any) -> str:
@@ -177,7 +189,12 @@ def describe(key: Any) -> str:
 def difference(old: CallKey, new: CallKey, binder: Binder) -> tuple[str, str, str, str] | None:
     """(argument, old, new, cure) of the first argument that made `new` another call than `old`."""
     if old.structure != new.structure:
-        return ("the nesting of the arguments", str(old.structure), str(new.structure), "pass the same structure at every call")
+        return (
+            "the nesting of the arguments",
+            str(old.structure),
+            str(new.structure),
+            "pass the same structure at every call",
+        )
     for name, a, b in zip(leaf_names(new.structure, binder), old.keys, new.keys, strict=True):
         if a == b:
             continue
@@ -205,8 +222,12 @@ def check_signature(given: Sequence[Any], expected: Sequence[TensorSpec], binder
         raise SignatureError(f"the input_signature has {len(expected)} tensors, the call has {len(given)}")
     for i, (x, want) in enumerate(zip(given, expected, strict=True)):
         if not is_tensor(x):
-            raise SignatureError(f"argument `{binder.name(i)}`: expected {want}, got {type(x).__name__} {x!r}")
+            raise SignatureError(
+                f"argument `{binder.name(i)}`: expected {want}, got {type(x).__name__} {x!r}"
+            )
         got = spec_of(x)
-        fits = len(got.shape) == len(want.shape) and all(w is None or w == g for g, w in zip(got.shape, want.shape, strict=True))
+        fits = len(got.shape) == len(want.shape) and all(
+            w is None or w == g for g, w in zip(got.shape, want.shape, strict=True)
+        )
         if got.dtype != want.dtype or not fits:
             raise SignatureError(f"argument `{binder.name(i)}`: expected {want}, got {got}")

@@ -17,10 +17,17 @@ from hybridml.errors import IndexOutOfRangeError
 
 TESTS = Path(__file__).resolve().parent.parent
 PAGE = TESTS.parent / "docs" / "function.md"
-CHECKS, FUNCTION, RETRACING, KEYS = (f"trace/test_{n}" for n in ("semantics_checks", "function", "retracing", "signature"))
+CHECKS, FUNCTION, RETRACING, KEYS = (
+    f"trace/test_{n}" for n in ("semantics_checks", "function", "retracing", "signature")
+)
 VARIABLES, TRACING, EFFECTS = (f"trace/test_{n}" for n in ("function_variables", "tracing_errors", "effects"))
 AUTOGRAPH, ERRORS, TRAINING = (f"trace/test_autograph{n}" for n in ("", "_errors", "_training"))
-CONTROL, GRADIENT, TAPE, EAGER_RANDOM = "trace/test_control", "trace/test_gradient", "eager/test_tape", "eager/test_random"
+CONTROL, GRADIENT, TAPE, EAGER_RANDOM = (
+    "trace/test_control",
+    "trace/test_gradient",
+    "eager/test_tape",
+    "eager/test_random",
+)
 KEY = f"{FUNCTION}::test_what_makes_a_new_trace"
 CONSTRUCT = f"{AUTOGRAPH}::test_construct"
 ERROR = f"{ERRORS}::test_error"
@@ -179,7 +186,9 @@ def test_each_row_is_shown_by_tests_that_exist(row: str) -> None:
         name, _, case = test.partition("[")
         tests, cases = words_of(module)
         assert name in tests, f"{module}.py has no {name}"
-        assert not case or case.removesuffix("]") in cases, f"{module}.py has no case {case.removesuffix(']')!r}"
+        assert not case or case.removesuffix("]") in cases, (
+            f"{module}.py has no case {case.removesuffix(']')!r}"
+        )
 
 
 # rows that are not kept, or not whole

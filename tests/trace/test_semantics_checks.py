@@ -99,10 +99,18 @@ def through_assign(x: hml.Variable) -> hml.Tensor:
 
 
 NONE = {
-    "an unwatched constant": (hml.asarray(1.0), lambda x: x * x, r"is None because the tape did not watch it"),
+    "an unwatched constant": (
+        hml.asarray(1.0),
+        lambda x: x * x,
+        r"is None because the tape did not watch it",
+    ),
     "integers": (hml.Variable(1, name="count"), lambda v: v * 2, r'"count".* its dtype is int64'),
     "an assignment": (hml.Variable(1.0, name="w"), through_assign, r'"w".* does not depend on it'),
-    "NumPy": (hml.Variable(1.0, name="w"), lambda v: hml.asarray(np.sin(v.numpy())), r'"w".* does not depend on it'),
+    "NumPy": (
+        hml.Variable(1.0, name="w"),
+        lambda v: hml.asarray(np.sin(v.numpy())),
+        r'"w".* does not depend on it',
+    ),
 }
 
 
@@ -135,7 +143,10 @@ TRANSFORMS = {
     "forward over reverse": (lambda f, x: hml.jvp(hml.grad(f), (x,), (x,))[1], [24, 54]),
     "jacobian of the gradient": (lambda f, x: hml.jacobian(hml.grad(f))(x), [[12, 0], [0, 18]]),
     "hessian": (lambda f, x: hml.hessian(f)(x), [[12, 0], [0, 18]]),
-    "third order": (lambda f, x: hml.grad(lambda x: hml.sum(hml.grad(lambda x: hml.sum(hml.grad(f)(x)))(x)))(x), [6, 6]),
+    "third order": (
+        lambda f, x: hml.grad(lambda x: hml.sum(hml.grad(lambda x: hml.sum(hml.grad(f)(x)))(x)))(x),
+        [6, 6],
+    ),
 }
 
 

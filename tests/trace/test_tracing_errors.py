@@ -61,7 +61,9 @@ def test_a_shape_error_while_tracing_carries_the_users_line():
 
 
 @pytest.mark.parametrize(
-    "wrong", [lambda x: x[9], lambda x: x.astype("float3"), lambda x: hml.matmul(x, x4)], ids=["index", "dtype", "shape"]
+    "wrong",
+    [lambda x: x[9], lambda x: x.astype("float3"), lambda x: hml.matmul(x, x4)],
+    ids=["index", "dtype", "shape"],
 )
 @pytest.mark.parametrize("inside", [False, True], ids=["plainly", "in a branch"])
 def test_static_errors_are_raised_where_nobody_uses_the_result_with_the_users_line(wrong, inside):

@@ -42,13 +42,24 @@ def of_nothing(n: Node) -> list[Lowered] | None:
     """A reduction over no elements: its identity everywhere, where it has one."""
     assert n.op.reduce is not None
     value = n.op.reduce.identity(n.out.dtype)
-    return None if value is None else [fill(f"{n.op.name}_of_nothing", value, n.out, Layout.contiguous((n.out.spec.size,)))]
+    return (
+        None
+        if value is None
+        else [fill(f"{n.op.name}_of_nothing", value, n.out, Layout.contiguous((n.out.spec.size,)))]
+    )
 
 
-def part(shape: tuple[int, ...], starts: tuple[int, ...], sizes: tuple[int, ...], steps: tuple[int, ...] | None = None) -> Layout:
+def part(
+    shape: tuple[int, ...],
+    starts: tuple[int, ...],
+    sizes: tuple[int, ...],
+    steps: tuple[int, ...] | None = None,
+) -> Layout:
     """Where a box of a contiguous tensor lies."""
     whole = Layout.contiguous(shape)
-    strides = whole.strides if steps is None else tuple([s * k for s, k in zip(whole.strides, steps, strict=True)])
+    strides = (
+        whole.strides if steps is None else tuple([s * k for s, k in zip(whole.strides, steps, strict=True)])
+    )
     return Layout(sizes, strides, sum(a * s for a, s in zip(starts, whole.strides, strict=True)))
 
 
@@ -86,7 +97,10 @@ def _framed(title: str, place: Place, n: Node, starts: tuple[int, ...], value: A
     size = place[1].shape
     if 0 in size:
         return [fill(f"{title}_fill", value, n.out, Layout.contiguous((n.out.spec.size,)))]
-    found = [fill(f"{title}_fill", value, n.out, part(n.out.shape, *box)) for box in margins(n.out.shape, starts, size)]
+    found = [
+        fill(f"{title}_fill", value, n.out, part(n.out.shape, *box))
+        for box in margins(n.out.shape, starts, size)
+    ]
     return [*found, copy(title, place, n.out, part(n.out.shape, starts, size))]
 
 

@@ -99,13 +99,17 @@ class Frame:
 
     # operands: all of them before the first statement
 
-    def read(self, place: Place, strides: tuple[int, ...], dtype: np.dtype | None = None, skip: int = 0) -> _Handle:
+    def read(
+        self, place: Place, strides: tuple[int, ...], dtype: np.dtype | None = None, skip: int = 0
+    ) -> _Handle:
         """An input at its place's base and offset (`skip` elements further), read as `dtype` (default: its bits)."""
         base, layout = place
         name = f"x{sum(not h.operand.written for h in self._handles)}"
         return self._operand(Operand(name, dtype or bits(base.dtype)), base, strides, layout.offset + skip)
 
-    def write(self, v: Value, strides: tuple[int, ...], offset: int = 0, dtype: np.dtype | None = None) -> _Handle:
+    def write(
+        self, v: Value, strides: tuple[int, ...], offset: int = 0, dtype: np.dtype | None = None
+    ) -> _Handle:
         """An output, which may be loaded too."""
         name = f"o{sum(h.operand.written for h in self._handles)}"
         return self._operand(Operand(name, dtype or bits(v.dtype), written=True), v, strides, offset)
@@ -234,7 +238,10 @@ class Frame:
         running = [self._classes[run[0]] == _RUNNING for run in self._runs]
         for level in reversed(range(len(self._inner))):
             k = self._inner[level]
-            body = [*self._bodies[level], Loop(self._axes[k], body, split=k == self._split, running=running[k])]
+            body = [
+                *self._bodies[level],
+                Loop(self._axes[k], body, split=k == self._split, running=running[k]),
+            ]
         if self._split is not None:
             extent = self._sizes[self._split]
         else:
@@ -245,5 +252,13 @@ class Frame:
         )  # fmt: skip
         bases = [(h.value, h.offset * h.operand.dtype.itemsize) for h in self._handles]
         return Lowered(
-            made, bases, self._word_values, self._scalar_values, extent, math.prod(self._sizes), [], list(in_place), self._check
+            made,
+            bases,
+            self._word_values,
+            self._scalar_values,
+            extent,
+            math.prod(self._sizes),
+            [],
+            list(in_place),
+            self._check,
         )

@@ -18,7 +18,9 @@ from hybridml.trace.graph import Node, Value
 _INT64 = np.dtype(np.int64)
 
 
-def over_take(n: Node, places: dict[Value, Place], x: Value, indices: Value) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def over_take(
+    n: Node, places: dict[Value, Place], x: Value, indices: Value
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Strides of (x, indices) over the space of `take`'s result, which has the indices' axes in place of `axis`.
 
     `x` may be any value of the taken tensor's shape; its strides are 0 along the indices' axes.
@@ -44,7 +46,11 @@ def take_along_axis(n: Node, places: dict[Value, Place]) -> list[Lowered] | None
 
 
 def _gather(
-    title: str, n: Node, places: dict[Value, Place], x_strides: tuple[int, ...], index_strides: tuple[int, ...]
+    title: str,
+    n: Node,
+    places: dict[Value, Place],
+    x_strides: tuple[int, ...],
+    index_strides: tuple[int, ...],
 ) -> list[Lowered] | None:
     x, indices = n.values
     if not x.spec.size:
@@ -63,7 +69,10 @@ def ravel_index(n: Node, places: dict[Value, Place]) -> list[Lowered]:
     """Horner's rule over the axes."""
     shape, dims = n.out.shape, n.attrs["dims"]
     frame = Frame("ravel_index", shape)
-    handles = [frame.read((base, at), stretch(at, shape).strides, base.dtype) for base, at in (places[v] for v in n.values)]
+    handles = [
+        frame.read((base, at), stretch(at, shape).strides, base.dtype)
+        for base, at in (places[v] for v in n.values)
+    ]
     target = frame.write(n.out, Layout.contiguous(shape).strides, dtype=_INT64)
     total = ""
     for axis, (handle, size) in enumerate(zip(handles, dims, strict=True)):

@@ -43,7 +43,9 @@ def scatter_add_along_axis(n: Node, places: dict[Value, Place]) -> list[Lowered]
     axis = n.attrs["axis"]
     strides = tuple([0 if a == axis else s for a, s in enumerate(Layout.contiguous(n.out.shape).strides)])
     running = range(axis, axis + 1)
-    return _scatter("scatter_add_along_axis", n, places, updates.shape, strides, places[indices][1].strides, running)
+    return _scatter(
+        "scatter_add_along_axis", n, places, updates.shape, strides, places[indices][1].strides, running
+    )
 
 
 def _scatter(

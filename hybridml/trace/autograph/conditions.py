@@ -42,7 +42,10 @@ def not_mapped(what: str) -> None:
     """Raise TraceError inside a `vmap`: loops there are functions, which know how to run for all examples."""
     if state.levels:
         raise TraceError(
-            located(f"{what} runs inside hml.vmap; write it as hml.while_loop or hml.scan, which run for all examples", user_line())
+            located(
+                f"{what} runs inside hml.vmap; write it as hml.while_loop or hml.scan, which run for all examples",
+                user_line(),
+            )
         )
 
 

@@ -22,6 +22,7 @@ from hybridml.trace.passes.split import split
 
 Pass = Callable[[Graph], Graph]
 
+
 def nested(graph: Graph) -> Graph:
     """Every pass on the sub-graphs of branches and loops."""
 
@@ -34,7 +35,21 @@ def nested(graph: Graph) -> Graph:
     return rewrite(graph, visit)
 
 
-PASSES: tuple[Pass, ...] = (dce, control, dce, expand, fold, simplify, layout, cse, split, simplify, dce, nested, materialize)
+PASSES: tuple[Pass, ...] = (
+    dce,
+    control,
+    dce,
+    expand,
+    fold,
+    simplify,
+    layout,
+    cse,
+    split,
+    simplify,
+    dce,
+    nested,
+    materialize,
+)
 
 
 def optimize(graph: Graph) -> Graph:

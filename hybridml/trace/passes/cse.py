@@ -14,7 +14,9 @@ def cse(graph: Graph) -> Graph:
     def visit(r: Rewriter, n: Node) -> bool:
         if has_effects(n):
             return False
-        operands = tuple([id(r[x]) if isinstance(r[x], Value) else (type(r[x]), repr(r[x])) for x in n.inputs])
+        operands = tuple(
+            [id(r[x]) if isinstance(r[x], Value) else (type(r[x]), repr(r[x])) for x in n.inputs]
+        )
         key = (n.op, operands, sorted_attributes(n.attrs))
         first = seen.get(key)
         if first is None:

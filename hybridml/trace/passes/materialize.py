@@ -27,7 +27,10 @@ def materialize(graph: Graph) -> Graph:
                 if strange or (n.op.kind is Kind.CONTROL and not at.is_contiguous):
                     own = r.emit(copy, (r[v],), {}, n.source)
                     r.replace(v, own)
-                    layouts[v] = (own, Layout.contiguous(v.shape))  # whoever else needs it reads the same copy
+                    layouts[v] = (
+                        own,
+                        Layout.contiguous(v.shape),
+                    )  # whoever else needs it reads the same copy
             r.keep(n)
             continue
         x = r[n.inputs[0]]

@@ -28,7 +28,9 @@ class Rewriter:
     def replace(self, old: Value, new: Operand) -> None:
         self._map[old] = new
 
-    def emit(self, op: Op, inputs: tuple[Operand, ...], attrs: dict[str, Any], source: SourceLine | None = None) -> Value:
+    def emit(
+        self, op: Op, inputs: tuple[Operand, ...], attrs: dict[str, Any], source: SourceLine | None = None
+    ) -> Value:
         """Append a node with one output and return that."""
         specs = [x.spec if isinstance(x, Value) else x for x in inputs]
         out = Value(op.infer(*specs, **attrs))

@@ -46,7 +46,11 @@ def simplify(graph: Graph) -> Graph:
 
 def _with_literals(r: Rewriter, n: Node, inputs: list[Operand]) -> list[Operand]:
     """Uniform operands as literals, as long as the others still give the output its shape and dtype."""
-    full = [i for i, x in enumerate(inputs) if isinstance(x, Value) and x.shape == n.out.shape and literal(r, x) is None]
+    full = [
+        i
+        for i, x in enumerate(inputs)
+        if isinstance(x, Value) and x.shape == n.out.shape and literal(r, x) is None
+    ]
     promoted = [i for i in full if i >= n.op.fixed]
     if not promoted:
         return inputs
@@ -85,4 +89,6 @@ def _is(found: Scalar | None, value: Scalar) -> bool:
 
 def _reduces_nothing(n: Node) -> bool:
     x = n.values[0]
-    return n.op.reduce is not None and x.dtype == n.out.dtype and all(x.shape[a] == 1 for a in n.attrs["axis"])
+    return (
+        n.op.reduce is not None and x.dtype == n.out.dtype and all(x.shape[a] == 1 for a in n.attrs["axis"])
+    )
