@@ -302,8 +302,8 @@ class GradientTape:
 def _name(source: Any, i: int, n: int) -> str:
     if isinstance(source, Variable):
         return repr(source)
-    what = f"tensor of shape {source.shape}" if isinstance(source, Tensor) else type(source).__name__
-    return f"source {i}, a {what}," if n > 1 else what
+    which = f"source {i}" if n > 1 else "the source"
+    return f"{which}, {f'a tensor {source.spec}' if isinstance(source, Tensor) else f'a {type(source).__name__}'},"
 
 
 _explained: set[tuple[str, str]] = set()  # (what and why, where it was asked)

@@ -79,8 +79,8 @@ def test_names_of_sources():
     a, b, c = vector(1), vector(2, 2), hml.asarray([1, 2])
     _, messages = ask(lambda a, b, c: a * 2, [a, b, c])
     assert len(messages) == 2
-    assert "source 1, a tensor of shape (2,), is None because the target does not depend on it" in messages[0]
-    assert "source 2, a tensor of shape (2,), is None because its dtype is int64" in messages[1]
+    assert "source 1, a tensor float32[2], is None because the target does not depend on it" in messages[0]
+    assert "source 2, a tensor int64[2], is None because its dtype is int64" in messages[1]
 
 
 def test_once_for_each_cause_and_line():
