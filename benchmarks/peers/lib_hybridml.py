@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import hybridml as hml
 from workloads import ADAM_EPSILON, HEADS, LAYER_NORM_EPSILON, RATES, Problem, Workload
+
+import hybridml as hml
 
 VARIANTS = ("traced",)
 PACKAGES = ("hybridml", "numpy", "numba", "scipy")

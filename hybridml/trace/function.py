@@ -5,13 +5,11 @@ The fast way of a call: the trace used last is asked whether the arguments fit i
 
 from __future__ import annotations
 
-import copy
 import functools
 import inspect
 import threading
 import time
 import types
-import warnings
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -20,43 +18,36 @@ from typing import Any
 
 import numpy as np
 
-from hybridml import dtypes, pytree
-from hybridml.eager.creation import asarray
+from hybridml import pytree
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable
 from hybridml.errors import (
-    ChangedValueWarning,
     HybridMLError,
-    RetraceWarning,
     TraceError,
     add_users_line,
-    user_line,
-    user_stacklevel,
 )
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace import autograph
 from hybridml.trace.builder import Builder
 from hybridml.trace.concrete import ConcreteFunction, OutputPlan
 from hybridml.trace.explain import Explanation, explain
+from hybridml.trace.guard import NUMBERS, Trace
+from hybridml.trace.history import History
 from hybridml.trace.reach import reaches
 from hybridml.trace.signature import (
     Binder,
     CallKey,
     check_signature,
-    difference,
     is_tensor,
-    leaf_key,
     leaf_keys,
     leaf_names,
     spec_of,
 )
-from hybridml.trace.watch import Read, is_plain, reads_of
+from hybridml.trace.watch import is_plain, reads_of
 
 MAX_TRACES = 64
 EVERY = 32  # calls on the fast way between two looks at the Python values that a trace read
-WARN_AFTER = 4  # retraces for the same cause
-NUMBERS = {int: dtypes.int64, float: dtypes.float64}  # how a Python number that varies enters a graph
 
 
 class _Eagerly:
@@ -80,102 +71,6 @@ class CacheInfo:
     kernels_loaded: int
 
 
-class _Trace:
-    """A concrete function and the guard that recognises calls it can answer."""
-
-    __slots__ = ("concrete", "guards", "n", "numbers", "places", "reads", "structure")
-
-    def __init__(
-        self,
-        concrete: ConcreteFunction,
-        leaves: list[Any],
-        structure: pytree.Structure,
-        numbers: frozenset[int],
-    ) -> None:
-        self.concrete = concrete
-        self.reads: tuple[Read, ...] = ()
-        self.numbers = numbers
-        args, kwargs = structure.children
-        flat = not kwargs.children and all(c.node is None for c in args.children)
-        self.structure = None if flat else structure
-        self.n = len(leaves)
-        self.guards: list[tuple[Any, Any]] = []
-        of = {id(v): j for j, v in enumerate(concrete.variables)}
-        self.places = [(i, of.get(id(x))) for i, x in enumerate(leaves) if isinstance(x, Variable)]
-        for i, x in enumerate(leaves):
-            if isinstance(x, Variable):
-                self.guards.append((None, x))
-            elif i in numbers:
-                self.guards.append((NUMBERS[type(x)], type(x)))
-            elif is_tensor(x):
-                self.guards.append((x.dtype, tuple(x.shape)))
-            else:
-                self.guards.append((None, leaf_key(x)))
-
-    @property
-    def captured(self) -> set[int]:
-        """Ids of the variables that the function reads or assigns without being given them."""
-        given = {j for _, j in self.places}
-        return {id(v) for j, v in enumerate(self.concrete.variables) if j not in given}
-
-    def on(self, leaves: list[Any]) -> _Trace:
-        """The trace for the variables among these arguments."""
-        if all(leaves[i] is self.guards[i][1] for i, _ in self.places):
-            return self
-        variables = list(self.concrete.variables)
-        other = copy.copy(self)
-        other.guards = list(self.guards)
-        for i, j in self.places:
-            other.guards[i] = (None, leaves[i])
-            if j is not None:
-                variables[j] = leaves[i]
-        other.concrete = self.concrete.on(variables)
-        return other
-
-    def tensors(self, leaves: list[Any]) -> list[Tensor]:
-        """The leaves that are inputs of the graph, as tensors."""
-        return [
-            wrap(np.array(x, NUMBERS[type(x)]))
-            if i in self.numbers
-            else x
-            if isinstance(x, Tensor)
-            else asarray(x)
-            for i, x in enumerate(leaves)
-            if i in self.numbers or is_tensor(x)
-        ]
-
-    def match(self, args: tuple[Any, ...]) -> list[np.ndarray] | None:
-        """The input arrays of a call that fits, or None."""
-        if self.structure is not None:
-            leaves, structure = pytree.flatten((args, {}))
-            if structure != self.structure:
-                return None
-        else:
-            leaves = args  # type: ignore[assignment]
-        if len(leaves) != self.n:
-            return None
-        arrays = []
-        for x, (dtype, expected) in zip(leaves, self.guards, strict=True):
-            if type(x) is Tensor:
-                a = x._array
-            elif type(x) is np.ndarray:
-                a = x
-            elif dtype is None:
-                other = isinstance(expected, Variable) or is_tensor(x)
-                if x is expected or (not other and leaf_key(x) == expected):
-                    continue
-                return None
-            elif type(x) is expected:  # a number that this trace takes as a scalar
-                arrays.append(np.array(x, dtype))
-                continue
-            else:
-                return None
-            if a.dtype is not dtype or a.shape != expected:
-                return None
-            arrays.append(a if a.flags.c_contiguous else np.ascontiguousarray(a))
-        return arrays
-
-
 class Function:
     """A Python function that is traced once for each signature it is called with."""
 
@@ -197,8 +92,8 @@ class Function:
             "<lambda>", "lambda"
         )
         self._binder = Binder(python_function)
-        self._traces: OrderedDict[CallKey, _Trace] = OrderedDict()
-        self._last: _Trace | None = None
+        self._traces: OrderedDict[CallKey, Trace] = OrderedDict()
+        self._last: Trace | None = None
         self._last_key: CallKey | None = None
         self._owned: dict[Any, Variable] = {}
         self._lock = threading.RLock()
@@ -210,9 +105,7 @@ class Function:
             set()
         )  # forms whose variables the function knows by more than their place
         self._by_value: set[CallKey] = set()  # forms whose numbers the function needs as Python values
-        self._causes: dict[str, list[tuple[str, str, str]]] = {}
-        self._warned: set[str] = set()
-        self._noticed: set[str] = set()
+        self._history = History(self._name)
         self._instance: weakref.ref[Any] | None = None  # of a method
         functools.update_wrapper(self, python_function, updated=())
 
@@ -232,7 +125,7 @@ class Function:
             if arrays is not None:
                 hits = self._count["hits"] = self._count["hits"] + 1
                 if last.reads and (hits < EVERY or not hits % EVERY):
-                    self._notice(last)
+                    self._history.notice(last)
                 concrete = last.concrete
                 return concrete.rebuild([wrap(a) for a in concrete.run(arrays)])
         return self._call_slowly(args, kwargs)
@@ -243,7 +136,7 @@ class Function:
         trace, leaves, is_new = self._find(args, kwargs)
         if not is_new:
             self._count["hits"] += 1
-            self._notice(trace)
+            self._history.notice(trace)
         tensors = trace.tensors(leaves)
         if not state.tapes:
             tensors = [
@@ -251,7 +144,7 @@ class Function:
             ]
         return trace.concrete.call(tensors)
 
-    def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[_Trace, list[Any], bool]:
+    def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Trace, list[Any], bool]:
         leaves, structure = pytree.flatten(self._binder.bind(args, kwargs))
         if self.input_signature is not None:
             check_signature(leaves, self.input_signature, self._binder)
@@ -285,7 +178,7 @@ class Function:
         others = [x for x in leaves if not isinstance(x, Variable) and not is_tensor(x)]
         return any(v._id in named for v in variables) or reaches([self.python_function, *others], variables)
 
-    def _known(self, key: CallKey) -> _Trace | None:
+    def _known(self, key: CallKey) -> Trace | None:
         """The trace for this key, exact or with the numbers that are known to vary left open."""
         found = key if key in self._traces else key.opened(self._varying.get(key.opened(None), frozenset()))
         trace = self._traces.get(found)
@@ -295,7 +188,7 @@ class Function:
 
     # tracing
 
-    def _trace(self, key: CallKey, leaves: list[Any], structure: pytree.Structure) -> tuple[_Trace, CallKey]:
+    def _trace(self, key: CallKey, leaves: list[Any], structure: pytree.Structure) -> tuple[Trace, CallKey]:
         """A new trace, and the key it is kept under."""
         self._forget_dead()
         reads = reads_of(self.python_function, self._objects(leaves, structure))
@@ -303,7 +196,7 @@ class Function:
         trace = None
         if numbers:
             try:
-                trace = _Trace(self.build(leaves, structure, numbers), leaves, structure, numbers)
+                trace = Trace(self.build(leaves, structure, numbers), leaves, structure, numbers)
             except (
                 Exception
             ):  # the function needs the Python value: whatever is wrong besides shows in the plain trace
@@ -313,8 +206,8 @@ class Function:
                 self._varying[key.opened(None)] = numbers
         if trace is None:
             if self._last_key is not None:
-                self._note_retrace(self._last_key, key)
-            trace = _Trace(self.build(leaves, structure), leaves, structure, numbers)
+                self._history.note_retrace(self._last_key, key, self._binder)
+            trace = Trace(self.build(leaves, structure), leaves, structure, numbers)
         trace.reads = reads
         self._count["traces"] += 1
         if self._tells_apart(leaves, trace.concrete.named):
@@ -438,60 +331,15 @@ class Function:
             known[code.co_varnames[0]] = instance
         return known
 
-    def _notice(self, trace: _Trace) -> None:
-        """Warn about values that the trace read and that are others now, once by name."""
-        changed = [r for r in trace.reads if r.changed]
-        if not changed:
-            return
-        trace.reads = tuple([r for r in trace.reads if r not in changed])
-        for r in changed:
-            if r.name in self._noticed:
-                continue
-            self._noticed.add(r.name)
-            where = user_line()
-            warnings.warn(
-                f"`{r.name}` was {r.value!r} when @hml.function `{self._name}` was traced and is {r.now()!r} now; calls go on with "
-                f"{r.value!r}. Pass it as an argument, or keep it in an hml.Variable."
-                + (f"\n  at {where}" if where else ""),
-                ChangedValueWarning,
-                stacklevel=user_stacklevel(),
-            )
-
     # retracing
 
     def _forget_dead(self) -> None:
         for key in [k for k in self._traces if k.dead]:
             del self._traces[key]
 
-    def _note_retrace(self, old: CallKey, new: CallKey) -> None:
-        found = difference(old, new, self._binder)
-        if found is None:
-            return
-        what, before, after, cure = found
-        seen = self._causes.setdefault(what, [])
-        seen.append((before, after, cure))
-        if len(seen) >= WARN_AFTER and what not in self._warned:
-            self._warned.add(what)
-            where = user_line()
-            warnings.warn(
-                f"@hml.function `{self._name}` was traced {len(seen)} times more because {what} changed, "
-                f"last from {before} to {after}. To trace once: {cure}."
-                + (f"\n  at {where}" if where else ""),
-                RetraceWarning,
-                stacklevel=user_stacklevel(),
-            )
-
     def explain_retraces(self) -> str:
         """Which arguments made new traces, from what to what, and the one-line cure of each."""
-        if not self._causes:
-            return f"`{self._name}` has {self._count['traces']} trace(s) and was never traced again for another signature."
-        lines = [f"`{self._name}` has {self._count['traces']} traces:"]
-        for what, seen in self._causes.items():
-            before, after, cure = seen[-1]
-            lines.append(
-                f"  {what} changed {len(seen)} time(s), last from {before} to {after}. Cure: {cure}."
-            )
-        return "\n".join(lines)
+        return self._history.explain(self._count["traces"])
 
     def cache_info(self) -> CacheInfo:
         """Traces, hits, evictions, and kernels compiled or loaded for the traces that are kept."""

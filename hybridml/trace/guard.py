@@ -1,0 +1,114 @@
+"""One trace of a function, and the guard that recognises the calls it can answer."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import numpy as np
+
+from hybridml import dtypes, pytree
+from hybridml.eager.creation import asarray
+from hybridml.eager.tensor import Tensor, wrap
+from hybridml.eager.variable import Variable
+from hybridml.trace.concrete import ConcreteFunction
+from hybridml.trace.signature import is_tensor, leaf_key
+from hybridml.trace.watch import Read
+
+NUMBERS = {int: dtypes.int64, float: dtypes.float64}  # how a Python number that varies enters a graph
+
+
+class Trace:
+    """A concrete function and the guard that recognises calls it can answer."""
+
+    __slots__ = ("concrete", "guards", "n", "numbers", "places", "reads", "structure")
+
+    def __init__(
+        self,
+        concrete: ConcreteFunction,
+        leaves: list[Any],
+        structure: pytree.Structure,
+        numbers: frozenset[int],
+    ) -> None:
+        self.concrete = concrete
+        self.reads: tuple[Read, ...] = ()
+        self.numbers = numbers
+        args, kwargs = structure.children
+        flat = not kwargs.children and all(c.node is None for c in args.children)
+        self.structure = None if flat else structure
+        self.n = len(leaves)
+        self.guards: list[tuple[Any, Any]] = []
+        of = {id(v): j for j, v in enumerate(concrete.variables)}
+        self.places = [(i, of.get(id(x))) for i, x in enumerate(leaves) if isinstance(x, Variable)]
+        for i, x in enumerate(leaves):
+            if isinstance(x, Variable):
+                self.guards.append((None, x))
+            elif i in numbers:
+                self.guards.append((NUMBERS[type(x)], type(x)))
+            elif is_tensor(x):
+                self.guards.append((x.dtype, tuple(x.shape)))
+            else:
+                self.guards.append((None, leaf_key(x)))
+
+    @property
+    def captured(self) -> set[int]:
+        """Ids of the variables that the function reads or assigns without being given them."""
+        given = {j for _, j in self.places}
+        return {id(v) for j, v in enumerate(self.concrete.variables) if j not in given}
+
+    def on(self, leaves: list[Any]) -> Trace:
+        """The trace for the variables among these arguments."""
+        if all(leaves[i] is self.guards[i][1] for i, _ in self.places):
+            return self
+        variables = list(self.concrete.variables)
+        other = copy.copy(self)
+        other.guards = list(self.guards)
+        for i, j in self.places:
+            other.guards[i] = (None, leaves[i])
+            if j is not None:
+                variables[j] = leaves[i]
+        other.concrete = self.concrete.on(variables)
+        return other
+
+    def tensors(self, leaves: list[Any]) -> list[Tensor]:
+        """The leaves that are inputs of the graph, as tensors."""
+        return [
+            wrap(np.array(x, NUMBERS[type(x)]))
+            if i in self.numbers
+            else x
+            if isinstance(x, Tensor)
+            else asarray(x)
+            for i, x in enumerate(leaves)
+            if i in self.numbers or is_tensor(x)
+        ]
+
+    def match(self, args: tuple[Any, ...]) -> list[np.ndarray] | None:
+        """The input arrays of a call that fits, or None."""
+        if self.structure is not None:
+            leaves, structure = pytree.flatten((args, {}))
+            if structure != self.structure:
+                return None
+        else:
+            leaves = args  # type: ignore[assignment]
+        if len(leaves) != self.n:
+            return None
+        arrays = []
+        for x, (dtype, expected) in zip(leaves, self.guards, strict=True):
+            if type(x) is Tensor:
+                a = x._array
+            elif type(x) is np.ndarray:
+                a = x
+            elif dtype is None:
+                other = isinstance(expected, Variable) or is_tensor(x)
+                if x is expected or (not other and leaf_key(x) == expected):
+                    continue
+                return None
+            elif type(x) is expected:  # a number that this trace takes as a scalar
+                arrays.append(np.array(x, dtype))
+                continue
+            else:
+                return None
+            if a.dtype is not dtype or a.shape != expected:
+                return None
+            arrays.append(a if a.flags.c_contiguous else np.ascontiguousarray(a))
+        return arrays
