@@ -14,7 +14,7 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Row:
-    """One target. `unit` is "s" for seconds or "x" for a ratio of two times measured in turns."""
+    """One target. `unit` is "s" for seconds, "x" for a ratio of two times measured in turns, or a unit to show."""
 
     what: str
     measured: float
@@ -27,7 +27,7 @@ class Row:
         return self.measured <= self.target
 
     def show(self, value: float) -> str:
-        return seconds(value) if self.unit == "s" else f"{value:.2f} x"
+        return seconds(value) if self.unit == "s" else f"{value:.2f} {self.unit}"
 
     def cells(self) -> tuple[str, str, str, str, str]:
         reached = "yes" if self.reached else "no"

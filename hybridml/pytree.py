@@ -13,11 +13,13 @@ from typing import Any
 _Flatten = Callable[[Any], tuple[list[Any], Hashable]]
 _Rebuild = Callable[[Hashable, list[Any]], Any]
 _REGISTRY: dict[type, tuple[_Flatten, _Rebuild]] = {}
+_LEAVES: set[type] = set()  # types known to be leaves, so that a walk over many of them asks once
 
 
 def register(cls: type, flatten: _Flatten, rebuild: _Rebuild) -> None:
     """Make `cls` a node: `flatten(x) -> (children, aux)` and `rebuild(aux, children) -> x`; `aux` is hashable."""
     _REGISTRY[cls] = (flatten, rebuild)
+    _LEAVES.clear()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,6 +90,44 @@ def _flatten_into(x: Any, leaves: list[Any]) -> Structure:
 
 def leaves(x: Any) -> list[Any]:
     return flatten(x)[0]
+
+
+def leaves_of(x: Any, structure: Structure) -> list[Any] | None:
+    """The leaves of `x` if it has this structure, else None: cheaper than to flatten it and compare.
+
+    >>> nest = flatten([1, {"a": 2}])[1]
+    >>> leaves_of([3, {"a": 4}], nest), leaves_of([3, {"b": 4}], nest)
+    ([3, 4], None)
+    """
+    found: list[Any] = []
+    return found if _collect(x, structure, found) else None
+
+
+def _collect(x: Any, s: Structure, found: list[Any]) -> bool:
+    cls, node = type(x), s.node
+    if node is None:
+        if cls not in _LEAVES:
+            if _children(x) is not None:
+                return False
+            _LEAVES.add(cls)
+        found.append(x)
+        return True
+    if cls is not node:
+        return False
+    if cls is list or cls is tuple:
+        if len(x) != len(s.children):
+            return False
+        return all([_collect(c, child, found) for c, child in zip(x, s.children, strict=True)])
+    if cls is dict:
+        keys: Any = s.aux
+        if len(x) != len(keys):
+            return False
+        return all(
+            [k in x and _collect(x[k], child, found) for k, child in zip(keys, s.children, strict=True)]
+        )
+    leaves, structure = flatten(x)
+    found += leaves
+    return structure == s
 
 
 def unflatten(structure: Structure, values: Iterable[Any]) -> Any:

@@ -35,8 +35,8 @@ class Trace:
         self.numbers = numbers
         args, kwargs = structure.children
         flat = not kwargs.children and all(c.node is None for c in args.children)
-        self.structure = None if flat else structure
-        self.n = len(leaves)
+        self.structure = None if flat else args
+        self.n = len(leaves) if not kwargs.children else -1  # a call by keywords takes the slow way
         self.guards: list[tuple[Any, Any]] = []
         of = {id(v): j for j, v in enumerate(concrete.variables)}
         self.places = [(i, of.get(id(x))) for i, x in enumerate(leaves) if isinstance(x, Variable)]
@@ -85,11 +85,12 @@ class Trace:
     def match(self, args: tuple[Any, ...]) -> list[np.ndarray] | None:
         """The input arrays of a call that fits, or None."""
         if self.structure is not None:
-            leaves, structure = pytree.flatten((args, {}))
-            if structure != self.structure:
+            found = pytree.leaves_of(args, self.structure)
+            if found is None:
                 return None
+            leaves: Any = found
         else:
-            leaves = args  # type: ignore[assignment]
+            leaves = args
         if len(leaves) != self.n:
             return None
         arrays = []

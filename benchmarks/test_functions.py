@@ -1,0 +1,84 @@
+"""What calls of traced functions cost as arguments, loop steps and signatures grow."""
+
+from __future__ import annotations
+
+import gc
+import tracemalloc
+from typing import Any
+
+import pytest
+from record import Record
+from turns import in_turns, median
+
+import hybridml as hml
+
+LIMITS = {1: 8e-6, 10: 20e-6, 100: 120e-6}
+
+
+def _nest(n: int) -> dict[str, Any]:
+    """`n` tensors of 8 elements in dicts, lists and tuples."""
+    tensors = [hml.full(8, float(i)) for i in range(n)]
+    return {"first": tensors[: n // 2], "second": {"a": tuple(tensors[n // 2 : -1]), "b": [tensors[-1]]}}
+
+
+@pytest.mark.parametrize("n", LIMITS)
+def test_nested_arguments(benchmark: Any, record: Record, n: int) -> None:
+    """Every argument is read, so that none of the work can be left out."""
+
+    def total(nest: dict[str, Any]) -> Any:
+        out = nest["second"]["b"][0]
+        for t in (*nest["first"], *nest["second"]["a"]):
+            out = out + t
+        return out
+
+    f, nest = hml.function(total), _nest(n)
+    assert f(nest).tolist() == [float(sum(range(n)))] * 8
+    (ours,) = in_turns(lambda: f(nest))
+    record.add(f"traced sum of {n} tensors in a nest", median(ours), at_most=LIMITS[n], unit="s")
+    benchmark(f, nest)
+
+
+def test_recurrent_loop(benchmark: Any, record: Record) -> None:
+    """64 steps of a plain Python loop over a tensor range; a step may cost 2 us above one that is a function of its own."""
+
+    def step(h: Any, w: Any) -> Any:
+        return hml.tanh(h @ w)
+
+    @hml.function
+    def loop(h: Any, w: Any, n: Any) -> Any:
+        for _ in range(n):
+            h = step(h, w)
+        return h
+
+    h, w, n = hml.ones((32, 16)), hml.full((16, 16), 0.05), hml.asarray(64)
+    one = hml.function(step)
+    empty = hml.function(lambda h, w: h + 0.0)
+    whole, single, call = in_turns(lambda: loop(h, w, n), lambda: one(h, w), lambda: empty(h, w))
+    kernels = max(median(single) - median(call), 0.0)
+    record.add(
+        "one step of a 64-step loop", (median(whole) - median(call)) / 64, at_most=kernels + 2e-6, unit="s"
+    )
+    benchmark(loop, h, w, n)
+
+
+def test_memory_of_many_signatures(benchmark: Any, record: Record) -> None:
+    """Traces are bounded: what 1,000 signatures hold beyond what 200 hold, in MB."""
+
+    @hml.function
+    def f(x: Any) -> Any:
+        return hml.tanh(x) * 2.0
+
+    def call(first: int, last: int) -> int:
+        for n in range(first, last):
+            f(hml.zeros(n))
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    with pytest.warns(hml.errors.RetraceWarning):
+        before = call(1, 201)
+    after = call(201, 1001)
+    tracemalloc.stop()
+    assert f.cache_info().size <= 64
+    record.add("memory of 1,000 signatures above that of 200", (after - before) / 1e6, at_most=1.0, unit="MB")
+    benchmark(f, hml.zeros(1000))
