@@ -64,7 +64,7 @@ def matmul(x: Any, y: Any, /) -> Any:
     >>> hml.matmul([[1., 2.]], [[3.], [4.]]).numpy()
     array([[11.]], dtype=float32)
     """
-    x, y = lift(x), lift(y)
+    x, y = lift(x, y), lift(y, x)
     if x.ndim == 0 or y.ndim == 0:
         raise ShapeError(
             f"matmul needs at least 1 dimension on both sides, got shapes {x.shape} and {y.shape}"
