@@ -44,6 +44,22 @@ from hybridml.ops.composite import (
     softmax_cross_entropy,
     softplus,
 )
+from hybridml.ops.convolving import (
+    conv1d,
+    conv2d,
+    conv2d_filter_gradient,
+    conv2d_transpose,
+    depthwise_conv2d,
+)
+from hybridml.ops.pooling import (
+    avg_pool2d,
+    global_avg_pool2d,
+    global_max_pool2d,
+    max_pool2d,
+    max_pool2d_with_positions,
+    window_scatter,
+    window_take,
+)
 from hybridml.ops.structure import one_hot
 from hybridml.ops.transcendental import sigmoid, tanh
 
@@ -70,18 +86,28 @@ __all__ = [
     "Sequential",
     "SimpleRNN",
     "TransformerBlock",
+    "avg_pool2d",
     "batch_norm",
     "binary_cross_entropy_with_logits",
+    "conv1d",
+    "conv2d",
+    "conv2d_filter_gradient",
+    "conv2d_transpose",
+    "depthwise_conv2d",
     "dropout",
     "elu",
     "embedding_lookup",
     "gelu",
+    "global_avg_pool2d",
+    "global_max_pool2d",
     "group_norm",
     "hard_sigmoid",
     "hard_silu",
     "layer_norm",
     "leaky_relu",
     "log_softmax",
+    "max_pool2d",
+    "max_pool2d_with_positions",
     "mish",
     "one_hot",
     "relu",
@@ -96,4 +122,6 @@ __all__ = [
     "softplus",
     "softsign",
     "tanh",
+    "window_scatter",
+    "window_take",
 ]
