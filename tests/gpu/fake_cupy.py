@@ -122,7 +122,7 @@ def _operator(name: str) -> Any:
     return operate
 
 
-for _name in "add sub mul truediv floordiv mod pow and or xor lshift rshift matmul".split():
+for _name in ("add sub mul truediv floordiv mod pow and or xor lshift rshift matmul".split()):
     for _prefix in ("", "r"):
         setattr(FakeArray, f"__{_prefix}{_name}__", _operator(f"__{_prefix}{_name}__"))
 for _name in ("neg", "pos", "abs", "invert", "lt", "le", "gt", "ge", "eq", "ne"):
@@ -158,9 +158,7 @@ def back(out: Any, *inputs: Any) -> Any:
         return type(out)(back(o, *inputs) for o in out)
     if isinstance(out, (np.ndarray, np.generic)):
         array = np.asarray(out)
-        owner = next(
-            (x for x in inputs if isinstance(x, FakeArray) and np.may_share_memory(array, x._a)), None
-        )
+        owner = next((x for x in inputs if isinstance(x, FakeArray) and np.may_share_memory(array, x._a)), None)
         return FakeArray(array, owner)
     return out
 
@@ -174,9 +172,7 @@ class FakeUfunc:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return back(self._f(*map(bare, args), **{k: bare(v) for k, v in kwargs.items()}), *args)
 
-    def reduce(
-        self, x: Any, axis: Any = 0, dtype: Any = None, out: Any = None, keepdims: bool = False
-    ) -> Any:
+    def reduce(self, x: Any, axis: Any = 0, dtype: Any = None, out: Any = None, keepdims: bool = False) -> Any:
         return back(self._f.reduce(bare(x), axis=axis, dtype=dtype, keepdims=keepdims), x)
 
     def reduceat(self, x: Any, indices: Any, axis: int = 0, dtype: Any = None, out: Any = None) -> Any:
@@ -201,11 +197,7 @@ class FakeCupy:
 
     @staticmethod
     def asarray(x: Any, dtype: Any = None) -> Any:
-        return (
-            x
-            if isinstance(x, FakeArray) and dtype is None
-            else FakeArray(np.array(getattr(x, "_a", x), dtype))
-        )
+        return x if isinstance(x, FakeArray) and dtype is None else FakeArray(np.array(getattr(x, "_a", x), dtype))
 
     @staticmethod
     def array(x: Any, dtype: Any = None, copy: bool = True, order: str = "K") -> Any:
