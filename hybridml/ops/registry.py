@@ -154,6 +154,7 @@ class Op:
     neutral   {operand number: scalar} that leaves the other operand as it is (x + 0, x * 1)
     involution  True if applying the op twice gives the operand back
     provider  the name of the native routine that the compiler keeps for the op ("gemm", "take")
+    reads     what layouts the native routine takes its operands in; others are copied before. None: any
     batch     what `hml.vmap` does, where the kind's rule (ops/batching.py) does not fit: (operands, which of them have the examples along
               a first axis, number of examples, attrs) -> results with the examples along their first axis, in public ops
     flags     names of the attributes that say "operand i is transposed": the compiler turns transposes into them
@@ -180,6 +181,7 @@ class Op:
     neutral: dict[int, Scalar] = field(default_factory=dict)
     involution: bool = False
     provider: str | None = None
+    reads: Callable[[Layout], bool] | None = None
     batch: Callable[..., Any] | None = None
     flags: tuple[str, ...] = ()
     ufunc: Any = None
