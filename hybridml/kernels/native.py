@@ -89,6 +89,14 @@ copy_bytes = _int64_operation(
     ),
     types.none,
 )
+clear_bytes = _int64_operation(
+    2,
+    lambda b, to, count: b.call(
+        b.module.declare_intrinsic("llvm.memset", [ir.IntType(8).as_pointer(), _I64]),
+        [b.inttoptr(to, ir.IntType(8).as_pointer()), ir.IntType(8)(0), count, ir.IntType(1)(0)],
+    ),
+    types.none,
+)
 
 atomic_load = _int64_operation(1, lambda b, address: b.load_atomic(_word(b, address), "seq_cst", 8))
 atomic_store = _int64_operation(
