@@ -4,6 +4,7 @@ import math as _math
 import typing as _typing
 
 from hybridml import errors, linalg, nn, random
+from hybridml.backends import device, devices
 from hybridml.dtypes import (
     bool_,
     can_cast,
@@ -24,13 +25,13 @@ from hybridml.dtypes import (
     uint64,
 )
 from hybridml.eager import methods as _methods
-from hybridml.eager.backend import devices
 from hybridml.eager.checkpoint import checkpoint
 from hybridml.eager.creation import (
     arange,
     asarray,
     empty,
     eye,
+    from_dlpack,
     full,
     full_like,
     linspace,

@@ -30,6 +30,10 @@ class DeviceError(HybridMLError, RuntimeError):
     """A device that is not there, or arrays on different devices."""
 
 
+class DeviceMemoryError(HybridMLError, MemoryError):
+    """A device has no memory left for a tensor or a program."""
+
+
 class TapeError(HybridMLError, RuntimeError):
     """A gradient that cannot be asked of this tape."""
 

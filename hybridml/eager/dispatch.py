@@ -10,10 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from hybridml import dtypes, errors
+from hybridml import backends, dtypes, errors
 from hybridml.eager import quiet
-from hybridml.eager.backend import namespace
-from hybridml.eager.creation import asarray
+from hybridml.eager.creation import asarray, beside
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable
@@ -24,13 +23,16 @@ from hybridml.ops.registry import Op, Promote
 _enter, _leave, _QUIET = quiet.enter_with, quiet.leave, quiet.QUIET
 
 
-def lift(x: Any) -> Tensor:
-    """`x` as a tensor: variables are read, anything else goes through `asarray`."""
+def lift(x: Any, like: Any = None) -> Tensor:
+    """`x` as a tensor: variables are read, anything else goes through `asarray`, on the device of `like` if it has one."""
     if isinstance(x, Tensor):
         return x
     if isinstance(x, Variable):
         return x.value()
-    return asarray(x)
+    if like is None:
+        return asarray(x)
+    with beside(like):
+        return asarray(x)
 
 
 def lift_operands(op: Op, operands: tuple[Any, ...]) -> list[Any]:
@@ -43,7 +45,7 @@ def lift_operands(op: Op, operands: tuple[Any, ...]) -> list[Any]:
         if cls is not Tensor:
             uniform = False
             if cls is not float and cls is not int and cls is not bool:
-                x = lift(x)
+                x = lift(x, _placed(operands))
         elif x._array.dtype is not common:
             uniform = uniform and common is None
             common = x._array.dtype
@@ -66,8 +68,14 @@ def _promote(op: Op, operands: list[Any]) -> list[Any]:
     elif op.promote is Promote.NUMBER and common.kind == "b":
         common = dtypes.default_int
     if not tensors:
-        return [*head, *[asarray(x, dtype=common) for x in part]]
+        with beside(_placed(tuple(head))):
+            return [*head, *[asarray(x, dtype=common) for x in part]]
     return [*head, *[_cast(x, common) for x in part]]
+
+
+def _placed(operands: tuple[Any, ...]) -> Any:
+    """The operand beside which others are put that have no place yet."""
+    return next((x for x in operands if isinstance(x, (Tensor, Variable))), None)
 
 
 _STAND_IN: dict[str, float | int] = {"f": 0.0, "i": 0}  # for a traced number: only its category counts
@@ -119,8 +127,12 @@ def _compute(op: Op, operands: Sequence[Any], arrays: list[Any], attrs: dict[str
     """Run `op` on the operands' arrays, and tell the tapes."""
     token = _enter(_QUIET)
     try:
-        # a NumPy ufunc hands itself on to whatever library the arrays are of
-        out = op.ufunc(*arrays) if op.ufunc is not None else op.eager(namespace(*arrays), *arrays, **attrs)
+        backend = backends.common(arrays)
+        if backend.on_cpu:
+            out = op.ufunc(*arrays) if op.ufunc is not None else op.eager(np, *arrays, **attrs)
+        else:
+            with backend.scope():
+                out = op.eager(backend.xp, *arrays, **attrs)
     except errors.HybridMLError as e:
         raise type(e)(errors.located(f"{op.name}: {e}", errors.user_line())) from None
     except Exception as cause:
@@ -148,9 +160,13 @@ def explain_failure(op: Op, operands: Sequence[Any], attrs: dict[str, Any], caus
     """The shape rule's error if it has one, else the array library's own, both with the user's line."""
     specs = [x.spec if isinstance(x, Tensor) else x for x in operands]
     try:
+        backends.common([x._array for x in operands if type(x) is Tensor])
         op.infer(*specs, **attrs)
     except errors.HybridMLError as better:
         return type(better)(errors.located(f"{op.name}: {better}", errors.user_line()))
+    if type(cause).__name__ == "OutOfMemoryError":
+        return errors.DeviceMemoryError(errors.located(f"{op.name}({', '.join(map(str, specs))}): {cause}. Free tensors that are no "
+            "longer needed, or use smaller batches; the process can go on", errors.user_line()))
     kind = errors.DTypeError if isinstance(cause, (TypeError, OverflowError)) else errors.ShapeError
     if isinstance(cause, IndexError):
         kind = errors.IndexOutOfRangeError  # type: ignore[assignment]
@@ -160,3 +176,4 @@ def explain_failure(op: Op, operands: Sequence[Any], attrs: dict[str, Any], caus
 
 door.interpreter.run = run
 door.interpreter.lift = lift
+door.interpreter.beside = beside

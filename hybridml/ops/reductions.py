@@ -109,7 +109,7 @@ def _others(x: Any) -> Any:
     if n <= 1:
         return x * 0 + 1
     if n % 2:
-        ones = broadcast_to(lift(np.ones((), x.dtype)), (*x.shape[:-1], 1))
+        ones = broadcast_to(lift(np.ones((), x.dtype), x), (*x.shape[:-1], 1))
         return strided_slice(_others(concat([x, ones], axis=-1)), (0,) * x.ndim, x.shape, (1,) * x.ndim)
     lead, steps = (0,) * (x.ndim - 1), (*(1,) * (x.ndim - 1), 2)
     a, b = strided_slice(x, (*lead, 0), x.shape, steps), strided_slice(x, (*lead, 1), x.shape, steps)

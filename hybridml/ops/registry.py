@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -156,6 +156,8 @@ class Op:
     provider  the name of the native routine that the compiler keeps for the op ("gemm", "take")
     batch     what `hml.vmap` does, where the kind's rule (ops/batching.py) does not fit: (operands, which of them have the examples along
               a first axis, number of examples, attrs) -> results with the examples along their first axis, in public ops
+    indexes   (operand specs, attrs) -> (operand number, axis, size) of each operand that holds indices into an axis: those that are
+              constants of a trace are looked at while tracing, whether or not anybody uses the result
     flags     names of the attributes that say "operand i is transposed": the compiler turns transposes into them
     ufunc     the NumPy ufunc that is the whole of `eager`, where there is one: the fast path of operators
     operator  the Python operator's name ("add" for __add__ and __radd__)
@@ -181,6 +183,7 @@ class Op:
     involution: bool = False
     provider: str | None = None
     batch: Callable[..., Any] | None = None
+    indexes: Callable[[Sequence[Any], dict[str, Any]], Iterable[tuple[int, int, int]]] | None = None
     flags: tuple[str, ...] = ()
     ufunc: Any = None
     operator: str | None = None

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import hybridml as hml
-from hybridml.errors import IndexOutOfRangeError
 
 TESTS = Path(__file__).resolve().parent.parent
 PAGE = TESTS.parent / "docs" / "function.md"
@@ -206,15 +205,6 @@ def traces(f: Callable, *calls: tuple) -> int:
     return traced.cache_info().traces
 
 
-def an_unused_take_of_a_constant_index_fails() -> bool:
-    f = hml.function(lambda x: (hml.take(x, hml.asarray([9])), x)[1])
-    try:
-        f(vector(1.0, 2.0))
-    except IndexOutOfRangeError:
-        return True
-    return False
-
-
 class NotYet(NamedTuple):
     row: str
     reason: str
@@ -242,12 +232,6 @@ NOT_YET = {
             "there are no datasets; Python iterables are written out",
             "a loop over a `Dataset` in the graph",
             lambda: hasattr(hml, "data"),
-        ),
-        NotYet(
-            "unused op with a static error (shape, dtype, constant index)",
-            "the values of index tensors are looked at when the program runs, and what nobody uses is not run",
-            "an error for an unused `take` whose index tensor is a constant",
-            an_unused_take_of_a_constant_index_fails,
         ),
     ]
 }
