@@ -194,6 +194,11 @@ class Op:
     reference: Callable[..., Any] | None = None
     doc: str = ""
 
+    @functools.cached_property
+    def kept(self) -> str:
+        """The NumPy kinds of dtypes that operands which share one keep; "" where each operand keeps its own."""
+        return {Promote.NO: "", Promote.SAME: "biuf", Promote.NUMBER: "iuf", Promote.FLOAT: "f"}[self.promote]
+
     def __repr__(self) -> str:
         return f"<op {self.name}>"
 
