@@ -31,6 +31,8 @@ from numba.core.typed_passes import (
 )
 from numba.core.untyped_passes import FixupArgs, IRProcessing, ReconstructSSA, TranslateByteCode
 
+from hybridml.kernels import numba_language  # noqa: F401  # teaches Numba what kernels are written in
+
 
 class KernelPipeline(compiler.CompilerBase):
     """Numba's passes without those for closures, comprehensions, objects and array expressions, which kernels lack.
