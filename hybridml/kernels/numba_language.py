@@ -1,6 +1,6 @@
 """The kernel language for Numba: its functions, operations and operands as Numba knows such things.
 
-Importing this module teaches Numba; `compiler` does.
+Importing this module teaches Numba; `numba_compiler` does.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def _global_type(value: Any) -> Any:
 
 @functools.cache
 def _jitable(value: Device) -> Any:
-    from hybridml.kernels.compiler import KernelPipeline
+    from hybridml.kernels.numba_compiler import KernelPipeline
 
     return register_jitable(pipeline_class=KernelPipeline, **_DEVICE)(value.function)
 
