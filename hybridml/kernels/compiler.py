@@ -48,8 +48,8 @@ def compile_object(source: str, name: str, signature: str, path: str, unique: st
         except Unsupported:
             from hybridml.kernels import numba_compiler
 
-            found = numba_compiler.compile_object(source, name, signature, path, unique)
-            return Compiled(*found, "numba", time.perf_counter() - started, 0.0)
+            symbol, code, declared = numba_compiler.compile_object(source, name, signature, path, unique)
+            return Compiled(symbol, code, declared, "numba", time.perf_counter() - started, 0.0)
         middle = time.perf_counter()
         code, declared = llvm.compile_module(text)
     return Compiled(symbol, code, declared, "translator", middle - started, time.perf_counter() - middle)

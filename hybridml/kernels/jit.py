@@ -13,17 +13,15 @@ import hashlib
 import importlib.util
 import os
 import re
-import struct
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from hybridml.kernels import cache, llvm
-from hybridml.kernels.llvm import host_features
+from hybridml.kernels.llvm import host_features as host_features
 
 ABI_VERSION = 1
 
@@ -122,7 +120,7 @@ def load(source: str, name: str, signature: str = KERNEL) -> Kernel:
             "\n".join(f"{part}={value}" for part, value in parts.items()).encode()
         ).hexdigest()
         entry = cache.read(name, key)
-        address = _link(entry) if entry is not None else None
+        address = llvm.link(entry.symbol, entry.needs, entry.code) if entry is not None else None
         origin = "disk"
         if address is None:
             address = _compile_and_store(source, name, signature, key)
@@ -252,36 +250,6 @@ def _llvmlite_version() -> str:
     return str(llvmlite.__version__)
 
 
-# -- linking -----------------------------------------------------------------------------------------------
-
-
-# Engines own the code of their kernels. One for each kernel, so that symbols never meet; kept for ever, also
-# past the interpreter's own end, because a thread of the pool may still be inside.
-_engines: list[Any] = []
-
-
-def _link(entry: cache.Entry) -> int | None:
-    """The address of an object's entry, or None if this process lacks a library function that the object
-    calls."""
-    import ctypes
-
-    binding = llvm.binding()
-    machine = binding.Target.from_triple(binding.get_process_triple()).create_target_machine(jit=True)
-    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
-    # MCJIT ends the process when a symbol is missing, so ask first. Only an engine's creation opens the
-    # process's symbols.
-    if any(binding.address_of_symbol(needed) is None for needed in entry.needs):
-        return None
-    engine.add_object_file(binding.ObjectFileRef.from_data(entry.code))
-    engine.finalize_object()
-    address: int = engine.get_function_address(entry.symbol)
-    if not address:
-        return None
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine))
-    _engines.append(engine)
-    return address
-
-
 # -- compiling ---------------------------------------------------------------------------------------------
 
 _MATHEMATICS = (
@@ -303,29 +271,14 @@ def _compile_and_store(source: str, name: str, signature: str, key: str) -> int:
     from hybridml.kernels.compiler import compile_object
 
     made = compile_object(source, name, signature, str(cache.path_of(name, key, ".py")), key[:16])
-    undefined = _undefined_symbols(made.code)
+    undefined = llvm.undefined_symbols(made.code)
     needs = made.declared if undefined is None else undefined
     entry = cache.Entry(made.symbol, tuple(sorted(needs)), made.code)
     if needs <= _C_LIBRARY:
         cache.write(name, key, source, entry)
-    address = _link(entry)
+    address = llvm.link(entry.symbol, entry.needs, entry.code)
     if address is None:
         raise RuntimeError(
             f"kernel {name!r} calls functions that are not to be found: {', '.join(sorted(needs))}"
         )
     return address
-
-
-def _undefined_symbols(code: bytes) -> set[str] | None:
-    """The symbols an ELF object leaves to the linker; None for another format."""
-    if code[:6] != b"\x7fELF\x02\x01":
-        return None
-    sections = {}
-    for section in llvm.binding().ObjectFileRef.from_data(code).sections():
-        title = section.name()  # bytes or str, by llvmlite's version
-        sections[title if isinstance(title, bytes) else str(title).encode()] = section.data()
-    names, undefined = sections[b".strtab"], set()
-    for name, _info, _other, section, _value, _size in struct.iter_unpack("<IBBHQQ", sections[b".symtab"]):
-        if section == 0 and name:
-            undefined.add(names[name : names.index(b"\0", name)].decode())
-    return undefined

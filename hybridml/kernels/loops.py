@@ -76,6 +76,7 @@ MOVE = int(Opcode.MOVE)
 
 SPINS_BEFORE_YIELD = 2048
 
+
 @device
 def run_chunk(function, args, extent, grain, chunks, chunk):
     """Piece number ``chunk`` of an extent: its bounds depend on the table alone, never on the thread."""

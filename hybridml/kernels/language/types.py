@@ -79,8 +79,7 @@ float32 = Type("float32", ir.FloatType(), kind="f", bits=32)
 float64 = Type("float64", ir.DoubleType(), kind="f", bits=64)
 
 NUMBERS = {
-    t.name: t
-    for t in (boolean, int8, int16, int32, int64, uint8, uint16, uint32, uint64, float32, float64)
+    t.name: t for t in (boolean, int8, int16, int32, int64, uint8, uint16, uint32, uint64, float32, float64)
 }
 """The number types by the names of their NumPy dtypes."""
 

@@ -98,7 +98,9 @@ class Expressions:
                 return self._call(frame, self.expression(frame, function), args)
         raise Unsupported(type(node).__name__)
 
-    def _comparison(self, frame: Frame, left: ast.expr, ops: list[ast.cmpop], rights: list[ast.expr]) -> Value:
+    def _comparison(
+        self, frame: Frame, left: ast.expr, ops: list[ast.cmpop], rights: list[ast.expr]
+    ) -> Value:
         x, found = self.number(frame, left), None
         for op, right in zip(ops, rights, strict=True):
             y = self.number(frame, right)

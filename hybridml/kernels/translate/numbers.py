@@ -49,7 +49,7 @@ def common(a: Type, b: Type) -> Type:
     if a.kind == b.kind == "f":
         return types.float64
     if "f" in (a.kind, b.kind):
-        if types.float64 in (a, b) or (b if a.kind == "f" else a).bits == 64:
+        if types.float64 in (a, b):
             return types.float64
         raise Unsupported(f"{a} with {b}: a cast is missing")
     return types.uint64 if a.kind == b.kind == "u" else types.int64
@@ -201,7 +201,12 @@ def compare(b: Any, op: ast.cmpop, x: Value, y: Value) -> Value:
 def _comparable(x: Value, y: Value) -> Type:
     """The type in which two numbers, one a float at least, are compared: that of the float if the other is known and small."""
     for number, known in ((x, y), (y, x)):
-        if number.type.kind == "f" and known.type.kind != "f" and known.literal is not None and abs(known.literal) < 2**24:
+        if (
+            number.type.kind == "f"
+            and known.type.kind != "f"
+            and known.literal is not None
+            and abs(known.literal) < 2**24
+        ):
             return number.type
     return common(x.type, y.type)
 
