@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from hybridml import dtypes
+from hybridml import buffers, dtypes
 from hybridml.eager.creation import asarray
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Operators, Tensor, wrap
@@ -60,7 +60,7 @@ class Variable(Operators):
         if isinstance(initial, Callable):  # type: ignore[arg-type]
             initial = initial()
         value = asarray(initial, dtype=dtype)
-        self._array: np.ndarray = np.array(value._array, order="C")
+        self._array: np.ndarray = buffers.copy(value._array)
         self.trainable = bool(trainable) and dtypes.is_float(value.dtype)
         self._id = next_id()
         self.name = name if name is not None else "variable"
@@ -109,7 +109,7 @@ class Variable(Operators):
 
     def _store(self, array: np.ndarray) -> None:
         if sys.getrefcount(self._array) > 2:
-            self._array = np.array(array, order="C")
+            self._array = buffers.copy(array)
         else:
             np.copyto(self._array, array)
 

@@ -13,6 +13,7 @@ from hybridml.ops.composite import (
     softmax_cross_entropy,
     softplus,
 )
+from hybridml.ops.standardize import standardize
 from hybridml.ops.structure import one_hot
 from hybridml.ops.transcendental import sigmoid, tanh
 
@@ -30,5 +31,6 @@ __all__ = [
     "softmax",
     "softmax_cross_entropy",
     "softplus",
+    "standardize",
     "tanh",
 ]

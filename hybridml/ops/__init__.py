@@ -14,6 +14,7 @@ from hybridml.ops import (
     random,
     reductions,
     sorting,
+    standardize,
     statistics,
     structure,
     transcendental,
