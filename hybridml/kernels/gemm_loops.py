@@ -48,7 +48,7 @@ A_ROW = (
 A_TILE = 8 * STEPS + 16  # likewise for packed columns of A, eight elements of each
 A_BYTES = BLOCK_ROWS * A_ROW * ITEM
 MANY_ROWS = 128  # rows of A that use a panel of B before packing it pays
-MANY_PANELS = 3
+MANY_PANELS = 16  # panels of B that use a block of A before packing it pays
 FAR_APART = 1024  # bytes
 
 
@@ -117,16 +117,14 @@ def tiled(args, begin, end):
                         a_here, a_tile, a_row, a_column = a + (start * lda + top) * ITEM, 8, 1, lda
                 elif transa:
                     a_here, a_tile, a_row, a_column = block, A_TILE, 1, 8
-                    for row in range(0, bottom - top, 8):
-                        of = a + (start * lda + top + row) * ITEM
-                        to = block + row // 8 * A_TILE * ITEM
-                        if bottom - top - row >= 8:
-                            for step in range(steps):
-                                float32_copy_eight(to + step * 8 * ITEM, of + step * lda * ITEM)
-                        else:
-                            for step in range(steps):
-                                for r in range(bottom - top - row):
-                                    float32_copy(to, step * 8 + r, of, step * lda + r)
+                    whole_rows = (bottom - top) // 8 * 8
+                    for step in range(steps):
+                        of = a + ((start + step) * lda + top) * ITEM
+                        to = block + step * 8 * ITEM
+                        for row in range(0, whole_rows, 8):
+                            float32_copy_eight(to + row // 8 * A_TILE * ITEM, of + row * ITEM)
+                        for row in range(whole_rows, bottom - top):
+                            float32_copy(to, row // 8 * A_TILE + row % 8, of, row)
                 else:
                     a_here, a_tile, a_row, a_column = block, 8 * A_ROW, A_ROW, 1
                     for row in range(bottom - top):
