@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hybridml import dtypes, pytree
-from hybridml.eager.creation import asarray, ones_like, zeros_like
+from hybridml.eager.creation import asarray, beside, ones_like, zeros_like
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor
 from hybridml.eager.variable import Variable, next_id
@@ -31,7 +31,7 @@ class Entry:
         self.inputs, self.outputs, self.pullback = inputs, outputs, pullback
 
 
-def op_pullback(op: Op, attrs: dict[str, Any], operands: list[Any], results: tuple[Any, ...]) -> Pullback:
+def op_pullback(op: Op, attrs: dict[str, Any], operands: Sequence[Any], results: tuple[Any, ...]) -> Pullback:
     """The rule of a row, holding on to no more than the row says it reads."""
     assert op.vjps is not None
     rules = op.vjps
@@ -57,7 +57,9 @@ def op_pullback(op: Op, attrs: dict[str, Any], operands: list[Any], results: tup
     return pull
 
 
-def _whole_pullback(op: Op, attrs: dict[str, Any], operands: list[Any], results: tuple[Any, ...]) -> Pullback:
+def _whole_pullback(
+    op: Op, attrs: dict[str, Any], operands: Sequence[Any], results: tuple[Any, ...]
+) -> Pullback:
     assert op.pullback is not None
     return op.pullback(attrs, operands, results)
 
@@ -148,7 +150,7 @@ class GradientTape:
         """A context in which nothing is recorded on this tape."""
         return _Paused(self)
 
-    def record(self, op: Op, attrs: dict[str, Any], operands: list[Any], result: Any) -> None:
+    def record(self, op: Op, attrs: dict[str, Any], operands: Sequence[Any], result: Any) -> None:
         """Called by the door after every op."""
         watched = self._watched
         if (op.vjps is None and op.pullback is None) or self._stopped:
@@ -326,7 +328,8 @@ def _one_hot(target: Any, i: int) -> Tensor:
 
     seed = np.zeros(target.size, target.dtype)
     seed[i] = 1
-    return asarray(seed.reshape(target.shape))
+    with beside(target):
+        return asarray(seed.reshape(target.shape))
 
 
 def _columns_seed(target: Any, j: int) -> Tensor:
@@ -334,7 +337,8 @@ def _columns_seed(target: Any, j: int) -> Tensor:
 
     seed = np.zeros((target.shape[0], target.size // max(target.shape[0], 1)), target.dtype)
     seed[:, j] = 1
-    return asarray(seed.reshape(target.shape))
+    with beside(target):
+        return asarray(seed.reshape(target.shape))
 
 
 def _seeds(targets: list[Any], output_gradients: Any) -> list[Any]:
@@ -343,16 +347,20 @@ def _seeds(targets: list[Any], output_gradients: Any) -> list[Any]:
     given = pytree.leaves(output_gradients)
     if len(given) != len(targets):
         raise ShapeError(f"output_gradients has {len(given)} tensors for {len(targets)} targets")
-    seeds = [
-        asarray(g, dtype=t.dtype) if not isinstance(g, Tensor) else g
-        for g, t in zip(given, targets, strict=True)
-    ]
+    seeds = [_seed(g, t) for g, t in zip(given, targets, strict=True)]
     for g, t in zip(seeds, targets, strict=True):
         if g.shape != t.shape:
             raise ShapeError(
                 f"an output gradient has shape {g.shape}, its target {t.shape}; they must be equal"
             )
     return seeds
+
+
+def _seed(g: Any, target: Any) -> Tensor:
+    if isinstance(g, Tensor):
+        return g
+    with beside(target):
+        return asarray(g, dtype=target.dtype)
 
 
 class _Paused:

@@ -157,6 +157,31 @@ class GemmStep:
 
 
 @dataclass
+class RoutineStep:
+    """One of our own routines: a kernel with a block of words, some of which are addresses.
+
+    `operands` are (base or scratch value, byte offset, which word takes its address).
+    """
+
+    title: str
+    kernel: Kernel
+    words: list[int]
+    operands: tuple[tuple[Value, int, int], ...]
+    reads: tuple[Value, ...]
+    writes: tuple[Value, ...]
+    extent: int
+    nanoseconds: float  # of one thread
+    pieces: int = 1
+    grain: int = 1
+    blocks: tuple[
+        tuple[int, tuple[int, ...]], ...
+    ] = ()  # (which word takes its address, words of another block)
+    checks: bool = False
+    in_place: tuple[tuple[Value, Value], ...] = ()
+    scratch: tuple[tuple[Value, int], ...] = ()
+
+
+@dataclass
 class EmptyStep:
     """A node whose results have no elements: nothing is done, but they have a place."""
 
@@ -183,7 +208,9 @@ class PythonStep:
     scratch: tuple[tuple[Value, int], ...] = ()
 
 
-Step: TypeAlias = "KernelStep | HorizontalStep | GemmStep | EmptyStep | PythonStep | ControlStep"
+Step: TypeAlias = (
+    "KernelStep | HorizontalStep | GemmStep | RoutineStep | EmptyStep | PythonStep | ControlStep"
+)
 
 
 def merge_equal_updates(steps: list[Step]) -> list[Step]:

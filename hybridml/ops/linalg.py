@@ -52,7 +52,8 @@ def _samples(rng: np.random.Generator) -> Any:
 
 MATMUL = register(Op(
     "matmul", Kind.EXTERN, infer=_infer_matmul, eager=_eager_matmul, vjps=(_vjp_x, _vjp_y), saves=Saves.INPUTS,
-    operator="matmul", provider="gemm", flags=("ta", "tb"), samples=_samples, reference=np.matmul,
+    operator="matmul", provider="gemm", flags=("ta", "tb"),
+    reads=lambda layout: layout.matrix is not None, samples=_samples, reference=np.matmul,
 ))  # fmt: skip
 
 
@@ -64,7 +65,7 @@ def matmul(x: Any, y: Any, /) -> Any:
     >>> hml.matmul([[1., 2.]], [[3.], [4.]]).numpy()
     array([[11.]], dtype=float32)
     """
-    x, y = lift(x), lift(y)
+    x, y = lift(x, y), lift(y, x)
     if x.ndim == 0 or y.ndim == 0:
         raise ShapeError(
             f"matmul needs at least 1 dimension on both sides, got shapes {x.shape} and {y.shape}"
