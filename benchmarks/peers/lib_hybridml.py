@@ -14,26 +14,33 @@ PACKAGES = ("hybridml", "numpy", "numba", "scipy")
 
 
 def build(workload: Workload, problem: Problem, variant: str) -> Callable[[], Any]:
-    w = {name: hml.Variable(a, name=name) for name, a in problem.weights.items()}
-    inputs: list[Any] = [hml.asarray(a) for a in problem.inputs]
-    f = FUNCTIONS[workload.kind]
     if workload.kind == "add":
-        x, y = inputs
+        x, y = map(hml.asarray, problem.inputs)
         return lambda: x + y
-    if not workload.optimizer:
-        traced = hml.function(lambda *args: f(w, *args))
-        return lambda: traced(*inputs)
-    optimizer = optimizer_of(workload.optimizer)
-    variables = list(w.values())
+    traced, inputs = traced_function(workload, problem)
+    return lambda: traced(*inputs)
 
-    @hml.function
-    def step(*args: Any) -> Any:
-        with hml.GradientTape() as tape:
-            loss = f(w, *args)
-        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
-        return loss
 
-    return lambda: step(*inputs)
+def traced_function(workload: Workload, problem: Problem) -> tuple[Any, list[Any]]:
+    """The workload as an `hml.function`, and its arguments."""
+    w = {name: hml.Variable(a, name=name) for name, a in problem.weights.items()}
+    f = FUNCTIONS[workload.kind]
+
+    if workload.optimizer:
+        optimizer = optimizer_of(workload.optimizer)
+        variables = list(w.values())
+
+        def call(*args: Any) -> Any:
+            with hml.GradientTape() as tape:
+                loss = f(w, *args)
+            optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+            return loss
+    else:
+
+        def call(*args: Any) -> Any:
+            return f(w, *args)
+
+    return hml.function(call), [hml.asarray(a) for a in problem.inputs]
 
 
 def optimizer_of(name: str) -> Any:

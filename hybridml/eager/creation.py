@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from hybridml import dtypes
+from hybridml import backends, dtypes
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.errors import DTypeError
 
@@ -18,14 +19,37 @@ def _plain(obj: Any) -> Any:
     """Lists that hold tensors become lists of arrays."""
     if isinstance(obj, (list, tuple)):
         return [_plain(o) for o in obj]
+    if isinstance(obj, Tensor):
+        return obj.numpy()
     return np.asarray(obj) if hasattr(obj, "__array__") and not isinstance(obj, np.ndarray) else obj
 
 
-def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Tensor:
-    """A tensor of the values of `obj`: a list, a number, a NumPy array, or anything with `__array__` or DLPack.
+def from_dlpack(x: Any, /) -> Tensor:
+    """A tensor that shares the memory of anything that exports DLPack (NumPy, CuPy, PyTorch, JAX), on the device where it lies.
 
-    Python floats become float32 and integers int64; arrays keep their dtype. The values are copied, because a tensor never
-    changes. Raises DTypeError for values that are not numbers and ShapeError-like ValueError for ragged lists.
+    The one who made the memory must not write to it while the tensor is in use: a tensor never changes.
+    Raises DTypeError for elements that tensors cannot have.
+
+    >>> import numpy as np
+    >>> from_dlpack(np.array([1., 2.])).tolist()
+    [1.0, 2.0]
+    """
+    if isinstance(x, Tensor):
+        return x
+    backend = backends.holding(x)
+    with backend.scope():
+        array = backend.xp.from_dlpack(x)
+    if array.dtype not in dtypes.ALL:
+        raise DTypeError(f"cannot make a tensor of {type(x).__name__} with dtype {array.dtype}")
+    return wrap(array)
+
+
+def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Tensor:
+    """A tensor of the values of `obj`: a list, a number, a NumPy or CuPy array, or anything with `__array__` or DLPack.
+
+    Python floats become float32 and integers int64; arrays keep their dtype. What lies on a GPU stays there, all else goes to the
+    current device. The values are copied, because a tensor never changes; `from_dlpack` shares memory. Raises
+    DTypeError for values that are not numbers and ShapeError-like ValueError for ragged lists.
 
     >>> asarray([1, 2.5]).dtype, asarray([1, 2]).dtype, asarray(np.float64(1)).dtype
     (dtype('float32'), dtype('int64'), dtype('float64'))
@@ -36,6 +60,11 @@ def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Tens
     if hasattr(obj, "value") and hasattr(obj, "assign_add"):
         return asarray(obj.value(), dtype=dtype)
     typed = hasattr(obj, "dtype")
+    if hasattr(obj, "__dlpack_device__") and not isinstance(obj, np.ndarray):
+        backend = backends.holding(obj)
+        if not backend.on_cpu:
+            there = wrap(from_dlpack(obj)._array.copy())
+            return there if wanted is None else there.astype(wanted)  # type: ignore[attr-defined]
     if not typed and hasattr(obj, "__dlpack__"):
         obj, typed = np.from_dlpack(obj), True
     if isinstance(obj, (list, tuple)):
@@ -67,7 +96,9 @@ def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Tens
         raise DTypeError(
             f"cannot make a {wanted.name} tensor of Python floats; use hml.asarray(x).astype(hml.{wanted.name})"
         )
-    return wrap(np.ascontiguousarray(array, dtype=wanted).reshape(array.shape))
+    array = np.ascontiguousarray(array, dtype=wanted).reshape(array.shape)
+    here = backends.current()
+    return wrap(array if here.on_cpu else here.put(array))
 
 
 def _shape(shape: Shape) -> tuple[int, ...]:
@@ -76,12 +107,12 @@ def _shape(shape: Shape) -> tuple[int, ...]:
 
 def zeros(shape: Shape, *, dtype: Any = None) -> Tensor:
     """Zeros of a shape, float32 unless told otherwise."""
-    return wrap(np.zeros(_shape(shape), dtypes.as_dtype(dtype or float)))
+    return wrap(backends.current().xp.zeros(_shape(shape), dtypes.as_dtype(dtype or float)))
 
 
 def ones(shape: Shape, *, dtype: Any = None) -> Tensor:
     """Ones of a shape, float32 unless told otherwise."""
-    return wrap(np.ones(_shape(shape), dtypes.as_dtype(dtype or float)))
+    return wrap(backends.current().xp.ones(_shape(shape), dtypes.as_dtype(dtype or float)))
 
 
 def empty(shape: Shape, *, dtype: Any = None) -> Tensor:
@@ -92,7 +123,9 @@ def empty(shape: Shape, *, dtype: Any = None) -> Tensor:
 def full(shape: Shape, fill_value: Any, *, dtype: Any = None) -> Tensor:
     """One value everywhere; the dtype follows the value."""
     d = dtypes.scalar_dtype(fill_value) if dtype is None else dtypes.as_dtype(dtype)
-    return wrap(np.full(_shape(shape), fill_value, d))
+    if isinstance(fill_value, (Tensor, np.ndarray)):
+        fill_value = fill_value.item()
+    return wrap(backends.current().xp.full(_shape(shape), fill_value, d))
 
 
 def arange(start: Any, /, stop: Any = None, step: Any = 1, *, dtype: Any = None) -> Tensor:
@@ -104,26 +137,49 @@ def arange(start: Any, /, stop: Any = None, step: Any = 1, *, dtype: Any = None)
     if stop is None:
         start, stop = 0, start
     d = dtypes.promote([], [start, stop, step]) if dtype is None else dtypes.as_dtype(dtype)
-    return wrap(np.arange(start, stop, step).astype(d))
+    return wrap(backends.current().xp.arange(start, stop, step).astype(d))
 
 
 def linspace(start: float, stop: float, /, num: int, *, dtype: Any = None, endpoint: bool = True) -> Tensor:
     """`num` evenly spaced values from start to stop."""
-    return wrap(np.linspace(start, stop, num, endpoint=endpoint).astype(dtypes.as_dtype(dtype or float)))
+    line = backends.current().xp.linspace(start, stop, num, endpoint=endpoint)
+    return wrap(line.astype(dtypes.as_dtype(dtype or float)))
 
 
 def eye(n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = None) -> Tensor:
     """Ones on the k-th diagonal, zeros elsewhere."""
-    return wrap(np.eye(n_rows, n_cols, k=k, dtype=dtypes.as_dtype(dtype or float)))
+    return wrap(backends.current().xp.eye(n_rows, n_cols, k=k, dtype=dtypes.as_dtype(dtype or float)))
 
 
 def zeros_like(x: Any, /, *, dtype: Any = None) -> Tensor:
-    return zeros(x.shape, dtype=dtype or x.dtype)
+    """Zeros of the shape of `x`, on its device, of its dtype unless told otherwise."""
+    return _like(x, lambda: zeros(x.shape, dtype=dtype or x.dtype))
 
 
 def ones_like(x: Any, /, *, dtype: Any = None) -> Tensor:
-    return ones(x.shape, dtype=dtype or x.dtype)
+    """Ones of the shape of `x`, on its device, of its dtype unless told otherwise."""
+    return _like(x, lambda: ones(x.shape, dtype=dtype or x.dtype))
 
 
 def full_like(x: Any, /, fill_value: Any, *, dtype: Any = None) -> Tensor:
-    return full(x.shape, fill_value, dtype=dtype or x.dtype)
+    """One value in the shape of `x`, on its device, of its dtype unless told otherwise."""
+    return _like(x, lambda: full(x.shape, fill_value, dtype=dtype or x.dtype))
+
+
+def backend_of(x: Any) -> backends.Backend | None:
+    """The device that holds a tensor's or a variable's elements; None for what has none (a spec, a symbol, a number)."""
+    array = getattr(x, "_array", None) if not getattr(x, "priority", 0) else None
+    return backends.of(array) if array is not None and backends.is_array(array) else None
+
+
+def beside(x: Any) -> contextlib.AbstractContextManager[Any]:
+    """New tensors are made on the device of `x` inside the block; where it has none, on the current one."""
+    there = backend_of(x)
+    if there is None or there is backends.current():
+        return contextlib.nullcontext()
+    return backends.device(there.name)
+
+
+def _like(x: Any, make: Callable[[], Tensor]) -> Tensor:
+    with beside(x):
+        return make()

@@ -1,0 +1,94 @@
+"""What a call does, in counts that no machine changes: a change that makes one of them worse must say so here.
+
+`make bench-peers` times the same workloads. Bytes are those that the kernels read and write, each buffer once a kernel.
+"""
+
+from __future__ import annotations
+
+import gc
+import sys
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+PEERS = Path(__file__).resolve().parents[2] / "benchmarks" / "peers"
+OBJECTS = 4096  # bytes of Python objects around a call's results: tensors, lists, arrays' headers
+
+
+class Counts(NamedTuple):
+    """At most so many, per call."""
+
+    kernels: int
+    megabytes: float
+
+
+MOST = {
+    "two_layer_forward": Counts(4, 0.78),
+    "two_layer_sgd": Counts(12, 2.8),
+    "two_layer_adam": Counts(11, 4.42),
+    "tiny_sgd": Counts(10, 0.06),
+    "tiny_adam": Counts(9, 0.07),
+    "wide_sgd": Counts(13, 65.6),
+    "gru_adam": Counts(35, 187.5),
+    "transformer_adam": Counts(87, 498.4),
+    "chain_4096": Counts(1, 0.05),
+    "chain_1e6": Counts(1, 12.0),
+    "cross_entropy": Counts(3, 4.13),
+    "layer_norm": Counts(3, 113.3),
+}
+
+
+@pytest.fixture(scope="module")
+def peers() -> Iterator[Any]:
+    """The module that writes the workloads in hybridml."""
+    sys.path.insert(0, str(PEERS))
+    try:
+        import lib_hybridml
+
+        yield lib_hybridml
+    finally:
+        sys.path.remove(str(PEERS))
+
+
+def test_every_traced_workload_has_its_row(peers: Any) -> None:
+    from workloads import WORKLOADS
+
+    assert set(MOST) == {name for name, w in WORKLOADS.items() if w.kind != "add"}
+
+
+@pytest.mark.parametrize("name", MOST)
+def test_counts(peers: Any, name: str) -> None:
+    from workloads import WORKLOADS
+
+    workload = WORKLOADS[name]
+    step, inputs = peers.traced_function(workload, workload.make())
+    results = step(*inputs)
+    stats = step.get_concrete_function(*inputs).stats
+    before = step.cache_info()
+    assert stats.python_steps == 0
+    assert stats.kernels <= MOST[name].kernels
+    assert stats.bytes_traced <= MOST[name].megabytes * 1e6
+
+    size = sum(a.nbytes for a in peers.arrays(results))
+    del results
+    for _ in range(2):  # what a call keeps from the one before
+        step(*inputs)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        held = tracemalloc.get_traced_memory()[0]
+        step(*inputs)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak - held <= size + OBJECTS, "a call may allocate its results, and nothing else"
+
+    after = step.cache_info()
+    assert (after.traces, after.kernels_compiled, after.kernels_loaded) == (
+        before.traces,
+        before.kernels_compiled,
+        before.kernels_loaded,
+    ), "a second call traces, compiles and loads nothing"
