@@ -8,9 +8,6 @@ A panel has a row for each tap and channel if few channels lie side by side (BY_
 Else it has a row for each window, and its channels are copied together.
 """
 
-import numba
-
-from hybridml.kernels.compiler import KernelPipeline
 from hybridml.kernels.conv_layout import (
     BLOCK_CHANNELS,
     BLOCK_TAPS,
@@ -50,6 +47,7 @@ from hybridml.kernels.gemm import Words
 from hybridml.kernels.gemm_tile import float32_item as ITEM
 from hybridml.kernels.gemm_tile import float32_width as LANES
 from hybridml.kernels.gemm_tile import scratch
+from hybridml.kernels.language.functions import device
 from hybridml.kernels.native import call_kernel, clear_bytes, copy_bytes, store
 from hybridml.kernels.pointer import float32_in, float32_out, size
 
@@ -59,18 +57,8 @@ P_TRANSA, P_M, P_N, P_K = 8 * Words.TRANSA, 8 * Words.M, 8 * Words.N, 8 * Words.
 P_A, P_B, P_C = 8 * Words.A, 8 * Words.B, 8 * Words.C
 P_LDA, P_LDB, P_LDC, P_ACCUMULATE = 8 * Words.LDA, 8 * Words.LDB, 8 * Words.LDC, 8 * Words.ACCUMULATE
 
-inlined = numba.njit(  # type: ignore[call-overload]  # the stubs do not know all of Numba's options
-    nogil=True,
-    error_model="numpy",
-    _nrt=False,
-    forceinline=True,
-    no_cpython_wrapper=True,
-    no_cfunc_wrapper=True,
-    pipeline_class=KernelPipeline,
-)
 
-
-@inlined
+@device
 def gather_by_tap(args, panel, row_bytes, first, windows, tap, taps, channel, channels):
     """panel[tap, channel][window] for a block of windows, which are counted over all images."""
     out_width = args[OUT_WIDTH]
@@ -108,13 +96,15 @@ def gather_by_tap(args, panel, row_bytes, first, windows, tap, taps, channel, ch
         panel += channels * row_bytes
 
 
-@inlined
+@device
 def gather_by_window(args, panel, row_bytes, first, windows, tap, taps, channel, channels):
     """panel[window][tap, channel] for a block of windows, which are counted over all images."""
     taps_across = args[TAPS_ACROSS]
     # Taps of a row lie side by side if they are not dilated and all channels are wanted.
-    whole_rows = tap % taps_across == 0 and taps % taps_across == 0
-    side_by_side = args[DILATION_ACROSS] == 1 and args[X_COLUMN] == channels and whole_rows
+    whole_rows = tap % taps_across + taps % taps_across == 0
+    side_by_side = False
+    if whole_rows and args[DILATION_ACROSS] == 1:
+        side_by_side = args[X_COLUMN] == channels
     for k in range(windows):
         row = (first + k) // args[OUT_WIDTH]
         line = row % args[OUT_HEIGHT] * args[STRIDE_DOWN] - args[TOP]
@@ -142,7 +132,7 @@ def gather_by_window(args, panel, row_bytes, first, windows, tap, taps, channel,
                 to += channels * ITEM
 
 
-@inlined
+@device
 def gather(args, panel, first, windows, tap, taps, channel, channels):
     """The panel; returns the elements from one of its rows to the next."""
     if args[BY_TAP]:
@@ -154,7 +144,7 @@ def gather(args, panel, first, windows, tap, taps, channel, channels):
     return row
 
 
-@inlined
+@device
 def start_product(args, words, transposed, columns, row):
     """An argument block that is this call's own, for products that write rows of `columns` elements, `row` elements apart."""
     copy_bytes(words, args[TEMPLATE], args[TEMPLATE_WORDS] * 8)
@@ -163,7 +153,7 @@ def start_product(args, words, transposed, columns, row):
     store(words + P_LDC, row)
 
 
-@inlined
+@device
 def product(args, words, m, k, a, lda, b, ldb, c, accumulate):
     store(words + P_M, m)
     store(words + P_K, k)
@@ -180,49 +170,61 @@ def forward(args, begin, end):
     """Results, for some rows of windows: panels times filters."""
     panel = scratch(PANEL)
     words = scratch(PRODUCT_BYTES)
-    groups, each, many = args[GROUPS], args[CHANNELS], args[FILTERS]
-    filters = groups * many
+    each, many = args[CHANNELS], args[FILTERS]
+    filters = args[GROUPS] * many
     start_product(args, words, args[BY_TAP], many, filters)
     taps_in_all = args[TAPS_DOWN] * args[TAPS_ACROSS]
+    first = begin * args[OUT_WIDTH]
     last = end * args[OUT_WIDTH]
-    for first in range(begin * args[OUT_WIDTH], last, args[BLOCK_WINDOWS]):
+    while first < last:
         windows = min(args[BLOCK_WINDOWS], last - first)
-        for group in range(groups):
+        for group in range(args[GROUPS]):
             c = args[G] + (first * filters + group * many) * ITEM
-            for tap in range(0, taps_in_all, args[BLOCK_TAPS]):
+            tap = 0
+            while tap < taps_in_all:
                 taps = min(args[BLOCK_TAPS], taps_in_all - tap)
-                for channel in range(0, each, args[BLOCK_CHANNELS]):
+                channel = 0
+                while channel < each:
                     channels = min(args[BLOCK_CHANNELS], each - channel)
                     row = gather(args, panel, first, windows, tap, taps, group * each + channel, channels)
                     b = args[W] + ((tap * each + channel) * filters + group * many) * ITEM
                     again = 1 if tap + channel > 0 else 0
                     product(args, words, windows, taps * channels, panel, row, b, filters, c, again)
+                    channel += channels
+                tap += taps
+        first += windows
 
 
 def by_filter(args, begin, end):
     """Parts of the gradient by the filters, each from some of the rows of windows: panels, transposed, times results' gradients."""
     panel = scratch(PANEL)
     words = scratch(PRODUCT_BYTES)
-    groups, each, many = args[GROUPS], args[CHANNELS], args[FILTERS]
-    filters = groups * many
+    each, many = args[CHANNELS], args[FILTERS]
+    filters = args[GROUPS] * many
     start_product(args, words, 1 - args[BY_TAP], many, filters)
     taps_in_all = args[TAPS_DOWN] * args[TAPS_ACROSS]
     for part in range(begin, end):
         out = args[W] + part * taps_in_all * each * filters * ITEM
-        start = args[ROWS] * part // args[PARTS] * args[OUT_WIDTH]
+        first = args[ROWS] * part // args[PARTS] * args[OUT_WIDTH]
         last = args[ROWS] * (part + 1) // args[PARTS] * args[OUT_WIDTH]
-        for first in range(start, last, args[BLOCK_WINDOWS]):
+        again = 0
+        while first < last:
             windows = min(args[BLOCK_WINDOWS], last - first)
-            for group in range(groups):
+            for group in range(args[GROUPS]):
                 b = args[G] + (first * filters + group * many) * ITEM
-                for tap in range(0, taps_in_all, args[BLOCK_TAPS]):
+                tap = 0
+                while tap < taps_in_all:
                     taps = min(args[BLOCK_TAPS], taps_in_all - tap)
-                    for channel in range(0, each, args[BLOCK_CHANNELS]):
+                    channel = 0
+                    while channel < each:
                         channels = min(args[BLOCK_CHANNELS], each - channel)
                         row = gather(args, panel, first, windows, tap, taps, group * each + channel, channels)
                         c = out + ((tap * each + channel) * filters + group * many) * ITEM
-                        again = 1 if first > start else 0
                         product(args, words, taps * channels, windows, panel, row, b, filters, c, again)
+                        channel += channels
+                    tap += taps
+            first += windows
+            again = 1
 
 
 def by_input(args, begin, end):
