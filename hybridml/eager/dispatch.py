@@ -87,7 +87,11 @@ def _cast(x: Any, dtype: np.dtype) -> Any:
     return x if x.dtype is dtype else run(CAST, (x,), {"dtype": dtype})
 
 
-_RANK = {bool: 0, int: 1, float: 2}  # of weak scalars; they give way to tensors of their own category or a higher one
+_RANK = {
+    bool: 0,
+    int: 1,
+    float: 2,
+}  # of weak scalars; they give way to tensors of their own category or a higher one
 _CATEGORY = {"b": 0, "i": 1, "u": 1, "f": 2}
 
 
