@@ -10,6 +10,10 @@ import numpy as np
 from hybridml import dtypes
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.errors import DTypeError
+from hybridml.ops.registry import PUBLIC
+from hybridml.ops.spec import is_int
+from hybridml.symbolic import Sized, dim, has_dims
+from hybridml.symbolic.slices import length
 
 Shape = Sequence[int] | int
 
@@ -33,6 +37,9 @@ def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Tens
     wanted = None if dtype is None else dtypes.as_dtype(dtype)
     if isinstance(obj, Tensor):
         return obj if wanted is None else obj.astype(wanted)  # type: ignore[attr-defined]
+    if isinstance(obj, Sized):  # known when the trace runs
+        start = wrap(np.zeros((), dtypes.scalar_dtype(obj)))  # type: ignore[arg-type]  # it has a category
+        return asarray(start + obj, dtype=wanted)  # type: ignore[operator]
     if hasattr(obj, "value") and hasattr(obj, "assign_add"):
         return asarray(obj.value(), dtype=dtype)
     typed = hasattr(obj, "dtype")
@@ -44,8 +51,6 @@ def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Tens
             leaf = leaf[0]
         typed = hasattr(leaf, "dtype")
         if any(isinstance(o, Tensor) and type(o) is not Tensor for o in obj):
-            from hybridml.ops.registry import PUBLIC
-
             return PUBLIC["stack"](list(obj))
         obj = _plain(obj)
     try:
@@ -71,17 +76,24 @@ def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Tens
 
 
 def _shape(shape: Shape) -> tuple[int, ...]:
-    return (int(shape),) if isinstance(shape, (int, np.integer)) else tuple([int(d) for d in shape])
+    return (dim(shape),) if is_int(shape) else tuple([dim(d) for d in shape])  # type: ignore[union-attr]  # it is no int
+
+
+def _filled(shape: tuple[int, ...], value: Any, dtype: np.dtype) -> Tensor:
+    if has_dims(shape) or isinstance(value, Sized):
+        one = asarray(value, dtype=dtype) if isinstance(value, Sized) else wrap(np.full((), value, dtype))
+        return PUBLIC["broadcast_to"](one, shape)  # type: ignore[no-any-return]
+    return wrap(np.zeros(shape, dtype) if type(value) is int and value == 0 else np.full(shape, value, dtype))
 
 
 def zeros(shape: Shape, *, dtype: Any = None) -> Tensor:
     """Zeros of a shape, float32 unless told otherwise."""
-    return wrap(np.zeros(_shape(shape), dtypes.as_dtype(dtype or float)))
+    return _filled(_shape(shape), 0, dtypes.as_dtype(dtype or float))
 
 
 def ones(shape: Shape, *, dtype: Any = None) -> Tensor:
     """Ones of a shape, float32 unless told otherwise."""
-    return wrap(np.ones(_shape(shape), dtypes.as_dtype(dtype or float)))
+    return _filled(_shape(shape), 1, dtypes.as_dtype(dtype or float))
 
 
 def empty(shape: Shape, *, dtype: Any = None) -> Tensor:
@@ -92,7 +104,7 @@ def empty(shape: Shape, *, dtype: Any = None) -> Tensor:
 def full(shape: Shape, fill_value: Any, *, dtype: Any = None) -> Tensor:
     """One value everywhere; the dtype follows the value."""
     d = dtypes.scalar_dtype(fill_value) if dtype is None else dtypes.as_dtype(dtype)
-    return wrap(np.full(_shape(shape), fill_value, d))
+    return _filled(_shape(shape), fill_value, d)
 
 
 def arange(start: Any, /, stop: Any = None, step: Any = 1, *, dtype: Any = None) -> Tensor:
@@ -104,6 +116,10 @@ def arange(start: Any, /, stop: Any = None, step: Any = 1, *, dtype: Any = None)
     if stop is None:
         start, stop = 0, start
     d = dtypes.promote([], [start, stop, step]) if dtype is None else dtypes.as_dtype(dtype)
+    if has_dims((start, stop, step)) and is_int(start) and is_int(stop) and is_int(step):
+        count = length(start, stop, dim(step))
+        index = PUBLIC["iota"]((count,), 0, dtypes.default_int)
+        return (index * step + start).astype(d)  # type: ignore[no-any-return]
     return wrap(np.arange(start, stop, step).astype(d))
 
 
@@ -114,6 +130,10 @@ def linspace(start: float, stop: float, /, num: int, *, dtype: Any = None, endpo
 
 def eye(n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = None) -> Tensor:
     """Ones on the k-th diagonal, zeros elsewhere."""
+    if has_dims((n_rows, n_cols, k)):
+        shape = (n_rows, n_rows if n_cols is None else n_cols)
+        row, column = PUBLIC["iota"](shape, 0), PUBLIC["iota"](shape, 1)
+        return PUBLIC["equal"](row + k, column).astype(dtypes.as_dtype(dtype or float))  # type: ignore[no-any-return]
     return wrap(np.eye(n_rows, n_cols, k=k, dtype=dtypes.as_dtype(dtype or float)))
 
 

@@ -19,6 +19,7 @@ from hybridml.eager.variable import Variable
 from hybridml.ops import door
 from hybridml.ops.elementwise import CAST
 from hybridml.ops.registry import Op, Promote
+from hybridml.symbolic import Sized, has_dims
 
 
 def lift(x: Any) -> Tensor:
@@ -39,7 +40,7 @@ def lift_operands(op: Op, operands: tuple[Any, ...]) -> list[Any]:
         cls = type(x)
         if cls is not Tensor:
             uniform = False
-            if cls is not float and cls is not int and cls is not bool:
+            if cls is not float and cls is not int and cls is not bool and not issubclass(cls, Sized):
                 x = lift(x)
         elif x._array.dtype is not common:
             uniform = uniform and common is None
@@ -87,8 +88,10 @@ def run(op: Op, operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
             return _first(lifted)._append(op, lifted, attrs)
         else:
             arrays.append(x)
-    if not lifted and state.traces:
-        return state.traces[-1].append(op, lifted, attrs)  # made of nothing, inside a trace: part of it
+    if state.traces and (not lifted or has_dims(lifted) or has_dims(attrs)):
+        return state.traces[-1].append(
+            op, lifted, attrs
+        )  # made of nothing, or for a size of the trace: part of it
     token = quiet.enter_with(quiet.QUIET)
     try:
         # a NumPy ufunc hands itself on to whatever library the arrays are of

@@ -332,9 +332,10 @@ def _one_hot(target: Any, i: int) -> Tensor:
 def _columns_seed(target: Any, j: int) -> Tensor:
     import numpy as np
 
-    seed = np.zeros((target.shape[0], target.size // max(target.shape[0], 1)), target.dtype)
-    seed[:, j] = 1
-    return asarray(seed.reshape(target.shape))
+    n = target.shape[0]
+    one_row = np.zeros(target.size // max(n, 1), target.dtype)
+    one_row[j] = 1
+    return PUBLIC["reshape"](PUBLIC["broadcast_to"](asarray(one_row), (n, len(one_row))), target.shape)  # type: ignore[no-any-return]
 
 
 def _seeds(targets: list[Any], output_gradients: Any) -> list[Any]:
