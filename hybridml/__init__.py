@@ -3,7 +3,8 @@
 import math as _math
 import typing as _typing
 
-from hybridml import errors, linalg, nn, random
+from hybridml import errors, initializers, linalg, nn, random
+from hybridml.backends import device, devices
 from hybridml.dtypes import (
     bool_,
     can_cast,
@@ -24,13 +25,13 @@ from hybridml.dtypes import (
     uint64,
 )
 from hybridml.eager import methods as _methods
-from hybridml.eager.backend import devices
 from hybridml.eager.checkpoint import checkpoint
 from hybridml.eager.creation import (
     arange,
     asarray,
     empty,
     eye,
+    from_dlpack,
     full,
     full_like,
     linspace,
@@ -41,7 +42,7 @@ from hybridml.eager.creation import (
 )
 from hybridml.eager.custom_gradient import custom_gradient
 from hybridml.eager.effects import print, py_function
-from hybridml.eager.state import init_scope
+from hybridml.eager.state import init_scope, inside_function, traced_form
 from hybridml.eager.tape import GradientTape
 from hybridml.eager.tensor import Tensor
 from hybridml.eager.transforms import grad, hessian, jacobian, jvp, value_and_grad, vjp

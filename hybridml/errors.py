@@ -30,6 +30,10 @@ class DeviceError(HybridMLError, RuntimeError):
     """A device that is not there, or arrays on different devices."""
 
 
+class DeviceMemoryError(HybridMLError, MemoryError):
+    """A device has no memory left for a tensor or a program."""
+
+
 class TapeError(HybridMLError, RuntimeError):
     """A gradient that cannot be asked of this tape."""
 
@@ -64,6 +68,14 @@ class CheckError(HybridMLError, AssertionError):
 
 class UndefinedError(TraceError, NameError):
     """A variable that has a value on some paths only, where a tensor decides the path."""
+
+
+class WeightsError(HybridMLError, ValueError):
+    """Values that do not fit a module's variables, or a file that holds none."""
+
+
+class EndOfDataError(HybridMLError, StopIteration):
+    """`next` on an iterator over data that has no more, in a traced function."""
 
 
 class IndexOutOfRangeError(HybridMLError, IndexError):

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from hybridml import dtypes
+from hybridml import backends, dtypes
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.errors import DTypeError
 from hybridml.ops.registry import PUBLIC
 from hybridml.ops.spec import is_int
-from hybridml.symbolic import Sized, dim, has_dims
+from hybridml.symbolic import Dim, Sized, dim, has_dims
 from hybridml.symbolic.slices import length
 
 Shape = Sequence[int] | int
@@ -22,14 +23,37 @@ def _plain(obj: Any) -> Any:
     """Lists that hold tensors become lists of arrays."""
     if isinstance(obj, (list, tuple)):
         return [_plain(o) for o in obj]
+    if isinstance(obj, Tensor):
+        return obj.numpy()
     return np.asarray(obj) if hasattr(obj, "__array__") and not isinstance(obj, np.ndarray) else obj
 
 
-def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Tensor:
-    """A tensor of the values of `obj`: a list, a number, a NumPy array, or anything with `__array__` or DLPack.
+def from_dlpack(x: Any, /) -> Tensor:
+    """A tensor that shares the memory of anything that exports DLPack (NumPy, CuPy, PyTorch, JAX), on the device where it lies.
 
-    Python floats become float32 and integers int64; arrays keep their dtype. The values are copied, because a tensor never
-    changes. Raises DTypeError for values that are not numbers and ShapeError-like ValueError for ragged lists.
+    The one who made the memory must not write to it while the tensor is in use: a tensor never changes.
+    Raises DTypeError for elements that tensors cannot have.
+
+    >>> import numpy as np
+    >>> from_dlpack(np.array([1., 2.])).tolist()
+    [1.0, 2.0]
+    """
+    if isinstance(x, Tensor):
+        return x
+    backend = backends.holding(x)
+    with backend.scope():
+        array = backend.xp.from_dlpack(x)
+    if array.dtype not in dtypes.ALL:
+        raise DTypeError(f"cannot make a tensor of {type(x).__name__} with dtype {array.dtype}")
+    return wrap(array)
+
+
+def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Tensor:
+    """A tensor of the values of `obj`: a list, a number, a NumPy or CuPy array, or anything with `__array__` or DLPack.
+
+    Python floats become float32 and integers int64; arrays keep their dtype. What lies on a GPU stays there, all else goes to the
+    current device. The values are copied, because a tensor never changes; `from_dlpack` shares memory. Raises
+    DTypeError for values that are not numbers and ShapeError-like ValueError for ragged lists.
 
     >>> asarray([1, 2.5]).dtype, asarray([1, 2]).dtype, asarray(np.float64(1)).dtype
     (dtype('float32'), dtype('int64'), dtype('float64'))
@@ -43,6 +67,11 @@ def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Tens
     if hasattr(obj, "value") and hasattr(obj, "assign_add"):
         return asarray(obj.value(), dtype=dtype)
     typed = hasattr(obj, "dtype")
+    if hasattr(obj, "__dlpack_device__") and not isinstance(obj, np.ndarray):
+        backend = backends.holding(obj)
+        if not backend.on_cpu:
+            there = wrap(from_dlpack(obj)._array.copy())
+            return there if wanted is None else there.astype(wanted)  # type: ignore[attr-defined]
     if not typed and hasattr(obj, "__dlpack__"):
         obj, typed = np.from_dlpack(obj), True
     if isinstance(obj, (list, tuple)):
@@ -72,7 +101,9 @@ def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Tens
         raise DTypeError(
             f"cannot make a {wanted.name} tensor of Python floats; use hml.asarray(x).astype(hml.{wanted.name})"
         )
-    return wrap(np.ascontiguousarray(array, dtype=wanted).reshape(array.shape))
+    array = np.ascontiguousarray(array, dtype=wanted).reshape(array.shape)
+    here = backends.current()
+    return wrap(array if here.on_cpu else here.put(array))
 
 
 def _shape(shape: Shape) -> tuple[int, ...]:
@@ -80,10 +111,11 @@ def _shape(shape: Shape) -> tuple[int, ...]:
 
 
 def _filled(shape: tuple[int, ...], value: Any, dtype: np.dtype) -> Tensor:
-    if has_dims(shape) or isinstance(value, Sized):
-        one = asarray(value, dtype=dtype) if isinstance(value, Sized) else wrap(np.full((), value, dtype))
+    xp = backends.current().xp
+    if Dim in map(type, shape) or isinstance(value, Sized):  # known when the trace runs
+        one = asarray(value, dtype=dtype) if isinstance(value, Sized) else wrap(xp.full((), value, dtype))
         return PUBLIC["broadcast_to"](one, shape)  # type: ignore[no-any-return]
-    return wrap(np.zeros(shape, dtype) if type(value) is int and value == 0 else np.full(shape, value, dtype))
+    return wrap(xp.zeros(shape, dtype) if type(value) is int and value == 0 else xp.full(shape, value, dtype))
 
 
 def zeros(shape: Shape, *, dtype: Any = None) -> Tensor:
@@ -104,6 +136,8 @@ def empty(shape: Shape, *, dtype: Any = None) -> Tensor:
 def full(shape: Shape, fill_value: Any, *, dtype: Any = None) -> Tensor:
     """One value everywhere; the dtype follows the value."""
     d = dtypes.scalar_dtype(fill_value) if dtype is None else dtypes.as_dtype(dtype)
+    if isinstance(fill_value, (Tensor, np.ndarray)):
+        fill_value = fill_value.item()
     return _filled(_shape(shape), fill_value, d)
 
 
@@ -120,12 +154,13 @@ def arange(start: Any, /, stop: Any = None, step: Any = 1, *, dtype: Any = None)
         count = length(start, stop, dim(step))
         index = PUBLIC["iota"]((count,), 0, dtypes.default_int)
         return (index * step + start).astype(d)  # type: ignore[no-any-return]
-    return wrap(np.arange(start, stop, step).astype(d))
+    return wrap(backends.current().xp.arange(start, stop, step).astype(d))
 
 
 def linspace(start: float, stop: float, /, num: int, *, dtype: Any = None, endpoint: bool = True) -> Tensor:
     """`num` evenly spaced values from start to stop."""
-    return wrap(np.linspace(start, stop, num, endpoint=endpoint).astype(dtypes.as_dtype(dtype or float)))
+    line = backends.current().xp.linspace(start, stop, num, endpoint=endpoint)
+    return wrap(line.astype(dtypes.as_dtype(dtype or float)))
 
 
 def eye(n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = None) -> Tensor:
@@ -134,16 +169,38 @@ def eye(n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = N
         shape = (n_rows, n_rows if n_cols is None else n_cols)
         row, column = PUBLIC["iota"](shape, 0), PUBLIC["iota"](shape, 1)
         return PUBLIC["equal"](row + k, column).astype(dtypes.as_dtype(dtype or float))  # type: ignore[no-any-return]
-    return wrap(np.eye(n_rows, n_cols, k=k, dtype=dtypes.as_dtype(dtype or float)))
+    return wrap(backends.current().xp.eye(n_rows, n_cols, k=k, dtype=dtypes.as_dtype(dtype or float)))
 
 
 def zeros_like(x: Any, /, *, dtype: Any = None) -> Tensor:
-    return zeros(x.shape, dtype=dtype or x.dtype)
+    """Zeros of the shape of `x`, on its device, of its dtype unless told otherwise."""
+    return _like(x, lambda: zeros(x.shape, dtype=dtype or x.dtype))
 
 
 def ones_like(x: Any, /, *, dtype: Any = None) -> Tensor:
-    return ones(x.shape, dtype=dtype or x.dtype)
+    """Ones of the shape of `x`, on its device, of its dtype unless told otherwise."""
+    return _like(x, lambda: ones(x.shape, dtype=dtype or x.dtype))
 
 
 def full_like(x: Any, /, fill_value: Any, *, dtype: Any = None) -> Tensor:
-    return full(x.shape, fill_value, dtype=dtype or x.dtype)
+    """One value in the shape of `x`, on its device, of its dtype unless told otherwise."""
+    return _like(x, lambda: full(x.shape, fill_value, dtype=dtype or x.dtype))
+
+
+def backend_of(x: Any) -> backends.Backend | None:
+    """The device that holds a tensor's or a variable's elements; None for what has none (a spec, a symbol, a number)."""
+    array = getattr(x, "_array", None) if not getattr(x, "priority", 0) else None
+    return backends.of(array) if array is not None and backends.is_array(array) else None
+
+
+def beside(x: Any) -> contextlib.AbstractContextManager[Any]:
+    """New tensors are made on the device of `x` inside the block; where it has none, on the current one."""
+    there = backend_of(x)
+    if there is None or there is backends.current():
+        return contextlib.nullcontext()
+    return backends.device(there.name)
+
+
+def _like(x: Any, make: Callable[[], Tensor]) -> Tensor:
+    with beside(x):
+        return make()

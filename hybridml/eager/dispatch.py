@@ -5,14 +5,14 @@ The order of the cheap tests matters: this is the path of every op that is not c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from hybridml import dtypes, errors
+from hybridml import backends, dtypes, errors
 from hybridml.eager import quiet
-from hybridml.eager.backend import namespace
-from hybridml.eager.creation import asarray
+from hybridml.eager.creation import asarray, beside
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable
@@ -21,14 +21,19 @@ from hybridml.ops.elementwise import CAST
 from hybridml.ops.registry import Op, Promote
 from hybridml.symbolic import Sized, has_dims
 
+_enter, _leave, _QUIET = quiet.enter_with, quiet.leave, quiet.QUIET
 
-def lift(x: Any) -> Tensor:
-    """`x` as a tensor: variables are read, anything else goes through `asarray`."""
+
+def lift(x: Any, like: Any = None) -> Tensor:
+    """`x` as a tensor: variables are read, anything else goes through `asarray`, on the device of `like` if it has one."""
     if isinstance(x, Tensor):
         return x
     if isinstance(x, Variable):
         return x.value()
-    return asarray(x)
+    if like is None:
+        return asarray(x)
+    with beside(like):
+        return asarray(x)
 
 
 def lift_operands(op: Op, operands: tuple[Any, ...]) -> list[Any]:
@@ -41,7 +46,7 @@ def lift_operands(op: Op, operands: tuple[Any, ...]) -> list[Any]:
         if cls is not Tensor:
             uniform = False
             if cls is not float and cls is not int and cls is not bool and not issubclass(cls, Sized):
-                x = lift(x)
+                x = lift(x, _placed(operands))
         elif x._array.dtype is not common:
             uniform = uniform and common is None
             common = x._array.dtype
@@ -64,8 +69,14 @@ def _promote(op: Op, operands: list[Any]) -> list[Any]:
     elif op.promote is Promote.NUMBER and common.kind == "b":
         common = dtypes.default_int
     if not tensors:
-        return [*head, *[asarray(x, dtype=common) for x in part]]
+        with beside(_placed(tuple(head))):
+            return [*head, *[asarray(x, dtype=common) for x in part]]
     return [*head, *[_cast(x, common) for x in part]]
+
+
+def _placed(operands: tuple[Any, ...]) -> Any:
+    """The operand beside which others are put that have no place yet."""
+    return next((x for x in operands if isinstance(x, (Tensor, Variable))), None)
 
 
 _STAND_IN: dict[str, float | int] = {"f": 0.0, "i": 0}  # for a traced number: only its category counts
@@ -77,34 +88,66 @@ def _cast(x: Any, dtype: np.dtype) -> Any:
     return x if x.dtype is dtype else run(CAST, (x,), {"dtype": dtype})
 
 
+_RANK = {
+    bool: 0,
+    int: 1,
+    float: 2,
+}  # of weak scalars; they give way to tensors of their own category or a higher one
+_CATEGORY = {"b": 0, "i": 1, "u": 1, "f": 2}
+
+
 def run(op: Op, operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
     """Run `op` now, or append it to the trace that a symbolic operand belongs to."""
-    lifted = lift_operands(op, operands)
-    arrays = []
-    for x in lifted:
+    kept, fixed, rank = op.kept, op.fixed, 0
+    common: np.dtype | None = None
+    arrays: list[Any] = []
+    for x in operands:  # one walk finds whether nothing needs to be lifted or promoted
         if type(x) is Tensor:
-            arrays.append(x._array)
-        elif isinstance(x, Tensor):
-            return _first(lifted)._append(op, lifted, attrs)
+            a = x._array
+            arrays.append(a)
+            if fixed:
+                fixed -= 1
+            elif (d := a.dtype) is not common:
+                if kept and (common is not None or d.kind not in kept):
+                    break
+                common = d
         else:
+            r = _RANK.get(type(x))
+            if r is None or fixed:
+                break
+            rank = r if r > rank else rank
             arrays.append(x)
+    else:
+        plain = common is not None and (rank <= _CATEGORY[common.kind] or not kept)
+        if plain and (not attrs or not state.traces or not has_dims(attrs)):
+            return _compute(op, operands, arrays, attrs)
+    lifted = lift_operands(op, operands)
+    if any([isinstance(x, Tensor) and type(x) is not Tensor for x in lifted]):
+        return _first(lifted)._append(op, lifted, attrs)
     if state.traces and (not lifted or has_dims(lifted) or has_dims(attrs)):
-        return state.traces[-1].append(
-            op, lifted, attrs
-        )  # made of nothing, or for a size of the trace: part of it
-    token = quiet.enter_with(quiet.QUIET)
+        return state.traces[-1].append(op, lifted, attrs)  # made of nothing, or for an open size: part of it
+    return _compute(op, lifted, [x._array if isinstance(x, Tensor) else x for x in lifted], attrs)
+
+
+def _compute(op: Op, operands: Sequence[Any], arrays: list[Any], attrs: dict[str, Any]) -> Any:
+    """Run `op` on the operands' arrays, and tell the tapes."""
+    token = _enter(_QUIET)
     try:
-        # a NumPy ufunc hands itself on to whatever library the arrays are of
-        out = op.ufunc(*arrays) if op.ufunc is not None else op.eager(namespace(*arrays), *arrays, **attrs)
+        backend = backends.common(arrays)
+        if backend.on_cpu:
+            out = op.ufunc(*arrays) if op.ufunc is not None else op.eager(np, *arrays, **attrs)
+        else:
+            with backend.scope():
+                out = op.eager(backend.xp, *arrays, **attrs)
     except errors.HybridMLError as e:
         raise type(e)(errors.located(f"{op.name}: {e}", errors.user_line())) from None
     except Exception as cause:
-        raise explain_failure(op, lifted, attrs, cause) from cause
+        raise explain_failure(op, operands, attrs, cause) from cause
     finally:
-        quiet.leave(token)
+        _leave(token)
     result = tuple([wrap(a) for a in out]) if type(out) is tuple else wrap(out)
     if state.tapes:
-        record(op, attrs, lifted, result)
+        record(op, attrs, operands, result)
     return result
 
 
@@ -113,19 +156,28 @@ def _first(operands: list[Any]) -> Any:
     return max([x for x in operands if isinstance(x, Tensor)], key=lambda x: x.priority)
 
 
-def record(op: Op, attrs: dict[str, Any], operands: list[Any], result: Any) -> None:
+def record(op: Op, attrs: dict[str, Any], operands: Sequence[Any], result: Any) -> None:
     """Tell every active tape."""
     for tape in state.tapes:
         tape.record(op, attrs, operands, result)
 
 
-def explain_failure(op: Op, operands: list[Any], attrs: dict[str, Any], cause: Exception) -> Exception:
+def explain_failure(op: Op, operands: Sequence[Any], attrs: dict[str, Any], cause: Exception) -> Exception:
     """The shape rule's error if it has one, else the array library's own, both with the user's line."""
     specs = [x.spec if isinstance(x, Tensor) else x for x in operands]
     try:
+        backends.common([x._array for x in operands if type(x) is Tensor])
         op.infer(*specs, **attrs)
     except errors.HybridMLError as better:
         return type(better)(errors.located(f"{op.name}: {better}", errors.user_line()))
+    if type(cause).__name__ == "OutOfMemoryError":
+        return errors.DeviceMemoryError(
+            errors.located(
+                f"{op.name}({', '.join(map(str, specs))}): {cause}. Free tensors that are no "
+                "longer needed, or use smaller batches; the process can go on",
+                errors.user_line(),
+            )
+        )
     kind = errors.DTypeError if isinstance(cause, (TypeError, OverflowError)) else errors.ShapeError
     if isinstance(cause, IndexError):
         kind = errors.IndexOutOfRangeError  # type: ignore[assignment]
@@ -135,3 +187,4 @@ def explain_failure(op: Op, operands: list[Any], attrs: dict[str, Any], cause: E
 
 door.interpreter.run = run
 door.interpreter.lift = lift
+door.interpreter.beside = beside

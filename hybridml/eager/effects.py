@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hybridml import dtypes, pytree
+from hybridml import backends, dtypes, pytree
 from hybridml.eager.dispatch import lift, run
 from hybridml.eager.state import init_scope, state
 from hybridml.eager.tape import GradientTape
@@ -70,7 +70,12 @@ class _Shown:
         self.array = array
 
     def __repr__(self) -> str:
-        return np.array2string(self.array, separator=" ") if self.array.ndim else str(self.array.item())
+        array = (
+            np.asarray(self.array)
+            if isinstance(self.array, np.generic)
+            else backends.of(self.array).get(self.array)
+        )
+        return np.array2string(array, separator=" ") if array.ndim else str(array.item())
 
 
 PRINT = register(Op(
@@ -146,7 +151,7 @@ def _result(x: Any, s: TensorSpec) -> Tensor:
 
 def _eager_python(xp: Any, *arrays: Any, call: _PythonCall) -> tuple[Any, ...]:
     with init_scope():  # an operand may lie in memory that is soon used for something else
-        return tuple([np.asarray(t._array) for t in call([wrap(np.array(a)) for a in arrays])])
+        return tuple([t._array for t in call([wrap(xp.array(a)) for a in arrays])])
 
 
 def _python_pullback(attrs: dict[str, Any], operands: list[Any], results: tuple[Any, ...]) -> Any:

@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from hybridml import dtypes
+from hybridml import backends, dtypes
 from hybridml.eager.creation import asarray
-from hybridml.eager.state import state
+from hybridml.eager.state import init_scope, state
 from hybridml.eager.variable import Variable
 from hybridml.errors import DTypeError, ShapeError
 from hybridml.ops.door import lift
@@ -49,8 +49,19 @@ class Generator:
     """
 
     def __init__(self, seed: int | None = None) -> None:
-        self.state = Variable(self._words(seed), trainable=False, name=RANDOM_STATE)
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._start = self._words(seed)
+        self._states: dict[str, Variable] = {}  # one a device, made when that device first draws
+
+    @property
+    def state(self) -> Variable:
+        """Seed and counter of the stream of the current device; on each device it begins with the seed."""
+        name = backends.current().name
+        if name not in self._states:
+            with self._lock, init_scope(), backends.device(name):
+                if name not in self._states:
+                    self._states[name] = Variable(self._start, trainable=False, name=RANDOM_STATE)
+        return self._states[name]
 
     @staticmethod
     def _words(seed: int | None) -> np.ndarray:
@@ -58,7 +69,10 @@ class Generator:
 
     def seed(self, seed: int | None = None) -> None:
         """Start again from a seed; None takes one from the operating system."""
-        self.state.assign(asarray(self._words(seed)))
+        with self._lock:
+            self._start = self._words(seed)
+            for variable in self._states.values():
+                variable.assign(self._start)
 
     def _draw(self, f: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """Numbers from `f`; inside a `vmap`, different ones for each example."""

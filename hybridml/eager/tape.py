@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from hybridml import dtypes, pytree
-from hybridml.eager.creation import asarray, ones_like, zeros_like
+from hybridml.eager.creation import asarray, beside, ones_like, zeros_like
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor
 from hybridml.eager.variable import Variable, next_id
@@ -326,7 +326,8 @@ def _one_hot(target: Any, i: int) -> Tensor:
 
     seed = np.zeros(target.size, target.dtype)
     seed[i] = 1
-    return asarray(seed.reshape(target.shape))
+    with beside(target):
+        return asarray(seed.reshape(target.shape))
 
 
 def _columns_seed(target: Any, j: int) -> Tensor:
@@ -335,7 +336,9 @@ def _columns_seed(target: Any, j: int) -> Tensor:
     n = target.shape[0]
     one_row = np.zeros(target.size // max(n, 1), target.dtype)
     one_row[j] = 1
-    return PUBLIC["reshape"](PUBLIC["broadcast_to"](asarray(one_row), (n, len(one_row))), target.shape)  # type: ignore[no-any-return]
+    with beside(target):
+        row = asarray(one_row)
+    return PUBLIC["reshape"](PUBLIC["broadcast_to"](row, (n, len(one_row))), target.shape)  # type: ignore[no-any-return]
 
 
 def _seeds(targets: list[Any], output_gradients: Any) -> list[Any]:
@@ -344,16 +347,20 @@ def _seeds(targets: list[Any], output_gradients: Any) -> list[Any]:
     given = pytree.leaves(output_gradients)
     if len(given) != len(targets):
         raise ShapeError(f"output_gradients has {len(given)} tensors for {len(targets)} targets")
-    seeds = [
-        asarray(g, dtype=t.dtype) if not isinstance(g, Tensor) else g
-        for g, t in zip(given, targets, strict=True)
-    ]
+    seeds = [_seed(g, t) for g, t in zip(given, targets, strict=True)]
     for g, t in zip(seeds, targets, strict=True):
         if g.shape != t.shape:
             raise ShapeError(
                 f"an output gradient has shape {g.shape}, its target {t.shape}; they must be equal"
             )
     return seeds
+
+
+def _seed(g: Any, target: Any) -> Tensor:
+    if isinstance(g, Tensor):
+        return g
+    with beside(target):
+        return asarray(g, dtype=target.dtype)
 
 
 class _Paused:

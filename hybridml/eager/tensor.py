@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from hybridml import backends
 from hybridml.eager.state import state
 from hybridml.ops.spec import TensorSpec, spec
 
@@ -42,7 +43,8 @@ class Operators:
 
     @property
     def device(self) -> str:
-        return "cpu:0"
+        """Where the elements are: "cpu:0", "gpu:0"..."""
+        return backends.of(self._array).name
 
 
 class Tensor(Operators):
@@ -65,10 +67,11 @@ class Tensor(Operators):
         raise TypeError("make tensors with hml.asarray(...), hml.zeros(...) and the like")
 
     def numpy(self) -> np.ndarray:
-        """The values as a read-only NumPy array that shares memory with the tensor."""
+        """The values as a read-only NumPy array, which shares memory with a tensor on the CPU."""
         if state.tapes:
             self._leave("handed to NumPy")
-        a = self._array.view()
+        a = self._array
+        a = a.view() if type(a) is np.ndarray else backends.of(a).get(a)
         a.flags.writeable = False
         return a
 
@@ -89,11 +92,11 @@ class Tensor(Operators):
             tape.left(self, how)
 
     def to(self, device: str) -> Tensor:
-        """The tensor on another device."""
-        from hybridml.eager.backend import check_device
+        """The tensor on another device, itself if it is there; differentiable.
 
-        check_device(device)
-        return self
+        Raises DeviceError for a device that is not there.
+        """
+        return _move(self, device)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         a = self.numpy().copy() if copy else self.numpy()
@@ -112,7 +115,8 @@ class Tensor(Operators):
         return int(self.item())
 
     def __index__(self) -> int:
-        return self._array.__index__()
+        a = self._array
+        return (a if type(a) is np.ndarray else backends.of(a).get(a)).__index__()
 
     def __bool__(self) -> bool:
         if self._array.size != 1:
@@ -133,7 +137,8 @@ class Tensor(Operators):
         return id(self)
 
     def __repr__(self) -> str:
-        body = np.array2string(self._array, separator=", ", prefix="Tensor(", threshold=60)
+        a = backends.of(self._array).get(self._array)
+        body = np.array2string(a, separator=", ", prefix="Tensor(", threshold=60)
         return f"Tensor({body}, shape={self.shape}, dtype={self.dtype.name})"
 
     def __copy__(self) -> Tensor:
@@ -149,6 +154,12 @@ _new = Tensor.__new__
 def wrap(array: Any) -> Tensor:
     """A tensor around an array that nobody will change: no copy, no check."""
     t = _new(Tensor)
-    t._array = array if type(array) is np.ndarray else np.asarray(array)
+    t._array = array if type(array) is np.ndarray or backends.is_array(array) else np.asarray(array)
     t._id = None
     return t
+
+
+def _move(x: Tensor, device: str) -> Tensor:
+    from hybridml.eager.transfer import to  # it is an op, recorded by tapes
+
+    return to(x, device)

@@ -13,11 +13,11 @@ from typing import Any
 
 import numpy as np
 
-from hybridml import dtypes
-from hybridml.eager.creation import asarray
+from hybridml import backends, dtypes
+from hybridml.eager.creation import asarray, beside
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Operators, Tensor, wrap
-from hybridml.errors import ShapeError
+from hybridml.errors import DeviceError, ShapeError
 from hybridml.ops.spec import TensorSpec, spec
 
 _ids_lock = threading.Lock()
@@ -60,7 +60,7 @@ class Variable(Operators):
         if isinstance(initial, Callable):  # type: ignore[arg-type]
             initial = initial()
         value = asarray(initial, dtype=dtype)
-        self._array: np.ndarray = np.array(value._array, order="C")
+        self._array: Any = backends.of(value._array).xp.array(value._array, order="C")
         self.trainable = bool(trainable) and dtypes.is_float(value.dtype)
         self._id = next_id()
         self.name = name if name is not None else "variable"
@@ -78,9 +78,21 @@ class Variable(Operators):
         """A copy of the value as a NumPy array."""
         return self.value().numpy().copy()
 
+    def to(self, device: str) -> Variable:
+        """Move the variable to another device, where it stays; returns it.
+
+        Inside `@hml.function` a variable cannot move. Raises DeviceError for a device that is not there.
+        """
+        target = backends.named(device)
+        if state.traces:
+            raise DeviceError(f"{self!r} cannot move inside @hml.function; move it before the call")
+        if backends.of(self._array) is not target:
+            self._array = target.put(np.array(backends.of(self._array).get(self._array), order="C"))
+        return self
+
     def assign(self, value: Any) -> Variable:
         """Set the value; the shape must be the variable's. Returns the variable."""
-        value = _operand(value)
+        value = _operand(value, self)
         if value.shape != self.shape:
             raise ShapeError(
                 f"cannot assign a value of shape {value.shape} to {self!r}: the shapes must be equal"
@@ -108,10 +120,14 @@ class Variable(Operators):
         return sys.getrefcount(self._array) > 2
 
     def _store(self, array: np.ndarray) -> None:
+        if type(array) is not type(self._array):
+            raise backends.mixed(backends.of(self._array), backends.of(array))
         if sys.getrefcount(self._array) > 2:
-            self._array = np.array(array, order="C")
-        else:
+            self._array = backends.of(array).xp.array(array, order="C")
+        elif type(array) is np.ndarray:
             np.copyto(self._array, array)
+        else:
+            backends.of(array).store(self._array, array)
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         a = self.numpy()
@@ -136,8 +152,16 @@ class Variable(Operators):
                 state.traces[-1].named(self)
         return id(self)
 
+    def __reduce__(self) -> Any:
+        """Copies and pickles are variables of their own, with the value of now."""
+        return _rebuilt, (self.numpy(), self.trainable, self.name)
+
     def __repr__(self) -> str:
         return f'Variable("{self.name}", shape={self.shape}, dtype={self.dtype.name})'
+
+
+def _rebuilt(value: np.ndarray, trainable: bool, name: str) -> Variable:
+    return Variable(value, trainable=trainable, name=name)
 
 
 def _spec_of_initial(initial: Any, *, dtype: Any = None, **_: Any) -> TensorSpec | None:
@@ -152,7 +176,10 @@ def _unrecorded(variable: Variable) -> Tensor:
     return state.traces[-1].read(variable) if state.traces else wrap(variable._array)
 
 
-def _operand(x: Any) -> Tensor:
+def _operand(x: Any, variable: Variable) -> Tensor:
     if isinstance(x, Tensor):
         return x
-    return x.value() if isinstance(x, Variable) else asarray(x)
+    if isinstance(x, Variable):
+        return x.value()
+    with beside(variable):
+        return asarray(x)

@@ -10,7 +10,7 @@ from typing import Any
 
 from hybridml import dtypes
 from hybridml.errors import ShapeError
-from hybridml.ops.door import lift
+from hybridml.ops.door import beside, lift
 from hybridml.ops.elementwise import astype, equal, greater, less_equal, where
 from hybridml.ops.identity import stop_gradient
 from hybridml.ops.reductions import max as max_
@@ -159,7 +159,8 @@ def softmax_cross_entropy(logits: Any, labels: Any, /, axis: int = -1) -> Any:
     >>> hml.nn.softmax_cross_entropy([[0., 1e4]], [1]).tolist()
     [0.0]
     """
-    logits, labels = lift(logits), lift(labels)
+    logits = lift(logits, labels)
+    labels = lift(labels, logits)
     axis = normalize_axis(axis, logits.ndim)
     if labels.dtype.kind == "f":
         if labels.shape != logits.shape:
@@ -172,7 +173,9 @@ def softmax_cross_entropy(logits: Any, labels: Any, /, axis: int = -1) -> Any:
             f"integer labels of shape {labels.shape} for logits of shape {logits.shape} with classes on axis {axis}"
         )
     line = tuple([d if i == axis else 1 for i, d in enumerate(logits.shape)])
-    hit = equal(iota(line, axis, labels.dtype), expand_dims(labels, axis=axis))
+    with beside(logits):
+        classes = iota(line, axis, labels.dtype)
+    hit = equal(classes, expand_dims(labels, axis=axis))
     return logsumexp(logits, axis=axis) - sum_(where(hit, logits, 0), axis=axis)
 
 

@@ -15,6 +15,7 @@ from hybridml.ops.registry import Op
 class _Interpreter:
     run: Callable[[Op, tuple[Any, ...], dict[str, Any]], Any]
     lift: Callable[..., Any]
+    beside: Callable[..., Any]
 
 
 interpreter = _Interpreter()
@@ -25,6 +26,11 @@ def call(op: Op, *operands: Any, **attrs: Any) -> Any:
     return interpreter.run(op, operands, attrs)
 
 
-def lift(x: Any) -> Any:
-    """`x` as a tensor (a symbolic tensor stays symbolic)."""
-    return interpreter.lift(x)
+def lift(x: Any, like: Any = None) -> Any:
+    """`x` as a tensor (a symbolic tensor stays symbolic); what is not one yet comes to lie on the device of `like`."""
+    return interpreter.lift(x, like)
+
+
+def beside(x: Any) -> Any:
+    """A context in which tensors made of nothing (constants, positions) come to lie on the device of `x`."""
+    return interpreter.beside(x)

@@ -161,7 +161,7 @@ def tensordot(x: Any, y: Any, /, *, axes: int | tuple[Sequence[int], Sequence[in
     >>> hml.tensordot([[1., 2.], [3., 4.]], [1., 1.], axes=1).tolist()
     [3.0, 7.0]
     """
-    x, y = lift(x), lift(y)
+    x, y = lift(x, y), lift(y, x)
     if isinstance(axes, (int, np.integer)):
         if not 0 <= axes <= min(x.ndim, y.ndim):
             raise ShapeError(
@@ -189,7 +189,7 @@ def vecdot(x: Any, y: Any, /, *, axis: int = -1) -> Any:
     >>> hml.vecdot([[1., 2.], [3., 4.]], [1., 1.]).tolist()
     [3.0, 7.0]
     """
-    x, y = lift(x), lift(y)
+    x, y = lift(x, y), lift(y, x)
     if x.shape[normalize_axis(axis, x.ndim)] != y.shape[normalize_axis(axis, y.ndim)]:
         raise ShapeError(f"vecdot along axis {axis} of {x.shape} and {y.shape}: the sizes must be equal")
     out = x * y
@@ -204,7 +204,7 @@ def outer(x: Any, y: Any, /) -> Any:
     >>> hml.outer([1., 2.], [3., 4.]).tolist()
     [[3.0, 4.0], [6.0, 8.0]]
     """
-    x, y = lift(x), lift(y)
+    x, y = lift(x, y), lift(y, x)
     if x.ndim != 1 or y.ndim != 1:
         raise ShapeError(f"outer needs two vectors, got shapes {x.shape} and {y.shape}")
     return expand_dims(x, axis=1) * expand_dims(y, axis=0)

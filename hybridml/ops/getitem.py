@@ -48,7 +48,7 @@ def _items(x: Any, key: Any) -> list[Any]:
             used += 1
             items.append(dim(k))
         else:
-            found = _index_tensors(k)
+            found = _index_tensors(k, x)
             used += len(found)
             items.extend(found)
     if used > x.ndim:
@@ -62,12 +62,12 @@ def _items(x: Any, key: Any) -> list[Any]:
     return items[: dots[0]] + fill + items[dots[0] + 1 :]
 
 
-def _index_tensors(k: Any) -> list[Any]:
+def _index_tensors(k: Any, x: Any) -> list[Any]:
     if isinstance(k, (bool, str, float)):
         raise DTypeError(
             f"cannot index with {k!r}; expected integers, slices, None, ..., integer or bool tensors"
         )
-    k = lift(k)
+    k = lift(k, x)
     return (
         [_Masked(i, n) for i, n in zip(nonzero(k), k.shape, strict=True)]
         if k.dtype.kind == "b"

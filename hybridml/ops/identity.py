@@ -77,7 +77,7 @@ def straight_through(x: Any, source: Any, /) -> Any:
     >>> hml.grad(lambda x: (hml.straight_through(hml.round(x), x) ** 2).sum())(x).tolist()
     [0.0, 4.0]
     """
-    return call(STRAIGHT_THROUGH, lift(x), lift(source))
+    return call(STRAIGHT_THROUGH, lift(x, source), lift(source, x))
 
 
 def _eager_check(xp: Any, x: Any, *, message: str) -> Any:
@@ -111,7 +111,7 @@ def check_finite(x: Any, message: str = "", /) -> Any:
 
 
 def _eager_true(xp: Any, x: Any, *, message: str) -> Any:
-    if not x.all():
+    if not bool(x.all()):
         raise CheckError(message)
     return x
 

@@ -18,9 +18,9 @@ from hybridml.ops.spec import Shape, TensorSpec, broadcast_shapes, normalize_axi
 from hybridml.ops.view import broadcast_to, moveaxis, reshape
 
 
-def zeros_view(shape: Shape, dtype: np.dtype) -> Any:
-    """Zeros that take no memory."""
-    return broadcast_to(lift(np.zeros((), dtype)), shape)
+def zeros_view(shape: Shape, like: Any) -> Any:
+    """Zeros that take no memory, of the dtype and on the device of `like`."""
+    return broadcast_to(lift(np.zeros((), like.dtype), like), shape)
 
 
 def wrap_index(xp: Any, indices: Any, n: int, axis: int) -> Any:
@@ -33,9 +33,14 @@ def wrap_index(xp: Any, indices: Any, n: int, axis: int) -> Any:
     return xp.where(indices < 0, indices + n, indices)
 
 
-def integer_index(indices: Any) -> Any:
-    """Indices as a signed integer tensor, or DTypeError."""
-    indices = lift(indices)
+def _second(specs: Any, attrs: dict[str, Any]) -> Any:
+    """The second operand indexes the axis of the first that an attribute names."""
+    return ((1, attrs["axis"], specs[0].shape[attrs["axis"]]),)
+
+
+def integer_index(indices: Any, like: Any = None) -> Any:
+    """Indices as a signed integer tensor, or DTypeError; a list comes to lie on the device of `like`."""
+    indices = lift(indices, like)
     if indices.dtype.kind not in "iu":
         if indices.size == 0:
             return astype(indices, dtypes.int64)  # an empty list has no dtype of its own
@@ -55,14 +60,14 @@ def _infer_take(x: TensorSpec, indices: TensorSpec, *, axis: int) -> TensorSpec:
 def _eager_take(xp: Any, x: Any, indices: Any, *, axis: int) -> Any:
     if xp is np:
         try:
-            return np.take(x, indices, axis=axis)
+            return x.take(indices, axis)
         except IndexError:
             pass  # told again below, by name
     return xp.take(x, wrap_index(xp, xp.asarray(indices), x.shape[axis], axis), axis=axis)
 
 
 def _take_vjp(g: Any, out: Any, x: Any, indices: Any, *, axis: int) -> Any:
-    return scatter_add(zeros_view(x.shape, g.dtype), indices, g, axis=axis)
+    return scatter_add(zeros_view(x.shape, g), indices, g, axis=axis)
 
 
 def _take_samples(rng: np.random.Generator) -> Any:
@@ -115,7 +120,7 @@ def _batch_scatter(operands: list[Any], mapped: list[bool], size: int, attrs: di
 
 TAKE = register(Op(
     "take", Kind.INDEX, batch=_batch_take,
-    provider="take", infer=_infer_take, eager=_eager_take, vjps=(_take_vjp, None), saves=Saves.INPUTS, promote=Promote.NO,
+    provider="take", indexes=_second, infer=_infer_take, eager=_eager_take, vjps=(_take_vjp, None), saves=Saves.INPUTS, promote=Promote.NO,
     samples=_take_samples, reference=lambda x, i, axis=0: np.take(x, i, axis=axis),
 ))  # fmt: skip
 
@@ -135,7 +140,7 @@ def take(x: Any, indices: Any, /, *, axis: int | None = None) -> Any:
         if x.ndim != 1:
             raise ShapeError(f"take from {x.ndim} dimensions needs an axis")
         axis = 0
-    return call(TAKE, x, integer_index(indices), axis=normalize_axis(axis, x.ndim))
+    return call(TAKE, x, integer_index(indices, x), axis=normalize_axis(axis, x.ndim))
 
 
 # scatter_add
@@ -161,13 +166,10 @@ def _eager_scatter(xp: Any, x: Any, indices: Any, updates: Any, *, axis: int) ->
     new = xp.moveaxis(flat, axis, 0)
     if not index.size:
         return out
-    if xp is not np:
-        xp.add.at(rows, index, new)
-        return out
-    order = np.argsort(index, kind="stable")
+    order = xp.argsort(index, kind="stable")
     ordered = index[order]
-    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-    rows[ordered[starts]] += np.add.reduceat(new[order], starts, axis=0, dtype=x.dtype)
+    starts = xp.concatenate([xp.zeros(1, np.int64), 1 + xp.flatnonzero(ordered[1:] != ordered[:-1])])
+    rows[ordered[starts]] += xp.add.reduceat(new[order], starts, axis=0, dtype=x.dtype)
     return out
 
 
@@ -190,7 +192,7 @@ def _reference_scatter(x: Any, indices: Any, updates: Any, axis: int = 0) -> Any
 
 SCATTER_ADD = register(Op(
     "scatter_add", Kind.INDEX, batch=_batch_scatter,
-    provider="scatter_add", infer=_infer_scatter, eager=_eager_scatter, promote=Promote.NO, saves=Saves.INPUTS,
+    provider="scatter_add", indexes=_second, infer=_infer_scatter, eager=_eager_scatter, promote=Promote.NO, saves=Saves.INPUTS,
     vjps=(
         lambda g, out, x, indices, updates, *, axis: g, None,
         lambda g, out, x, indices, updates, *, axis: take(g, indices, axis=axis),
@@ -211,7 +213,11 @@ def scatter_add(x: Any, indices: Any, updates: Any, /, *, axis: int = 0) -> Any:
     """
     x = lift(x)
     return call(
-        SCATTER_ADD, x, integer_index(indices), astype(updates, x.dtype), axis=normalize_axis(axis, x.ndim)
+        SCATTER_ADD,
+        x,
+        integer_index(indices, x),
+        astype(lift(updates, x), x.dtype),
+        axis=normalize_axis(axis, x.ndim),
     )
 
 
@@ -226,7 +232,7 @@ def _infer_take_along(x: TensorSpec, indices: TensorSpec, *, axis: int) -> Tenso
 
 
 def _grid(xp: Any, indices: Any, n: int, axis: int) -> tuple[Any, ...]:
-    grid = list(xp.ogrid[tuple([slice(d) for d in indices.shape])])
+    grid = list(xp.ogrid[tuple([slice(0, d) for d in indices.shape])])
     grid[axis] = wrap_index(xp, indices, n, axis)
     return tuple(grid)
 
@@ -240,9 +246,10 @@ def _along_samples(rng: np.random.Generator) -> Any:
 
 
 TAKE_ALONG = register(Op(
-    "take_along_axis", Kind.INDEX, provider="take_along_axis", infer=_infer_take_along, promote=Promote.NO, saves=Saves.INPUTS,
+    "take_along_axis", Kind.INDEX, provider="take_along_axis", indexes=_second, infer=_infer_take_along,
+    promote=Promote.NO, saves=Saves.INPUTS,
     eager=lambda xp, x, indices, *, axis: x[_grid(xp, indices, x.shape[axis], axis)],
-    vjps=(lambda g, out, x, i, *, axis: scatter_add_along_axis(zeros_view(x.shape, g.dtype), i, g, axis=axis), None),
+    vjps=(lambda g, out, x, i, *, axis: scatter_add_along_axis(zeros_view(x.shape, g), i, g, axis=axis), None),
     samples=_along_samples, reference=lambda x, i, axis=-1: np.take_along_axis(x, i, axis=axis),
 ))  # fmt: skip
 
@@ -255,7 +262,8 @@ def take_along_axis(x: Any, indices: Any, /, *, axis: int = -1) -> Any:
     >>> hml.take_along_axis([[1., 2.], [3., 4.]], [[1], [0]]).tolist()
     [[2.0], [3.0]]
     """
-    x, indices = lift(x), integer_index(indices)
+    x = lift(x)
+    indices = integer_index(indices, x)
     if x.ndim != indices.ndim:
         raise ShapeError(
             f"take_along_axis needs as many dimensions on both sides, got {x.shape} and {indices.shape}"
@@ -282,7 +290,18 @@ def _eager_scatter_along(xp: Any, x: Any, indices: Any, updates: Any, *, axis: i
     if updates.shape != indices.shape:
         raise ValueError("updates do not fit")
     out = xp.array(x, order="C")
-    xp.add.at(out, _grid(xp, indices, x.shape[axis], axis), updates)
+    if xp is np:
+        np.add.at(out, _grid(xp, indices, x.shape[axis], axis), updates)
+        return out
+    if not indices.size:
+        return out
+    # CuPy's add.at adds atomically, in an order that changes from run to run, and not to int64.
+    place = xp.arange(out.size).reshape(out.shape)[_grid(xp, indices, x.shape[axis], axis)].reshape(-1)
+    order = xp.argsort(place, kind="stable")
+    ordered = place[order]
+    starts = xp.concatenate([xp.zeros(1, np.int64), 1 + xp.flatnonzero(ordered[1:] != ordered[:-1])])
+    flat = out.reshape(-1)
+    flat[ordered[starts]] += xp.add.reduceat(updates.reshape(-1)[order], starts, dtype=x.dtype)
     return out
 
 
@@ -302,8 +321,8 @@ def _scatter_along_samples(rng: np.random.Generator) -> Any:
 
 
 SCATTER_ALONG = register(Op(
-    "scatter_add_along_axis", Kind.INDEX, provider="scatter_add_along_axis", infer=_infer_scatter_along, promote=Promote.NO,
-    saves=Saves.INPUTS,
+    "scatter_add_along_axis", Kind.INDEX, provider="scatter_add_along_axis", indexes=_second, infer=_infer_scatter_along,
+    promote=Promote.NO, saves=Saves.INPUTS,
     eager=_eager_scatter_along,
     vjps=(
         lambda g, out, x, i, updates, *, axis: g, None,
@@ -323,7 +342,7 @@ def scatter_add_along_axis(x: Any, indices: Any, updates: Any, /, *, axis: int =
     """
     x = lift(x)
     axis = normalize_axis(axis, x.ndim)
-    return call(SCATTER_ALONG, x, integer_index(indices), astype(updates, x.dtype), axis=axis)
+    return call(SCATTER_ALONG, x, integer_index(indices, x), astype(lift(updates, x), x.dtype), axis=axis)
 
 
 # several index tensors at once
@@ -350,7 +369,9 @@ def _batch_ravel(operands: list[Any], mapped: list[bool], size: int, attrs: dict
 
 
 RAVEL_INDEX = register(Op(
-    "ravel_index", Kind.INDEX, batch=_batch_ravel, provider="ravel_index", infer=_infer_ravel, eager=_eager_ravel, promote=Promote.NO,
+    "ravel_index", Kind.INDEX, batch=_batch_ravel, provider="ravel_index",
+    indexes=lambda specs, attrs: [(i, i, n) for i, n in enumerate(attrs["dims"])],
+    infer=_infer_ravel, eager=_eager_ravel, promote=Promote.NO,
     samples=lambda rng: [
         Sample(((np.array([0, -1, 2]), np.array([[1], [-4]])), (3, 4)), differentiable=False),
         Sample(((np.array([0, 1, 2]),), (3,)), differentiable=False),
@@ -369,7 +390,8 @@ def ravel_index(indices: Any, dims: Shape, /) -> Any:
     >>> hml.ravel_index(([0, 1], [2, -1]), (2, 3)).tolist()
     [2, 5]
     """
-    return call(RAVEL_INDEX, *[integer_index(i) for i in indices], dims=tuple(dims))
+    placed = next((i for i in indices if hasattr(i, "spec")), None)
+    return call(RAVEL_INDEX, *[integer_index(i, placed) for i in indices], dims=tuple(dims))
 
 
 def _infer_nonzero(x: TensorSpec) -> Any:

@@ -27,7 +27,7 @@ def blocks_used(shape: Shape, dtype: np.dtype) -> int:
 
 
 def _row(
-    name: str, stream: dict[np.dtype, Callable[[int, int, int], Any]], scalar: dict[np.dtype, str]
+    name: str, stream: dict[np.dtype, Callable[[int, int, int, Any], Any]], scalar: dict[np.dtype, str]
 ) -> Op:
     def infer(state: TensorSpec, *, shape: Shape, dtype: np.dtype) -> TensorSpec:
         if state.shape != (2,) or state.dtype != dtypes.uint64:
@@ -38,7 +38,7 @@ def _row(
 
     def eager(xp: Any, state: Any, *, shape: Shape, dtype: np.dtype) -> Any:
         seed, counter = state.tolist()
-        return xp.asarray(stream[dtype](seed, counter, math.prod(shape)).reshape(shape))
+        return stream[dtype](seed, counter, math.prod(shape), xp).reshape(shape)
 
     state = np.array([7, 2**64 - 1], np.uint64)
     return register(Op(

@@ -79,7 +79,7 @@ def _eager_sort(xp: Any, x: Any, *, axis: int, descending: bool) -> Any:
 
 def _sort_vjp(g: Any, out: Any, x: Any, *, axis: int, descending: bool) -> Any:
     order = argsort(x, axis=axis, descending=descending)
-    return scatter_add_along_axis(zeros_view(x.shape, g.dtype), order, g, axis=axis)
+    return scatter_add_along_axis(zeros_view(x.shape, g), order, g, axis=axis)
 
 
 SORT = register(Op(
@@ -112,7 +112,7 @@ def _eager_top_k(xp: Any, x: Any, *, k: int) -> Any:
 
 
 def _top_k_vjp(g: Any, out: Any, x: Any, *, k: int) -> Any:
-    return scatter_add_along_axis(zeros_view(x.shape, g[0].dtype), out[1], g[0])
+    return scatter_add_along_axis(zeros_view(x.shape, g[0]), out[1], g[0])
 
 
 def _reference_top_k(x: Any, k: int) -> Any:

@@ -9,7 +9,7 @@ import numpy as np
 from hybridml import dtypes
 from hybridml.errors import ShapeError
 from hybridml.ops import infer
-from hybridml.ops.door import call, lift
+from hybridml.ops.door import beside, call, lift
 from hybridml.ops.elementwise import astype, equal, where
 from hybridml.ops.identity import stop_gradient
 from hybridml.ops.logic import isfinite, isnan
@@ -84,7 +84,11 @@ def std(x: Any, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool
 
 def _eager_logsumexp(xp: Any, x: Any, *, axis: tuple[int, ...], keepdims: bool) -> Any:
     wide = x.astype(np.float32) if x.dtype == np.float16 else x
-    top = wide.max(axis=axis, keepdims=True, initial=-np.inf)
+    top = (
+        wide.max(axis=axis, keepdims=True)
+        if x.size
+        else xp.full(kept_shape(x.shape, axis), -np.inf, wide.dtype)
+    )
     safe = xp.where(xp.isinf(top), wide.dtype.type(0), top)  # a row of -inf has no finite maximum to subtract
     out = xp.log(xp.exp(wide - safe).sum(axis=axis, keepdims=True)) + safe
     out = out if keepdims else out.reshape(infer.reduced_shape(x.shape, axis, False))
@@ -202,7 +206,9 @@ def _first(x: Any, extremum: Any, axis: int, keepdims: bool) -> Any:
     hit = equal(x, extremum)
     if dtypes.is_float(x.dtype):
         hit = hit | isnan(x)
-    return min_(where(hit, iota(x.shape, axis), x.shape[axis]), axis=axis, keepdims=keepdims)
+    with beside(x):
+        position = iota(x.shape, axis)
+    return min_(where(hit, position, x.shape[axis]), axis=axis, keepdims=keepdims)
 
 
 def _arg_samples(rng: np.random.Generator) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 
 from hybridml import dtypes
 from hybridml.errors import ShapeError
-from hybridml.ops.door import lift
+from hybridml.ops.door import beside, lift
 from hybridml.ops.elementwise import astype, equal, where
 from hybridml.ops.indexing import integer_index
 from hybridml.ops.registry import composite
@@ -20,6 +20,12 @@ def _matrix(x: Any, name: str) -> Any:
     if x.ndim < 2:
         raise ShapeError(f"{name} needs at least 2 dimensions, got shape {x.shape}")
     return x
+
+
+def _positions(x: Any) -> tuple[Any, Any]:
+    """Row and column of each element of a matrix of the last two axes."""
+    with beside(x):
+        return iota(x.shape[-2:], 0), iota(x.shape[-2:], 1)
 
 
 @composite()
@@ -61,8 +67,8 @@ def tril(x: Any, /, *, k: int = 0) -> Any:
     [[1.0, 0.0], [3.0, 4.0]]
     """
     x = _matrix(x, "tril")
-    shape = x.shape[-2:]
-    return where(iota(shape, 1) <= iota(shape, 0) + k, x, 0)
+    row, column = _positions(x)
+    return where(column <= row + k, x, 0)
 
 
 @composite()
@@ -74,8 +80,8 @@ def triu(x: Any, /, *, k: int = 0) -> Any:
     [[1.0, 2.0], [0.0, 4.0]]
     """
     x = _matrix(x, "triu")
-    shape = x.shape[-2:]
-    return where(iota(shape, 1) >= iota(shape, 0) + k, x, 0)
+    row, column = _positions(x)
+    return where(column >= row + k, x, 0)
 
 
 @composite()
@@ -89,5 +95,7 @@ def one_hot(indices: Any, num_classes: int, /, *, axis: int = -1, dtype: Any = N
     indices = integer_index(indices)
     axis = normalize_axis(axis, indices.ndim + 1)
     line = tuple([num_classes if i == axis else 1 for i in range(indices.ndim + 1)])
-    hit = equal(expand_dims(indices, axis=axis), iota(line, axis, indices.dtype))
+    with beside(indices):
+        classes = iota(line, axis, indices.dtype)
+    hit = equal(expand_dims(indices, axis=axis), classes)
     return astype(hit, dtypes.default_float if dtype is None else dtype)

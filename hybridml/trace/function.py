@@ -156,18 +156,25 @@ class Function:
         return trace.concrete.call(tensors)
 
     def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Trace, list[Any], bool]:
-        leaves, structure = pytree.flatten(self._binder.bind(args, kwargs))
+        bound = self._binder.bind(args, kwargs)
         if self.input_signature is not None:
-            check_signature(leaves, self.input_signature, self._binder)
+            self._check(bound)
         with self._lock:
+            leaves, structure = pytree.flatten(bound, opened=True)
             key = self._key(leaves, structure)
             trace = self._known(key)
             is_new = trace is None
             if trace is None:
-                trace, key, is_new = self._trace(key, leaves, structure)
+                trace, key, leaves, is_new = self._trace(bound)
             trace = trace.on(leaves)
             self._last, self._last_key = trace, key
         return trace, leaves, is_new
+
+    def _check(self, bound: Any) -> None:
+        """Raise SignatureError where tensors among the arguments do not fit the `input_signature`. Objects with state pass."""
+        leaves = [x for x in pytree.leaves(bound) if not pytree.is_state(x)]
+        assert self.input_signature is not None
+        check_signature(leaves, self.input_signature, self._binder)
 
     def _key(self, leaves: list[Any], structure: pytree.Structure) -> CallKey:
         """The key of a call; its variables are known by identity where the function knows them so."""
@@ -199,26 +206,30 @@ class Function:
 
     # tracing
 
-    def _trace(
-        self, key: CallKey, leaves: list[Any], structure: pytree.Structure
-    ) -> tuple[Trace, CallKey, bool]:
-        """A trace for a call that has none, the key it is kept under, and whether the Python function ran for it.
+    def _trace(self, bound: Any) -> tuple[Trace, CallKey, list[Any], bool]:
+        """A trace for a call that has none, the key it is kept under, the leaves of the arguments, and whether the function ran for it.
 
-        Sizes that an earlier trace takes are bound; what differs from an earlier call of this form is traced as a symbol, once.
+        Sizes that an earlier trace takes are bound; what differs from an earlier call of this form is traced as a symbol, once. Tracing
+        may change the objects among the arguments: a module makes its weights at first use. So the key is that of the arguments as tracing
+        left them, and the next call finds it.
         """
         self._forget_dead()
+        leaves, structure = pytree.flatten(bound, opened=True)
+        key = self._key(leaves, structure)
         reads = reads_of(self.python_function, self._objects(leaves, structure))
         places = self._families.varying(key, self.reduce_retracing)
         found = self._by_sizes(key, places)
         is_new = found is None
         if found is None:
             self._count["traces"] += 1
-            found, places = self._traced(key, leaves, structure, places)
+            found, places, key, leaves, structure = self._traced(bound, key, leaves, structure, places)
         else:
             self._count["binds"] += 1
         numbers = frozenset([i for i, axis in places if axis == NUMBER])
-        trace = Trace(found, leaves, structure, numbers)
-        trace.reads = reads
+        trace = Trace(found, [_stand_in(x) for x in leaves], structure, numbers)
+        trace.reads = tuple(
+            [r for r in reads if not r.changed]
+        )  # what tracing changed is the function's own business
         if self._tells_apart(leaves, trace.concrete.named):
             self._by_identity.add(key.opened(None))
             key = CallKey(structure, leaf_keys(leaves, by_identity=True))
@@ -226,7 +237,7 @@ class Function:
         if len(self._traces) > MAX_TRACES:
             self._traces.popitem(last=False)
             self._count["evictions"] += 1
-        return trace, key, is_new
+        return trace, key, leaves, is_new
 
     def _by_sizes(self, key: CallKey, places: Places) -> ConcreteFunction | None:
         """The program for this call's sizes from a trace for all sizes, if there is one that allows them."""
@@ -239,24 +250,34 @@ class Function:
         return None
 
     def _traced(
-        self, key: CallKey, leaves: list[Any], structure: pytree.Structure, places: Places
-    ) -> tuple[ConcreteFunction, Places]:
-        """A new trace with as many of the places open as the function allows, and those places."""
+        self, bound: Any, key: CallKey, leaves: list[Any], structure: pytree.Structure, places: Places
+    ) -> tuple[ConcreteFunction, Places, CallKey, list[Any], pytree.Structure]:
+        """A new trace with as many of the places open as the function allows, those places, and the call as tracing left it."""
         numbers = _numbers(places)
+        found = None
         for attempt in dict.fromkeys((places, places - numbers, numbers)):
-            if not attempt:
+            if not attempt or structure != key.structure:
                 continue
             try:
-                found = self._written_open(key, leaves, structure, attempt)
+                found = self._written_open(key, [_stand_in(x) for x in leaves], structure, attempt)
             except Exception:  # it needs a value: whatever is wrong besides shows in the plain trace
+                leaves, structure = pytree.flatten(bound, opened=True)
                 continue
             self._families.fix(key, places - attempt)
-            return found, attempt
-        if self._last_key is not None:
-            self._history.note_retrace(self._last_key, key, self._binder)
-        found = self.build(leaves, structure)
-        self._families.fix(key, places)
-        return found, frozenset()
+            places = attempt
+            break
+        if found is None:
+            if self._last_key is not None:
+                self._history.note_retrace(self._last_key, key, self._binder)
+            found = self.build([_stand_in(x) for x in leaves], structure)
+            self._families.fix(key, places)
+            places = frozenset()
+        before = leaves
+        leaves, structure = pytree.flatten(bound, opened=True)
+        if structure != key.structure:
+            key, places = self._key(leaves, structure), _moved(_numbers(places), before, leaves)
+            self._families.vary(key, places)
+        return found, places, key, leaves, structure
 
     def _written_open(
         self, key: CallKey, leaves: list[Any], structure: pytree.Structure, places: Places
@@ -373,14 +394,14 @@ class Function:
     def get_concrete_function(self, *args: Any, **kwargs: Any) -> ConcreteFunction:
         """The trace for these arguments; a TensorSpec stands for any tensor of that shape and dtype."""
         bound = self._binder.bind(args, kwargs)
-        leaves, structure = pytree.flatten(bound)
+        leaves, structure = pytree.flatten(bound, opened=True)
         with self._lock:
             key = self._key(leaves, structure)
             if any(isinstance(x, TensorSpec) and None in x.shape for x in leaves):
                 return self._for_any_size(key, leaves, structure)
             trace = self._known(key)
             if trace is None:
-                trace, _, _ = self._trace(key, [_stand_in(x) for x in leaves], structure)
+                trace, _, leaves, _ = self._trace(bound)
         return trace.on(leaves).concrete
 
     def _for_any_size(self, key: CallKey, leaves: list[Any], structure: pytree.Structure) -> ConcreteFunction:
@@ -518,6 +539,14 @@ def _numbers(places: Places) -> Places:
 
 def _stand_in(x: Any) -> Any:
     return np.broadcast_to(np.zeros((), x.dtype), x.shape) if isinstance(x, TensorSpec) else x
+
+
+def _moved(numbers: Places, before: list[Any], after: list[Any]) -> Places:
+    """Places of the same Python numbers among the leaves after objects among the arguments got more state."""
+    if not numbers:
+        return numbers
+    old, new = ([i for i, x in enumerate(xs) if type(x) in NUMBERS] for xs in (before, after))
+    return frozenset([(new[old.index(i)], NUMBER) for i, _ in numbers])
 
 
 def _weak_method(f: Callable[..., Any], instance: Any, convert: bool) -> Callable[..., Any]:

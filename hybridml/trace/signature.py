@@ -194,13 +194,10 @@ def leaf_names(structure: pytree.Structure, binder: Binder) -> list[str]:
 def leaf_paths(s: pytree.Structure) -> list[str]:
     if s.node is None:
         return [""]
-    labels = (
-        [f"[{k!r}]" for k in s.aux]
-        if isinstance(s.aux, tuple)
-        else [f"[{i}]" for i in range(len(s.children))]
-    )
     return [
-        label + rest for label, child in zip(labels, s.children, strict=True) for rest in leaf_paths(child)
+        label + rest
+        for label, child in zip(pytree.labels(s), s.children, strict=True)
+        for rest in leaf_paths(child)
     ]
 
 
@@ -211,6 +208,15 @@ def describe(key: Any) -> str:
 def difference(old: CallKey, new: CallKey, binder: Binder) -> tuple[str, str, str, str] | None:
     """(argument, old, new, cure) of the first argument that made `new` another call than `old`."""
     if old.structure != new.structure:
+        form = pytree.difference(old.structure.children[0], new.structure.children[0])
+        if form is not None:
+            position, _, path = form[0].removeprefix("[").partition("]")
+            name = binder.name(int(position)) + path
+            return (
+                f"argument `{name}`",
+                *form[1:],
+                "keep what changes in an hml.Variable, or use one function for each value",
+            )
         return (
             "the nesting of the arguments",
             str(old.structure),

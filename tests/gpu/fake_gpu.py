@@ -1,0 +1,69 @@
+"""A device "gpu:0" without a GPU, for tests: arrays of `fake_cupy`, programs run by `fake_driver`."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import types
+from collections.abc import Iterator
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from fake_cupy import FakeArray, FakeCupy
+
+from hybridml import backends
+from hybridml.backends import Backend
+
+
+class FakeGpu(Backend):
+    """The backend that `hybridml.backends.gpu.Gpu` is on a real one."""
+
+    on_cpu = False
+    name = "gpu:0"
+
+    def __init__(self) -> None:
+        self.xp: Any = FakeCupy()
+        self.array_type = FakeArray
+        self._driver: Any = None
+
+    def put(self, array: np.ndarray) -> Any:
+        return FakeArray(np.array(array))
+
+    def get(self, array: Any) -> np.ndarray:
+        return self.xp.asnumpy(array)
+
+    def store(self, target: Any, values: Any) -> None:
+        target[...] = values
+
+    @property
+    def driver(self) -> Any:
+        if self._driver is None:
+            from fake_driver import FakeDriver
+
+            self._driver = FakeDriver()
+        return self._driver
+
+
+def special() -> types.ModuleType:
+    """cupyx.scipy.special, as far as it is used."""
+    from scipy import special
+
+    module = types.ModuleType("cupyx.scipy.special")
+    module.erf = lambda x: FakeArray(np.asarray(special.erf(x._a)))  # type: ignore[attr-defined]
+    return module
+
+
+@contextlib.contextmanager
+def fake_gpu() -> Iterator[FakeGpu]:
+    """The fake device is open inside; it is not the current one until asked for."""
+    gpu = FakeGpu()
+    with (
+        mock.patch.dict(backends._open),
+        mock.patch.dict(backends._of_array),
+        mock.patch.object(backends, "_elsewhere", True),
+        mock.patch.dict(sys.modules, {"cupyx.scipy.special": special()}),
+    ):
+        backends.register(gpu)
+        backends._open["gpu"] = gpu
+        yield gpu
