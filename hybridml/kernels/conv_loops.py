@@ -8,9 +8,6 @@ A panel has a row for each tap and channel if few channels lie side by side (BY_
 Else it has a row for each window, and its channels are copied together.
 """
 
-import numba
-
-from hybridml.kernels.compiler import KernelPipeline
 from hybridml.kernels.conv_layout import (
     BLOCK_CHANNELS,
     BLOCK_TAPS,
@@ -50,6 +47,7 @@ from hybridml.kernels.gemm import Words
 from hybridml.kernels.gemm_tile import float32_item as ITEM
 from hybridml.kernels.gemm_tile import float32_width as LANES
 from hybridml.kernels.gemm_tile import scratch
+from hybridml.kernels.language.functions import device
 from hybridml.kernels.native import call_kernel, clear_bytes, copy_bytes, store
 from hybridml.kernels.pointer import float32_in, float32_out, size
 
@@ -59,18 +57,8 @@ P_TRANSA, P_M, P_N, P_K = 8 * Words.TRANSA, 8 * Words.M, 8 * Words.N, 8 * Words.
 P_A, P_B, P_C = 8 * Words.A, 8 * Words.B, 8 * Words.C
 P_LDA, P_LDB, P_LDC, P_ACCUMULATE = 8 * Words.LDA, 8 * Words.LDB, 8 * Words.LDC, 8 * Words.ACCUMULATE
 
-inlined = numba.njit(  # type: ignore[call-overload]  # the stubs do not know all of Numba's options
-    nogil=True,
-    error_model="numpy",
-    _nrt=False,
-    forceinline=True,
-    no_cpython_wrapper=True,
-    no_cfunc_wrapper=True,
-    pipeline_class=KernelPipeline,
-)
 
-
-@inlined
+@device
 def gather_by_tap(args, panel, row_bytes, first, windows, tap, taps, channel, channels):
     """panel[tap, channel][window] for a block of windows, which are counted over all images."""
     out_width = args[OUT_WIDTH]
@@ -108,7 +96,7 @@ def gather_by_tap(args, panel, row_bytes, first, windows, tap, taps, channel, ch
         panel += channels * row_bytes
 
 
-@inlined
+@device
 def gather_by_window(args, panel, row_bytes, first, windows, tap, taps, channel, channels):
     """panel[window][tap, channel] for a block of windows, which are counted over all images."""
     taps_across = args[TAPS_ACROSS]
@@ -142,7 +130,7 @@ def gather_by_window(args, panel, row_bytes, first, windows, tap, taps, channel,
                 to += channels * ITEM
 
 
-@inlined
+@device
 def gather(args, panel, first, windows, tap, taps, channel, channels):
     """The panel; returns the elements from one of its rows to the next."""
     if args[BY_TAP]:
@@ -154,7 +142,7 @@ def gather(args, panel, first, windows, tap, taps, channel, channels):
     return row
 
 
-@inlined
+@device
 def start_product(args, words, transposed, columns, row):
     """An argument block that is this call's own, for products that write rows of `columns` elements, `row` elements apart."""
     copy_bytes(words, args[TEMPLATE], args[TEMPLATE_WORDS] * 8)
@@ -163,7 +151,7 @@ def start_product(args, words, transposed, columns, row):
     store(words + P_LDC, row)
 
 
-@inlined
+@device
 def product(args, words, m, k, a, lda, b, ldb, c, accumulate):
     store(words + P_M, m)
     store(words + P_K, k)

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba.core import types
-from numba.extending import intrinsic
 
-from hybridml.kernels.gemm_tile import _Emitter
+from hybridml.kernels.gemm_tile import Emitter
+from hybridml.kernels.language import types
+from hybridml.kernels.language.functions import intrinsic
 
 _I32 = ir.IntType(32)
 _I64 = ir.IntType(64)
@@ -24,7 +24,7 @@ def _make_copy_some(element: ir.Type) -> Any:
 
         def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
             to, of, first, last = values
-            emit = _Emitter(builder, element)
+            emit = Emitter(builder, element)
             lanes = ir.VectorType(_I32, emit.width)
             numbers = ir.Constant(lanes, list(range(emit.width)))
             low = emit.splat(builder.trunc(first, _I32), lanes)

@@ -31,6 +31,7 @@ _PART_WORK = 1 << 20  # multiplications that make a part of a sum worth its own 
 _MOST_PARTS = 16
 _PARTS_BYTES = 1 << 25
 _MULTIPLICATIONS_A_NANOSECOND = 25.0
+_CHUNK_WORK = 1 << 18  # multiplications worth handing to another thread: some microseconds
 
 
 def load(entry: str, dtype: str) -> Kernel:
@@ -122,7 +123,7 @@ def _step(
 
 
 def _pieces(work: int, threads: int) -> int:
-    return max(1, min(threads, work // gemm.CHUNK_WORK))
+    return max(1, min(threads, work // _CHUNK_WORK))
 
 
 def _at(v: Value, places: Places) -> tuple[Value, int]:

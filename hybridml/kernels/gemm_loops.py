@@ -4,9 +4,6 @@
 float32. All matrices are row-major. The words of the argument block are those of `gemm.Words`.
 """
 
-import numba
-
-from hybridml.kernels.compiler import KernelPipeline
 from hybridml.kernels.gemm_pack import (
     float32_copy,
     float32_copy_columns,
@@ -24,6 +21,7 @@ from hybridml.kernels.gemm_tile import (
 from hybridml.kernels.gemm_tile import (
     float32_item as ITEM,
 )
+from hybridml.kernels.language.functions import device
 from hybridml.kernels.native import (
     atomic_add,
     atomic_store,
@@ -52,15 +50,7 @@ MANY_PANELS = 3
 FAR_APART = 1024  # bytes
 
 
-@numba.njit(  # type: ignore[call-overload]  # the stubs do not know all of Numba's options
-    nogil=True,
-    error_model="numpy",
-    _nrt=False,
-    forceinline=True,
-    no_cpython_wrapper=True,
-    no_cfunc_wrapper=True,
-    pipeline_class=KernelPipeline,
-)
+@device
 def start_of(args, operand, entry):
     """The address of one entry of A, B or C (operand 0, 1, 2), whose batch has an outer and an inner axis."""
     inner = args[19]

@@ -8,10 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba.core import types
-from numba.extending import intrinsic
 
 from hybridml.kernels.gemm_tile import Emitter
+from hybridml.kernels.language import types
+from hybridml.kernels.language.functions import intrinsic
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
