@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from hybridml.errors import ShapeError
+from hybridml.symbolic import dim
 from hybridml.ops.spec import Shape
 
 Pair = tuple[int, int]
@@ -99,7 +100,7 @@ class Windows:
 
 def _pair(values: Any) -> Pair:
     first, second = values
-    return int(first), int(second)
+    return dim(first), dim(second)
 
 
 def as_pair(value: int | Sequence[int], name: str, least: int = 1) -> Pair:

@@ -33,19 +33,25 @@ class Families:
 
     def __init__(self, signature: Sequence[TensorSpec] | None = None) -> None:
         self._families: OrderedDict[CallKey, Family] = OrderedDict()
-        self._declared = frozenset(
-            (i, a) for i, s in enumerate(signature or ()) for a, d in enumerate(s.shape) if d is None
-        )
+        self._signature = tuple(signature or ())
 
     def of(self, key: CallKey) -> Family:
         form = key.opened(None)
         found = self._families.get(form)
         if found is None:
             found = self._families[form] = Family(key)
-            found.varying |= self._declared
+            found.varying |= self._declared(key)
             if len(self._families) > MAX_FAMILIES:
                 self._families.popitem(last=False)
         return found
+
+    def _declared(self, key: CallKey) -> set[Place]:
+        """The sizes that the signature leaves open."""
+        tensors = [i for i, k in enumerate(key.keys) if isinstance(k, TensorSpec)]
+        if len(tensors) != len(self._signature):  # objects among the arguments hold tensors of their own
+            return set()
+        pairs = zip(tensors, self._signature, strict=True)
+        return {(i, a) for i, s in pairs for a, d in enumerate(s.shape) if d is None}
 
     def numbers(self, key: CallKey) -> Places:
         """The numbers of this form that traces take as scalars."""
