@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from hybridml.errors import ShapeError
-from hybridml.symbolic import dim
 from hybridml.ops.spec import Shape
+from hybridml.symbolic import dim
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
