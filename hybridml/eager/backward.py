@@ -190,7 +190,10 @@ def _recorded(
             return [next(rest) if type(x) is Tensor else x for x in xs]
 
         entries = [
-            (Entry(e.inputs, e.outputs, e.op, e.attrs, slotted(e.operands), tuple(slotted(e.results))), wanted)
+            (
+                Entry(e.inputs, e.outputs, e.op, e.attrs, slotted(e.operands), tuple(slotted(e.results))),
+                wanted,
+            )
             for e, wanted in path
         ]
         return _walk(entries, [(i, next(rest)) for i, _ in seeds], sources)
@@ -199,4 +202,3 @@ def _recorded(
     if not all(type(g) is Slot for g in grads.values()):
         raise Unrecordable("a gradient that is no step's result")
     return player(inputs, steps, list(grads.values()), single=False), [numbers[i] for i in grads]
-

@@ -127,7 +127,9 @@ def run_direct(
     taped = state.tapes
     try:
         out = direct(*[x._array if type(x) is Tensor and not (taped and x._id) else _bare(x) for x in args])
-    except Exception:  # an argument that it does not know, or an error, which the function itself tells better
+    except (
+        Exception
+    ):  # an argument that it does not know, or an error, which the function itself tells better
         return f(*args)
     return f(*args) if out is NotImplemented else wrap(out)
 

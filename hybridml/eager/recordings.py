@@ -11,7 +11,10 @@ from hybridml.eager.recorder import Unrecordable
 from hybridml.errors import HybridMLError
 
 MOST = 4096  # kinds that are kept; the oldest give way
-_NOTED, _NEVER = 0, False  # a kind that came once, and one that cannot be recorded: both false, as nothing is there to play
+_NOTED, _NEVER = (
+    0,
+    False,
+)  # a kind that came once, and one that cannot be recorded: both false, as nothing is there to play
 
 
 class Odd(Exception):  # noqa: N818  (no error: the call runs as it is written)

@@ -121,7 +121,9 @@ class GradientTape:
         outs = results if op.reads_output else tuple([r.spec for r in results])
         self._entries.append(Entry(ids, self._named(results), op, attrs, kept, outs))
 
-    def record_played(self, op: Op, operands: Sequence[Any], kept: Sequence[Any], results: Sequence[Tensor]) -> None:
+    def record_played(
+        self, op: Op, operands: Sequence[Any], kept: Sequence[Any], results: Sequence[Tensor]
+    ) -> None:
         """A composite was played as one step, `op`, whose rule reads `kept`: operands, or specs of them."""
         ids = [x._id if x._id in self._watched else None for x in operands]
         if any(ids) and not self._stopped:
@@ -192,7 +194,11 @@ class GradientTape:
 
     def _gradients(self, targets: list[Any], seeds: list[Any], sources: list[Any]) -> list[Any]:
         names = [s._id if isinstance(s, (Tensor, Variable)) else None for s in sources]
-        begin = [(t._id, g) for t, g in zip(targets, seeds, strict=True) if isinstance(t, Tensor) and t._id is not None]
+        begin = [
+            (t._id, g)
+            for t, g in zip(targets, seeds, strict=True)
+            if isinstance(t, Tensor) and t._id is not None
+        ]
         found = gradients(self._entries, begin, {i for i in names if i in self._watched})  # type: ignore[misc]
         return [None if i is None else found.get(i) for i in names]
 
@@ -285,10 +291,12 @@ def _one_hot(target: Any, i: int) -> Tensor:
 def _columns_seed(target: Any, j: int) -> Tensor:
     import numpy as np
 
-    seed = np.zeros((target.shape[0], target.size // max(target.shape[0], 1)), target.dtype)
-    seed[:, j] = 1
+    n = target.shape[0]
+    one_row = np.zeros(target.size // max(n, 1), target.dtype)
+    one_row[j] = 1
     with beside(target):
-        return asarray(seed.reshape(target.shape))
+        row = asarray(one_row)
+    return PUBLIC["reshape"](PUBLIC["broadcast_to"](row, (n, len(one_row))), target.shape)  # type: ignore[no-any-return]
 
 
 def _seeds(targets: list[Any], output_gradients: Any) -> list[Any]:
