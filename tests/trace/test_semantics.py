@@ -27,7 +27,7 @@ CONTROL, GRADIENT, TAPE, EAGER_RANDOM = (
     "eager/test_tape",
     "eager/test_random",
 )
-MODULES = "trace/test_module_arguments"
+SIZES, MODULES = "trace/test_sizes", "trace/test_module_arguments"
 KEY = f"{FUNCTION}::test_what_makes_a_new_trace"
 CONSTRUCT = f"{AUTOGRAPH}::test_construct"
 ERROR = f"{ERRORS}::test_error"
@@ -65,6 +65,9 @@ ROWS: dict[str, list[str]] = {
         f"{MODULES}::test_a_traced_method_is_one_function_an_instance_and_freed_with_it",
     ],
     "three sizes of one dimension": [
+        f"{SIZES}::test_two_traces_for_all_sizes[elementwise]", f"{SIZES}::test_it_can_be_turned_off",
+        f"{SIZES}::test_a_size_that_is_needed_as_a_number_has_traces_of_its_own_and_the_line_is_told[range]",
+        f"{SIZES}::test_a_comparison_divides_the_sizes", f"{SIZES}::test_an_input_signature_is_general_from_the_first_trace",
         "kernels/test_executable::test_other_sizes_compile_nothing", f"{CHECKS}::test_reduce_retracing_can_be_turned_off",
     ],
     "traces kept": [
@@ -220,12 +223,6 @@ class NotYet(NamedTuple):
 NOT_YET = {
     n.page: n
     for n in [
-        NotYet(
-            "three sizes of one dimension",
-            "graphs have whole shapes; a new size is traced again and compiles nothing, because kernels take sizes as arguments",
-            "one trace for all sizes of a dimension",
-            lambda: traces(lambda x: x * 2, *[(hml.ones(n),) for n in (2, 3, 4, 5)]) <= 2,
-        ),
         NotYet(
             "while, for over `range(tensor)`, over a tensor's rows, over a Dataset; break, continue; inside with, try/finally",
             "there are no datasets; Python iterables are written out",
