@@ -27,6 +27,7 @@ CONTROL, GRADIENT, TAPE, EAGER_RANDOM = (
     "eager/test_tape",
     "eager/test_random",
 )
+DATASETS = "trace/test_datasets"
 MODULES = "trace/test_module_arguments"
 KEY = f"{FUNCTION}::test_what_makes_a_new_trace"
 CONSTRUCT = f"{AUTOGRAPH}::test_construct"
@@ -93,7 +94,9 @@ ROWS: dict[str, list[str]] = {
         "trace/test_builder::test_variables_of_one_line_visited_twice_are_two",
         f"{CHECKS}::test_an_initial_value_that_cannot_be_names_line_and_cure",
     ],
-    "Python print, append, nonlocal, `next(it)`": [f"{ERRORS}::test_python_side_effects_happen_once_a_trace"],
+    "Python print, append, nonlocal, `next(it)`": [
+        f"{ERRORS}::test_python_side_effects_happen_once_a_trace", f"{DATASETS}::test_next_on_an_iterator_from_outside_pulls_at_each_call",
+    ],
     "`hml.print`, assign, `py_function`": [
         f"{EFFECTS}::test_print_each_call_in_program_order", f"{EFFECTS}::test_read_write_read_gives_old_new",
         f"{EFFECTS}::test_effects_do_not_pass_each_other_whatever_they_wait_for",
@@ -123,7 +126,9 @@ ROWS: dict[str, list[str]] = {
     ],
     "while, for over `range(tensor)`, over a tensor's rows, over a Dataset; break, continue; inside with, try/finally": [
         f"{CONSTRUCT}[while]", f"{CONSTRUCT}[for over range(tensor); break, continue]", f"{CONSTRUCT}[for over a tensor's rows]",
-        f"{CONSTRUCT}[inside with, try/finally]", f"{ERRORS}::test_a_loop_over_a_dataset_is_unrolled",
+        f"{CONSTRUCT}[inside with, try/finally]", f"{DATASETS}::test_traced_as_eager",
+        f"{DATASETS}::test_elements_from_tensors_are_one_loop_whatever_their_number", f"{DATASETS}::test_an_epoch_of_training_is_one_call",
+        f"{DATASETS}::test_elements_of_other_shapes_are_refused_with_the_cure", f"{ERRORS}::test_a_loop_over_a_dataset_is_unrolled",
     ],
     "`return` inside a tensor loop": [f"{CONSTRUCT}[return inside a tensor loop]"],
     "for-else, while-else, `enumerate(t)`, `zip(t, u)`, `reversed(t)`, walrus in the test, `assert t`, comprehension over a tensor": [
@@ -225,12 +230,6 @@ NOT_YET = {
             "graphs have whole shapes; a new size is traced again and compiles nothing, because kernels take sizes as arguments",
             "one trace for all sizes of a dimension",
             lambda: traces(lambda x: x * 2, *[(hml.ones(n),) for n in (2, 3, 4, 5)]) <= 2,
-        ),
-        NotYet(
-            "while, for over `range(tensor)`, over a tensor's rows, over a Dataset; break, continue; inside with, try/finally",
-            "there are no datasets; Python iterables are written out",
-            "a loop over a `Dataset` in the graph",
-            lambda: hasattr(hml, "data"),
         ),
     ]
 }
