@@ -24,6 +24,7 @@ from hybridml.dtypes import (
     uint32,
     uint64,
 )
+from hybridml.eager import compose as _compose
 from hybridml.eager import methods as _methods
 from hybridml.eager.checkpoint import checkpoint
 from hybridml.eager.creation import (

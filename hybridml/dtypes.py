@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hybridml.errors import DTypeError
+from hybridml.symbolic import Dim, is_number
 
 bool_ = np.dtype("bool")
 int8, int16, int32, int64 = (np.dtype(f"int{n}") for n in (8, 16, 32, 64))
@@ -32,6 +33,7 @@ default_float = float32
 default_int = int64
 
 _BY_NAME = {d.name: d for d in ALL}
+_SINGLETON = {d: d for d in ALL}  # of native byte order
 
 
 def as_dtype(dtype: Any) -> np.dtype:
@@ -44,8 +46,8 @@ def as_dtype(dtype: Any) -> np.dtype:
     >>> as_dtype(float), as_dtype(int), as_dtype(bool)
     (dtype('float32'), dtype('int64'), dtype('bool'))
     """
-    if isinstance(dtype, np.dtype) and dtype in ALL:
-        return np.dtype(dtype.type)  # native byte order, the singleton that `is` can compare
+    if isinstance(dtype, np.dtype) and dtype in _SINGLETON:
+        return _SINGLETON[dtype]  # the one that `is` can compare
     if dtype is float:
         return default_float
     if dtype is int:
@@ -56,8 +58,8 @@ def as_dtype(dtype: Any) -> np.dtype:
         found = np.dtype(dtype)
     except TypeError:
         found = None
-    if found is not None and found in ALL:
-        return np.dtype(found.type)
+    if found is not None and found in _SINGLETON:
+        return _SINGLETON[found]
     near = difflib.get_close_matches(str(dtype), _BY_NAME, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise DTypeError(f"unknown dtype {dtype!r}; expected one of {', '.join(_BY_NAME)}.{hint}")
@@ -70,7 +72,7 @@ def category(dtype: np.dtype) -> int:
 
 
 def scalar_category(value: bool | int | float) -> int:
-    return 0 if isinstance(value, bool) else 1 if isinstance(value, int) else 2
+    return 0 if isinstance(value, bool) else 1 if isinstance(value, (int, Dim)) else 2
 
 
 def scalar_dtype(value: bool | int | float) -> np.dtype:
@@ -135,8 +137,8 @@ def result_type(*arrays_and_dtypes: Any) -> np.dtype:
     >>> result_type(int64, float32), result_type(float16, 2.5)
     (dtype('float32'), dtype('float16'))
     """
-    scalars = [x for x in arrays_and_dtypes if isinstance(x, (bool, int, float))]
-    typed = [_dtype_of(x) for x in arrays_and_dtypes if not isinstance(x, (bool, int, float))]
+    scalars = [x for x in arrays_and_dtypes if is_number(x)]
+    typed = [_dtype_of(x) for x in arrays_and_dtypes if not is_number(x)]
     return promote(typed, scalars)
 
 

@@ -5,6 +5,7 @@ The order of the cheap tests matters: this is the path of every op that is not c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,10 @@ from hybridml.eager.variable import Variable
 from hybridml.ops import door
 from hybridml.ops.elementwise import CAST
 from hybridml.ops.registry import Op, Promote
+from hybridml.symbolic import Sized, has_dims
+
+_enter, _leave, _QUIET = quiet.enter_with, quiet.leave, quiet.QUIET
+_new: Any = Tensor.__new__
 
 
 def lift(x: Any, like: Any = None) -> Tensor:
@@ -41,7 +46,7 @@ def lift_operands(op: Op, operands: tuple[Any, ...]) -> list[Any]:
         cls = type(x)
         if cls is not Tensor:
             uniform = False
-            if cls is not float and cls is not int and cls is not bool:
+            if cls is not float and cls is not int and cls is not bool and not issubclass(cls, Sized):
                 x = lift(x, _placed(operands))
         elif x._array.dtype is not common:
             uniform = uniform and common is None
@@ -84,22 +89,52 @@ def _cast(x: Any, dtype: np.dtype) -> Any:
     return x if x.dtype is dtype else run(CAST, (x,), {"dtype": dtype})
 
 
+_RANK = {
+    bool: 0,
+    int: 1,
+    float: 2,
+}  # of weak scalars; they give way to tensors of their own category or a higher one
+_CATEGORY = {"b": 0, "i": 1, "u": 1, "f": 2}
+
+
 def run(op: Op, operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
     """Run `op` now, or append it to the trace that a symbolic operand belongs to."""
-    lifted = lift_operands(op, operands)
-    arrays = []
-    for x in lifted:
+    kept, fixed, rank = op.kept, op.fixed, 0
+    common: np.dtype | None = None
+    arrays: list[Any] = []
+    for x in operands:  # one walk finds whether nothing needs to be lifted or promoted
         if type(x) is Tensor:
-            arrays.append(x._array)
-        elif isinstance(x, Tensor):
-            return _first(lifted)._append(op, lifted, attrs)
+            a = x._array
+            arrays.append(a)
+            if fixed:
+                fixed -= 1
+            elif (d := a.dtype) is not common:
+                if kept and (common is not None or d.kind not in kept):
+                    break
+                common = d
         else:
+            r = _RANK.get(type(x))
+            if r is None or fixed:
+                break
+            rank = r if r > rank else rank
             arrays.append(x)
-    if not lifted and state.traces:
-        return state.traces[-1].append(op, lifted, attrs)  # made of nothing, inside a trace: part of it
-    token = quiet.enter_with(quiet.QUIET)
+    else:
+        plain = common is not None and (rank <= _CATEGORY[common.kind] or not kept)
+        if plain and (not attrs or not state.traces or not has_dims(attrs)):
+            return compute(op, operands, arrays, attrs)
+    lifted = lift_operands(op, operands)
+    if any([isinstance(x, Tensor) and type(x) is not Tensor for x in lifted]):
+        return _first(lifted)._append(op, lifted, attrs)
+    if state.traces and (not lifted or has_dims(lifted) or has_dims(attrs)):
+        return state.traces[-1].append(op, lifted, attrs)  # made of nothing, or for an open size: part of it
+    return compute(op, lifted, [x._array if isinstance(x, Tensor) else x for x in lifted], attrs)
+
+
+def compute(op: Op, operands: Sequence[Any], arrays: list[Any], attrs: dict[str, Any]) -> Any:
+    """Run `op` on the operands' arrays, and tell the tapes."""
+    token = _enter(_QUIET)
     try:
-        backend = backends.common(arrays)
+        backend = backends.common(arrays) if backends.elsewhere else backends.CPU
         if backend.on_cpu:
             out = op.ufunc(*arrays) if op.ufunc is not None else op.eager(np, *arrays, **attrs)
         else:
@@ -108,12 +143,17 @@ def run(op: Op, operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
     except errors.HybridMLError as e:
         raise type(e)(errors.located(f"{op.name}: {e}", errors.user_line())) from None
     except Exception as cause:
-        raise explain_failure(op, lifted, attrs, cause) from cause
+        raise explain_failure(op, operands, attrs, cause) from cause
     finally:
-        quiet.leave(token)
-    result = tuple([wrap(a) for a in out]) if type(out) is tuple else wrap(out)
+        _leave(token)
+    if type(out) is np.ndarray:
+        result = _new(Tensor)
+        result._array = out
+        result._id = None
+    else:
+        result = tuple([wrap(a) for a in out]) if type(out) is tuple else wrap(out)
     if state.tapes:
-        record(op, attrs, lifted, result)
+        record(op, attrs, operands, result)
     return result
 
 
@@ -122,13 +162,13 @@ def _first(operands: list[Any]) -> Any:
     return max([x for x in operands if isinstance(x, Tensor)], key=lambda x: x.priority)
 
 
-def record(op: Op, attrs: dict[str, Any], operands: list[Any], result: Any) -> None:
+def record(op: Op, attrs: dict[str, Any], operands: Sequence[Any], result: Any) -> None:
     """Tell every active tape."""
     for tape in state.tapes:
         tape.record(op, attrs, operands, result)
 
 
-def explain_failure(op: Op, operands: list[Any], attrs: dict[str, Any], cause: Exception) -> Exception:
+def explain_failure(op: Op, operands: Sequence[Any], attrs: dict[str, Any], cause: Exception) -> Exception:
     """The shape rule's error if it has one, else the array library's own, both with the user's line."""
     specs = [x.spec if isinstance(x, Tensor) else x for x in operands]
     try:
@@ -137,8 +177,13 @@ def explain_failure(op: Op, operands: list[Any], attrs: dict[str, Any], cause: E
     except errors.HybridMLError as better:
         return type(better)(errors.located(f"{op.name}: {better}", errors.user_line()))
     if type(cause).__name__ == "OutOfMemoryError":
-        return errors.DeviceMemoryError(errors.located(f"{op.name}({', '.join(map(str, specs))}): {cause}. Free tensors that are no "
-            "longer needed, or use smaller batches; the process can go on", errors.user_line()))
+        return errors.DeviceMemoryError(
+            errors.located(
+                f"{op.name}({', '.join(map(str, specs))}): {cause}. Free tensors that are no "
+                "longer needed, or use smaller batches; the process can go on",
+                errors.user_line(),
+            )
+        )
     kind = errors.DTypeError if isinstance(cause, (TypeError, OverflowError)) else errors.ShapeError
     if isinstance(cause, IndexError):
         kind = errors.IndexOutOfRangeError  # type: ignore[assignment]

@@ -24,7 +24,7 @@ from hybridml.ops.convolution_samples import (
     reference_input,
 )
 from hybridml.ops.door import call
-from hybridml.ops.registry import Kind, Op, Saves, register
+from hybridml.ops.registry import Kind, Layout, Op, Saves, register
 from hybridml.ops.spec import Shape, spec
 from hybridml.ops.view import permute_dims, reshape
 from hybridml.ops.windows import Pair, Windows
@@ -203,8 +203,13 @@ def _batch_filter(operands: list[Any], mapped: list[bool], size: int, attrs: dic
 
 # the rows
 
+
+def _dense(layout: Layout) -> bool:
+    return layout.is_contiguous
+
+
 CONV: Op = register(Op(
-    "conv2d", Kind.EXTERN, provider="conv", eager=_eager_conv, saves=Saves.INPUTS,
+    "conv2d", Kind.EXTERN, provider="conv", reads=_dense, eager=_eager_conv, saves=Saves.INPUTS,
     infer=lambda x, w, **attrs: spec(_conv_shape(x, w, **attrs), x.dtype),
     vjps=(
         lambda g, out, x, w, **attrs: _gradient_by_input(g, w, x, attrs),
@@ -214,7 +219,7 @@ CONV: Op = register(Op(
 ))  # fmt: skip
 
 CONV_INPUT: Op = register(Op(
-    "conv2d_transpose", Kind.EXTERN, provider="conv_input", eager=_eager_input, saves=Saves.INPUTS,
+    "conv2d_transpose", Kind.EXTERN, provider="conv_input", reads=_dense, eager=_eager_input, saves=Saves.INPUTS,
     infer=lambda g, w, **attrs: spec(_input_shape(g, w, **attrs), g.dtype),
     vjps=(
         lambda h, out, g, w, *, size, **attrs: call(CONV, h, w, **attrs),
@@ -224,7 +229,7 @@ CONV_INPUT: Op = register(Op(
 ))  # fmt: skip
 
 CONV_FILTER: Op = register(Op(
-    "conv2d_filter_gradient", Kind.EXTERN, provider="conv_filter", eager=_eager_filter, saves=Saves.INPUTS,
+    "conv2d_filter_gradient", Kind.EXTERN, provider="conv_filter", reads=_dense, eager=_eager_filter, saves=Saves.INPUTS,
     infer=lambda x, g, **attrs: spec(_filter_shape(x, g, **attrs), x.dtype),
     vjps=(
         lambda v, out, x, g, *, window, **attrs: _gradient_by_input(g, v, x, attrs),

@@ -16,7 +16,7 @@ from hybridml.ops.batching import stretched
 from hybridml.ops.convolving import conv2d
 from hybridml.ops.door import call, lift
 from hybridml.ops.reductions import max as max_
-from hybridml.ops.registry import Kind, Op, Promote, Sample, Saves, composite, public, register
+from hybridml.ops.registry import Kind, Layout, Op, Promote, Sample, Saves, composite, public, register
 from hybridml.ops.spec import Shape, TensorSpec, spec
 from hybridml.ops.statistics import mean
 from hybridml.ops.view import reshape
@@ -221,20 +221,24 @@ def _reference_scatter(g: Any, places: Any, size: Any, window: Any, **given: Any
     return out
 
 
+def _dense(layout: Layout) -> bool:
+    return layout.is_contiguous
+
+
 MAX_POOL: Op = register(Op(
-    "max_pool2d", Kind.INDEX, provider="max_pool", infer=_infer_max, eager=_eager_max, promote=Promote.NO, vjps=(_max_vjp,),
+    "max_pool2d", Kind.INDEX, provider="max_pool", reads=_dense, infer=_infer_max, eager=_eager_max, promote=Promote.NO, vjps=(_max_vjp,),
     saves=Saves.OUTPUT, batch=lambda *args: _merged(MAX_POOL, *args), samples=_max_samples, reference=_reference_max,
 ))  # fmt: skip
 
 WINDOW_TAKE: Op = register(Op(
-    "window_take", Kind.INDEX, provider="window_take", promote=Promote.NO, eager=_eager_take, saves=Saves.INPUTS,
+    "window_take", Kind.INDEX, provider="window_take", reads=_dense, promote=Promote.NO, eager=_eager_take, saves=Saves.INPUTS,
     infer=lambda x, places, **attrs: spec(_take_shape(x, places, **attrs), x.dtype),
     vjps=(lambda g, out, x, places, **attrs: call(WINDOW_SCATTER, g, places, size=tuple(x.shape[1:3]), **attrs), None),
     batch=lambda *args: _merged(WINDOW_TAKE, *args), samples=_take_samples, reference=_reference_take,
 ))  # fmt: skip
 
 WINDOW_SCATTER: Op = register(Op(
-    "window_scatter", Kind.INDEX, provider="window_scatter", promote=Promote.NO, eager=_eager_scatter, saves=Saves.INPUTS,
+    "window_scatter", Kind.INDEX, provider="window_scatter", reads=_dense, promote=Promote.NO, eager=_eager_scatter, saves=Saves.INPUTS,
     infer=lambda g, places, **attrs: spec(_scatter_shape(g, places, **attrs), g.dtype),
     vjps=(lambda h, out, g, places, *, size, **attrs: call(WINDOW_TAKE, h, places, **attrs), None),
     batch=lambda *args: _merged(WINDOW_SCATTER, *args), samples=_scatter_samples, reference=_reference_scatter,

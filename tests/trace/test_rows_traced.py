@@ -27,8 +27,7 @@ SAMPLES = {"float32": 100, "float64": 3, "int32": 2, "uint8": 2, "bool": 2}  # h
 
 # Ops that run as a Python step between two native segments, on operands that are not empty. This list can only get shorter.
 PYTHON_STEPS = {
-    "float32": {"argsort", "sort", "top_k", "conv2d", "conv2d_transpose", "conv2d_filter_gradient", "max_pool2d", "window_take",
-                "window_scatter"},
+    "float32": {"argsort", "sort", "top_k"},
     "int32": {"matmul"},
 }  # fmt: skip
 

@@ -1,21 +1,12 @@
-"""What @hml.function promises, row by row: each row of the table names the tests that show it.
-
-Rows that are not kept, or not whole, stand in NOT_YET with a check that fails once they are, and in docs/function.md.
-"""
+"""What @hml.function promises, row by row: each row of the table names the tests that show it."""
 
 import ast
 import functools
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
-import numpy as np
 import pytest
 
-import hybridml as hml
-
 TESTS = Path(__file__).resolve().parent.parent
-PAGE = TESTS.parent / "docs" / "function.md"
 CHECKS, FUNCTION, RETRACING, KEYS = (
     f"trace/test_{n}" for n in ("semantics_checks", "function", "retracing", "signature")
 )
@@ -27,8 +18,7 @@ CONTROL, GRADIENT, TAPE, EAGER_RANDOM = (
     "eager/test_tape",
     "eager/test_random",
 )
-DATASETS = "trace/test_datasets"
-MODULES = "trace/test_module_arguments"
+SIZES, MODULES, DATASETS = "trace/test_sizes", "trace/test_module_arguments", "trace/test_datasets"
 KEY = f"{FUNCTION}::test_what_makes_a_new_trace"
 CONSTRUCT = f"{AUTOGRAPH}::test_construct"
 ERROR = f"{ERRORS}::test_error"
@@ -66,6 +56,9 @@ ROWS: dict[str, list[str]] = {
         f"{MODULES}::test_a_traced_method_is_one_function_an_instance_and_freed_with_it",
     ],
     "three sizes of one dimension": [
+        f"{SIZES}::test_two_traces_for_all_sizes[elementwise]", f"{SIZES}::test_it_can_be_turned_off",
+        f"{SIZES}::test_a_size_that_is_needed_as_a_number_has_traces_of_its_own_and_the_line_is_told[range]",
+        f"{SIZES}::test_a_comparison_divides_the_sizes", f"{SIZES}::test_an_input_signature_is_general_from_the_first_trace",
         "kernels/test_executable::test_other_sizes_compile_nothing", f"{CHECKS}::test_reduce_retracing_can_be_turned_off",
     ],
     "traces kept": [
@@ -198,52 +191,3 @@ def test_each_row_is_shown_by_tests_that_exist(row: str) -> None:
         assert not case or case.removesuffix("]") in cases, (
             f"{module}.py has no case {case.removesuffix(']')!r}"
         )
-
-
-# rows that are not kept, or not whole
-
-
-def vector(*numbers: float) -> hml.Tensor:
-    return hml.asarray(np.array(numbers, np.float32))
-
-
-def traces(f: Callable, *calls: tuple) -> int:
-    """How many traces these calls make."""
-    traced = hml.function(f)
-    for args in calls:
-        traced(*args)
-    return traced.cache_info().traces
-
-
-class NotYet(NamedTuple):
-    row: str
-    reason: str
-    page: str  # how docs/function.md calls it
-    kept: Callable[[], bool]
-
-
-NOT_YET = {
-    n.page: n
-    for n in [
-        NotYet(
-            "three sizes of one dimension",
-            "graphs have whole shapes; a new size is traced again and compiles nothing, because kernels take sizes as arguments",
-            "one trace for all sizes of a dimension",
-            lambda: traces(lambda x: x * 2, *[(hml.ones(n),) for n in (2, 3, 4, 5)]) <= 2,
-        ),
-    ]
-}
-
-
-@pytest.mark.parametrize("page", NOT_YET)
-def test_what_is_not_kept_yet_is_not(page: str) -> None:
-    """Fails when a row is kept: then strike it from the list and from the page, and write the check that holds it."""
-    row, _, _, kept = NOT_YET[page]
-    assert row in ROWS
-    assert not kept()
-
-
-def test_the_page_lists_what_is_not_kept_yet() -> None:
-    table = PAGE.read_text().partition("## What it does not do yet\n")[2]
-    named = [line.split("|")[1].strip() for line in table.splitlines() if line.startswith("| ")]
-    assert set(named[1:]) == set(NOT_YET)

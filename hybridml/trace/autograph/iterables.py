@@ -12,6 +12,7 @@ from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor
 from hybridml.errors import DTypeError, TraceError, located, user_line
 from hybridml.ops.elementwise import floor_divide, maximum, minimum
+from hybridml.ops.spec import all_equal, is_int
 from hybridml.ops.view import flip
 from hybridml.trace.autograph.conditions import not_mapped
 from hybridml.trace.symbol import SymbolicTensor
@@ -38,7 +39,7 @@ class TensorIterable:
 
     @property
     def static(self) -> bool:
-        return isinstance(self.length, int)
+        return is_int(self.length)
 
     def __len__(self) -> int:
         if not self.static:
@@ -228,7 +229,7 @@ def zip_(*iterables: Any, strict: bool = False) -> Any:
         return zip(*iterables, strict=strict)
     if all(parts_present):
         whole = [p for p in parts if p is not None]
-        if strict and all(p.static for p in whole) and len({p.length for p in whole}) > 1:
+        if strict and all(p.static for p in whole) and not all_equal([p.length for p in whole]):
             raise ValueError(f"zip() arguments have the lengths {[p.length for p in whole]}")
         return Zip(whole)
     return zip(*iterables, strict=strict)  # Python values among them: Python goes over all, row by row

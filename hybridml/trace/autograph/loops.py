@@ -252,14 +252,18 @@ def _scan(items: TensorIterable, body: Callable[[Any], None], loop: Loop) -> Non
     k, builder = len(inits), done.body.builder
     done.body.inputs[k:k] = [builder.input(x.spec)._value for x in extra]
     results = scan_node(
-        done.body, [*inits, *[zeros(x.shape, dtype=x.dtype) for x in extra]], xs, [*outs, *extra], len(items)
+        done.body,
+        [*inits, *[zeros(x.shape, dtype=x.dtype) for x in extra]],
+        xs,
+        [*outs, *extra],
+        items.length,
     )
     leave(loop, results[:k], results[k:], forms, where)
 
 
 def _peels(items: TensorIterable, body: Callable[[Any], None], loop: Loop) -> bool:
     """Run the first iteration by itself: what only starts out differently then fits. False if that cannot help."""
-    if len(items) < 2:
+    if items.length < 2:
         loop.restore()
         body(items.item(0))
         return True
