@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hybridml import backends, dtypes
+from hybridml import backends, buffers, dtypes
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.errors import DTypeError
 from hybridml.ops.registry import PUBLIC
@@ -83,7 +83,8 @@ def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Tens
             return PUBLIC["stack"](list(obj))
         obj = _plain(obj)
     try:
-        array = np.array(obj)
+        plain = type(obj) is np.ndarray and obj.dtype.kind in "biuf"
+        array = buffers.copy(obj) if plain else np.array(obj)
     except ValueError as e:
         raise ValueError(f"cannot make a tensor of a ragged nest: {e}") from None
     array = array.astype(array.dtype.newbyteorder("="), copy=False)

@@ -60,7 +60,7 @@ class Variable(Operators):
         if isinstance(initial, Callable):  # type: ignore[arg-type]
             initial = initial()
         value = asarray(initial, dtype=dtype)
-        self._array: Any = backends.of(value._array).xp.array(value._array, order="C")
+        self._array: Any = backends.of(value._array).copy(value._array)
         self.trainable = bool(trainable) and dtypes.is_float(value.dtype)
         self._id = next_id()
         self.name = name if name is not None else "variable"
@@ -123,7 +123,7 @@ class Variable(Operators):
         if type(array) is not type(self._array):
             raise backends.mixed(backends.of(self._array), backends.of(array))
         if sys.getrefcount(self._array) > 2:
-            self._array = backends.of(array).xp.array(array, order="C")
+            self._array = backends.of(array).copy(array)
         elif type(array) is np.ndarray:
             np.copyto(self._array, array)
         else:

@@ -27,11 +27,11 @@ Steps = list[RoutineStep | tuple[Lowered, tuple[Value, ...], tuple[Value, ...]]]
 _PANEL_ROW = 1024  # bytes of a window that a panel holds at once
 _LANE_BYTES = 64  # room behind each row of a panel
 _MOST_WINDOWS = 256
+_PIECE_WORK = 1 << 18  # multiplications that make a piece worth handing to another thread
 _PART_WORK = 1 << 20  # multiplications that make a part of a sum worth its own memory
 _MOST_PARTS = 16
 _PARTS_BYTES = 1 << 25
 _MULTIPLICATIONS_A_NANOSECOND = 25.0
-_CHUNK_WORK = 1 << 18  # multiplications worth handing to another thread: some microseconds
 
 
 def load(entry: str, dtype: str) -> Kernel:
@@ -123,7 +123,7 @@ def _step(
 
 
 def _pieces(work: int, threads: int) -> int:
-    return max(1, min(threads, work // _CHUNK_WORK))
+    return max(1, min(threads, work // _PIECE_WORK))
 
 
 def _at(v: Value, places: Places) -> tuple[Value, int]:

@@ -27,7 +27,8 @@ _ATTRIBUTES: dict[str, Callable[[Any, int], Any]] = {
     "stops": lambda v, n: (n, *v),
     "steps": lambda v, n: (1, *v),
 } | dict.fromkeys(
-    ("keepdims", "dtype", "value", "descending", "reverse", "ta", "tb", "k", "message"), lambda v, n: v
+    ("keepdims", "dtype", "value", "descending", "reverse", "ta", "tb", "k", "message", "epsilon"),
+    lambda v, n: v,
 )  # these mean the same for any number of examples
 
 _ONE_BY_ONE = (

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hybridml import pytree
+from hybridml import backends, pytree
 from hybridml.eager.creation import asarray
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor, wrap
@@ -190,7 +190,7 @@ class ConcreteFunction:
         """The bare call: C-contiguous NumPy arrays in, fresh arrays out, variables updated in place."""
         for v in self._assigned:
             if v.is_held():
-                v._array = v._array.copy()
+                v._array = backends.of(v._array).copy(v._array)
         if self._check:
             return self._run_checked(arrays)
         return self.program.run(arrays + [v._array for v in self.variables])
