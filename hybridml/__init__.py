@@ -65,7 +65,7 @@ if _typing.TYPE_CHECKING:
     def __getattr__(name): ...  # type checkers cannot see what the registry provides
 
 
-from hybridml import optim, testing  # noqa: E402  (written against the names above)
+from hybridml import data, losses, optim, testing  # noqa: E402  (written against the names above)
 from hybridml.compare import compare  # noqa: E402
 
 __version__ = "0.1.0"
