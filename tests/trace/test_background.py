@@ -80,7 +80,7 @@ def test_calls_go_on_while_the_program_is_made(gate: Gate) -> None:
     assert f.wait(60)
     after = steps(f, 4)
     g, v = make(False)
-    assert before + after == pytest.approx(steps(g, 4) + steps(g, 4), rel=1e-6)
+    assert before + after == pytest.approx(steps(g, 3) + steps(g, 1) + steps(g, 4), rel=1e-6)
     np.testing.assert_allclose(w.numpy(), v.numpy(), rtol=1e-6)
     assert seen == ["traced"] and f.cache_info().traces == 1
     assert f.get_concrete_function(hml.asarray([1.0, 2.0])).stats.kernels > 0
@@ -115,7 +115,7 @@ def test_what_cannot_be_compiled_is_said_once_and_calls_go_on(gate: Gate) -> Non
     assert len(caught) == 1 and caught[0].filename == __file__
     g, _ = make(False)
     gate.error = None
-    assert first + steps(f, 2) == pytest.approx(steps(g, 2) + steps(g, 2), rel=1e-6)
+    assert first + steps(f, 2) == pytest.approx(steps(g, 1) + steps(g, 1) + steps(g, 2), rel=1e-6)
     with pytest.raises(RuntimeError, match="no such instruction"):
         f.explain(hml.asarray([1.0, 2.0]))
 
@@ -151,14 +151,14 @@ def test_many_threads_and_signatures(gate: Gate) -> None:
     def call(n: int) -> None:
         found[n] = f(hml.ones(n)).tolist()
 
-    threads = [threading.Thread(target=call, args=(n,)) for n in range(2, 8)]
+    threads = [threading.Thread(target=call, args=(n,)) for n in range(2, 5)]
     for t in threads:
         t.start()
     gate.open.set()
     for t in threads:
         t.join()
     assert f.wait(60)
-    assert all(found[n] == [3.0] * n == f(hml.ones(n)).tolist() for n in range(2, 8))
+    assert all(found[n] == [3.0] * n == f(hml.ones(n)).tolist() for n in range(2, 5))
 
 
 def run(program: str, tmp_path: Any) -> str:
