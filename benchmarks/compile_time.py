@@ -94,7 +94,10 @@ def residual(depth: int) -> tuple[Callable[..., Any], list[Any]]:
         optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
         return loss
 
-    return step, [hml.asarray(rng.standard_normal((32, 64), np.float32)), hml.asarray(rng.integers(0, 10, 32))]
+    return step, [
+        hml.asarray(rng.standard_normal((32, 64), np.float32)),
+        hml.asarray(rng.integers(0, 10, 32)),
+    ]
 
 
 FAMILIES: dict[str, tuple[Callable[[int], Any], tuple[int, ...]]] = {
@@ -134,14 +137,16 @@ def measure(repeat: int) -> list[dict[str, Any]]:
         for size in sizes:
             for state in ("cold", "warm"):
                 runs = []
-                for k in range(repeat):
+                for _ in range(repeat):
                     with tempfile.TemporaryDirectory() as folder:
                         if state == "warm":
                             in_a_process(family, size, Path(folder))
                         runs.append(in_a_process(family, size, Path(folder)))
                 runs.sort(key=lambda r: r["seconds"])
                 rows.append({**runs[len(runs) // 2], "state": state})
-                print(f"{family} {size} {state}: {rows[-1]['seconds']:.3f} s, {rows[-1]['operations']} operations")
+                print(
+                    f"{family} {size} {state}: {rows[-1]['seconds']:.3f} s, {rows[-1]['operations']} operations"
+                )
     return rows
 
 
@@ -154,7 +159,11 @@ def exponent(rows: list[dict[str, Any]], of: Callable[[dict[str, Any]], float]) 
 
 
 def table(rows: list[dict[str, Any]]) -> str:
-    head = "| graph | operations | kernels | of them compiled | state | first call | " + " | ".join(STAGES) + " |"
+    head = (
+        "| graph | operations | kernels | of them compiled | state | first call | "
+        + " | ".join(STAGES)
+        + " |"
+    )
     lines = ["# First call against the size of the graph", "", "Seconds; `make bench-compile`.", "", head]
     lines.append("|" + "---|" * (head.count("|") - 1))
     for r in rows:
@@ -163,7 +172,11 @@ def table(rows: list[dict[str, Any]]) -> str:
             f"| {r['family']} {r['size']} | {r['operations']} | {r['kernels']} | {r['compiled']} | {r['state']} |"
             f" {r['seconds']:.3f} | {stages} |"
         )
-    lines += ["", "Growth, as the exponent k of seconds ~ operations^k over the larger half of the sizes:", ""]
+    lines += [
+        "",
+        "Growth, as the exponent k of seconds ~ operations^k over the larger half of the sizes:",
+        "",
+    ]
     for family in FAMILIES:
         for state in ("cold", "warm"):
             some = [r for r in rows if r["family"] == family and r["state"] == state]
@@ -192,7 +205,9 @@ def plot(rows: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--one", nargs=2, metavar=("FAMILY", "SIZE"), help="one measurement in this process, as JSON")
+    parser.add_argument(
+        "--one", nargs=2, metavar=("FAMILY", "SIZE"), help="one measurement in this process, as JSON"
+    )
     parser.add_argument("--repeat", type=int, default=3, help="processes for each point; the median counts")
     args = parser.parse_args()
     if args.one:

@@ -123,7 +123,11 @@ def load(source: str, name: str, signature: str = KERNEL) -> Kernel:
         if found is not None:
             _stats.memory_hits += 1
             return replace(
-                found, origin="memory", seconds=time.perf_counter() - start, front_seconds=0.0, llvm_seconds=0.0
+                found,
+                origin="memory",
+                seconds=time.perf_counter() - start,
+                front_seconds=0.0,
+                llvm_seconds=0.0,
             )
         parts = explain_key(source, name, signature)
         key = hashlib.sha256(

@@ -129,7 +129,13 @@ def _time(program: Any, stats: Stats) -> str:
     """A line for each stage, then one for each kernel that was not in memory yet."""
     lines = [f"{name:15} {_ms(seconds):>10}" for name, seconds in _stages(stats)]
     for k in sorted(program.loads, key=lambda k: -k.seconds):
-        how = f"{k.origin} by the {k.by}" if k.by == "translator" else f"{k.origin} by Numba" if k.by else "from disk"
+        how = (
+            f"{k.origin} by the {k.by}"
+            if k.by == "translator"
+            else f"{k.origin} by Numba"
+            if k.by
+            else "from disk"
+        )
         lines.append(f"{_ms(k.seconds):>10}  {k.name}: {how}")
     return "\n".join(lines)
 
