@@ -32,6 +32,7 @@ from hybridml.symbolic import Dim, Guards, Scope
 from hybridml.symbolic.polynomial import atom
 from hybridml.trace import autograph
 from hybridml.trace.any_size import AnySize
+from hybridml.trace.bound import BoundFunction
 from hybridml.trace.builder import Builder
 from hybridml.trace.concrete import ConcreteFunction, OutputPlan
 from hybridml.trace.explain import Explanation, explain
@@ -514,42 +515,6 @@ class Function:
 
     def __repr__(self) -> str:
         return f"<hml.function {self._name}: {self._count['traces']} traces>"
-
-
-class BoundFunction:
-    """A traced method: the function that its instance has, and the instance, kept alive as long as somebody may call it.
-
-    >>> import hybridml as hml
-    >>> class Scale:
-    ...     @hml.function
-    ...     def twice(self, x):
-    ...         return x * 2
-    >>> Scale().twice(hml.asarray(3.0)).item()
-    6.0
-    """
-
-    __slots__ = ("__self__", "__wrapped__")
-
-    def __init__(self, function: Function, instance: Any) -> None:
-        self.__wrapped__ = function
-        self.__self__ = instance
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.__wrapped__(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        if name in self.__slots__:  # a copy that is not filled yet
-            raise AttributeError(name)
-        return getattr(self.__wrapped__, name)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, BoundFunction) and self.__wrapped__ is other.__wrapped__
-
-    def __hash__(self) -> int:
-        return hash(self.__wrapped__)
-
-    def __repr__(self) -> str:
-        return repr(self.__wrapped__)
 
 
 def _numbers(places: Places) -> Places:
