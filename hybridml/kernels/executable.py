@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from hybridml import config
+from hybridml import buffers, config
 from hybridml.errors import GraphError, located
 from hybridml.kernels import driver, memory
 from hybridml.kernels.address import External
@@ -31,9 +31,9 @@ class Executable:
     """Runs one graph. `run(externals)` takes inputs and variables as C-contiguous arrays and returns fresh outputs."""
 
     def __init__(self, graph: Graph) -> None:
-        self.graph = graph
         self.meter = Meter()
         self.region = Region(graph, config.get().num_threads, self.meter)
+        self.graph = self.region.graph
         self._build()
 
     # facts for people
@@ -116,7 +116,7 @@ class Executable:
 
     def run(self, externals: list[np.ndarray]) -> list[np.ndarray]:
         """Run once. Variables among the externals are overwritten; the outputs are new arrays."""
-        outputs = [np.empty(shape, dtype) for shape, dtype in self._allocate]
+        outputs = [buffers.empty(shape, dtype) for shape, dtype in self._allocate]
         externals += outputs
         if self._only is not None:
             self._only.run(externals)

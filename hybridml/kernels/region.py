@@ -16,7 +16,7 @@ import numpy as np
 from hybridml.kernels import control, driver, horizontal, jit, memory
 from hybridml.kernels.address import Address, Fixed, add_copy
 from hybridml.kernels.emit import emit
-from hybridml.kernels.group import Fuser, Group, Refusal
+from hybridml.kernels.group import Group, Refusal, fused
 from hybridml.kernels.lower import Check, Lowered, lower
 from hybridml.kernels.movement import lower_movement
 from hybridml.kernels.steps import (
@@ -31,7 +31,7 @@ from hybridml.kernels.steps import (
     is_empty,
     merge_equal_updates,
 )
-from hybridml.kernels.views import Place, places
+from hybridml.kernels.views import Place
 from hybridml.kernels.windows import lower_windows
 from hybridml.ops.registry import Kind
 from hybridml.trace.graph import Graph, Value, runs_python
@@ -75,10 +75,9 @@ class Region:
     """
 
     def __init__(self, graph: Graph, threads: int, meter: Meter, inner: bool = False) -> None:
-        self.graph, self.threads, self.meter, self.inner = graph, threads, meter, inner
-        self.places = places(graph)
-        fuser = Fuser(graph, self.places)
-        self.groups = fuser.fuse()
+        self.threads, self.meter, self.inner = threads, meter, inner
+        fuser = fused(graph)
+        self.graph, self.places, self.groups = fuser.graph, fuser.places, fuser.groups
         self.refusals: list[Refusal] = list(fuser.refusals.values())
         self._readers = fuser._readers
         self._member = dict(fuser.owner)

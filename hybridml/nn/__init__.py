@@ -60,6 +60,7 @@ from hybridml.ops.pooling import (
     window_scatter,
     window_take,
 )
+from hybridml.ops.standardize import standardize
 from hybridml.ops.structure import one_hot
 from hybridml.ops.transcendental import sigmoid, tanh
 
@@ -121,6 +122,7 @@ __all__ = [
     "softmax_cross_entropy",
     "softplus",
     "softsign",
+    "standardize",
     "tanh",
     "window_scatter",
     "window_take",
