@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,12 @@ from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable
 from hybridml.errors import SignatureError
 from hybridml.kernels.executable import Executable
+from hybridml.ops.spec import TensorSpec
+from hybridml.symbolic import Dim, substitute
+from hybridml.symbolic.polynomial import Symbol
+from hybridml.trace.bind import bound
 from hybridml.trace.check import check
-from hybridml.trace.gradient import PureFunction, inline
+from hybridml.trace.gradient import Prepared, PureFunction, inline
 from hybridml.trace.graph import Graph
 from hybridml.trace.passes import optimize
 
@@ -49,9 +54,40 @@ class OutputPlan:
     slots: tuple[int | None, ...]
     constants: tuple[Any, ...]
 
+    def at(self, values: Mapping[Symbol, Any]) -> OutputPlan:
+        """With sizes among the constants put in."""
+        return OutputPlan(self.structure, self.slots, substitute(self.constants, values))
+
     @property
     def single(self) -> bool:
         return self.structure is pytree.LEAF and self.slots == (0,)
+
+
+@dataclass(frozen=True)
+class Binding:
+    """Sizes that were put into a symbolic graph, and the optimised graph with them in; `seconds` is what that took. `prepare` gives the
+    gradient's graphs for these sizes."""
+
+    values: Mapping[Symbol, int]
+    optimized: Graph
+    seconds: float
+    prepare: Callable[[], Prepared | None]
+
+
+def as_pure(graph: Graph) -> Graph:
+    """The graph with its variables as inputs and their new values as outputs."""
+    return graph.replace(
+        inputs=graph.inputs + graph.variables, variables=(), outputs=graph.results, updates=()
+    )
+
+
+def fits(given: TensorSpec, expected: TensorSpec) -> bool:
+    """True for a tensor that a signature allows; sizes that are open are met by any."""
+    return (
+        given.dtype == expected.dtype
+        and given.ndim == expected.ndim
+        and all(isinstance(e, Dim) or d == e for d, e in zip(given.shape, expected.shape, strict=True))
+    )
 
 
 class ConcreteFunction:
@@ -69,8 +105,9 @@ class ConcreteFunction:
         trace_seconds: float = 0.0,
         check: bool = False,
         named: frozenset[int] = frozenset(),
+        binding: Binding | None = None,
     ) -> None:
-        self.graph = graph
+        self._traced, self._binding = graph, binding
         self.variables = tuple(variables)
         self._plan = outputs
         self._assigned = [variables[i] for i, _ in graph.updates]
@@ -79,22 +116,26 @@ class ConcreteFunction:
         self.named = named  # ids of the variables that the function put into a dict or a set
         self._made: dict[str, PureFunction] = {}  # shared with copies for other variables
         started = time.perf_counter()
-        self.optimized = optimize(graph)
-        self._passes_seconds = time.perf_counter() - started
+        self.optimized = optimize(graph) if binding is None else binding.optimized
+        self._passes_seconds = time.perf_counter() - started if binding is None else binding.seconds
         self.program = Executable(self.optimized)
 
     def on(self, variables: Sequence[Variable]) -> ConcreteFunction:
         """The same program on other variables of the same shapes and dtypes."""
         other = copy.copy(self)
         other.variables = tuple(variables)
-        other._assigned = [variables[i] for i, _ in self.graph.updates]
+        other._assigned = [variables[i] for i, _ in self._traced.updates]
         return other
 
     # facts
 
+    @cached_property
+    def graph(self) -> Graph:
+        return self._traced if self._binding is None else bound(self._traced, self._binding.values)
+
     @property
     def name(self) -> str:
-        return self.graph.name
+        return self._traced.name
 
     @property
     def inputs(self) -> tuple[Any, ...]:
@@ -132,7 +173,7 @@ class ConcreteFunction:
             )
         lifted = [x if isinstance(x, Tensor) else asarray(x) for x in tensors]
         for x, s, v in zip(lifted, self.inputs, self.graph.inputs, strict=True):
-            if x.spec != s:
+            if not fits(x.spec, s):
                 raise SignatureError(f"{self.name}: argument `{v.name}`: expected {s}, got {x.spec}")
         return self.call(lifted)
 
@@ -169,12 +210,11 @@ class ConcreteFunction:
 
     def _inline(self, tensors: Sequence[Tensor]) -> list[Any]:
         """Run the graph through the door: one more way to write it into a trace."""
-        g = self.graph
-        pure = g.replace(inputs=g.inputs + g.variables, variables=(), outputs=g.results, updates=())
-        results = inline(pure, [*tensors, *[v.value() for v in self.variables]])
-        for v, new in zip(self._assigned, results[len(g.outputs) :], strict=True):
+        results = inline(as_pure(self.graph), [*tensors, *[v.value() for v in self.variables]])
+        n = len(self.graph.outputs)
+        for v, new in zip(self._assigned, results[n:], strict=True):
             v.assign(new)
-        return results[: len(g.outputs)]
+        return results[:n]
 
     # gradients: a tape around the call records one step
 
@@ -197,7 +237,7 @@ class ConcreteFunction:
     @property
     def _pure(self) -> PureFunction:
         if "pure" not in self._made:
-            g = self.graph
-            whole = g.replace(inputs=g.inputs + g.variables, variables=(), outputs=g.results, updates=())
-            self._made["pure"] = PureFunction(whole)
+            binding = self._binding
+            prepare = (lambda: None) if binding is None else binding.prepare
+            self._made["pure"] = PureFunction(as_pure(self.graph), prepare)
         return self._made["pure"]
