@@ -18,6 +18,7 @@ from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable
 from hybridml.errors import SignatureError
 from hybridml.kernels.executable import Executable
+from hybridml.kernels.group import Fusions
 from hybridml.ops.spec import TensorSpec
 from hybridml.symbolic import Dim, substitute
 from hybridml.symbolic.polynomial import Symbol
@@ -66,12 +67,13 @@ class OutputPlan:
 @dataclass(frozen=True)
 class Binding:
     """Sizes that were put into a symbolic graph, and the optimised graph with them in; `seconds` is what that took. `prepare` gives the
-    gradient's graphs for these sizes."""
+    gradient's graphs for these sizes; `fusions` are what fusion decided for other sizes."""
 
     values: Mapping[Symbol, int]
     optimized: Graph
     seconds: float
     prepare: Callable[[], Prepared | None]
+    fusions: Fusions
 
 
 def as_pure(graph: Graph) -> Graph:
@@ -118,7 +120,7 @@ class ConcreteFunction:
         started = time.perf_counter()
         self.optimized = optimize(graph) if binding is None else binding.optimized
         self._passes_seconds = time.perf_counter() - started if binding is None else binding.seconds
-        self.program = Executable(self.optimized)
+        self.program = Executable(self.optimized, None if binding is None else binding.fusions)
 
     def on(self, variables: Sequence[Variable]) -> ConcreteFunction:
         """The same program on other variables of the same shapes and dtypes."""
