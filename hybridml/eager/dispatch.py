@@ -22,6 +22,7 @@ from hybridml.ops.registry import Op, Promote
 from hybridml.symbolic import Sized, has_dims
 
 _enter, _leave, _QUIET = quiet.enter_with, quiet.leave, quiet.QUIET
+_new: Any = Tensor.__new__
 
 
 def lift(x: Any, like: Any = None) -> Tensor:
@@ -120,20 +121,20 @@ def run(op: Op, operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
     else:
         plain = common is not None and (rank <= _CATEGORY[common.kind] or not kept)
         if plain and (not attrs or not state.traces or not has_dims(attrs)):
-            return _compute(op, operands, arrays, attrs)
+            return compute(op, operands, arrays, attrs)
     lifted = lift_operands(op, operands)
     if any([isinstance(x, Tensor) and type(x) is not Tensor for x in lifted]):
         return _first(lifted)._append(op, lifted, attrs)
     if state.traces and (not lifted or has_dims(lifted) or has_dims(attrs)):
         return state.traces[-1].append(op, lifted, attrs)  # made of nothing, or for an open size: part of it
-    return _compute(op, lifted, [x._array if isinstance(x, Tensor) else x for x in lifted], attrs)
+    return compute(op, lifted, [x._array if isinstance(x, Tensor) else x for x in lifted], attrs)
 
 
-def _compute(op: Op, operands: Sequence[Any], arrays: list[Any], attrs: dict[str, Any]) -> Any:
+def compute(op: Op, operands: Sequence[Any], arrays: list[Any], attrs: dict[str, Any]) -> Any:
     """Run `op` on the operands' arrays, and tell the tapes."""
     token = _enter(_QUIET)
     try:
-        backend = backends.common(arrays)
+        backend = backends.common(arrays) if backends.elsewhere else backends.CPU
         if backend.on_cpu:
             out = op.ufunc(*arrays) if op.ufunc is not None else op.eager(np, *arrays, **attrs)
         else:
@@ -145,7 +146,12 @@ def _compute(op: Op, operands: Sequence[Any], arrays: list[Any], attrs: dict[str
         raise explain_failure(op, operands, attrs, cause) from cause
     finally:
         _leave(token)
-    result = tuple([wrap(a) for a in out]) if type(out) is tuple else wrap(out)
+    if type(out) is np.ndarray:
+        result = _new(Tensor)
+        result._array = out
+        result._id = None
+    else:
+        result = tuple([wrap(a) for a in out]) if type(out) is tuple else wrap(out)
     if state.tapes:
         record(op, attrs, operands, result)
     return result

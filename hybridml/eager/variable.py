@@ -6,8 +6,8 @@ somebody does, the variable moves to a fresh array and the old value stays what 
 
 from __future__ import annotations
 
+import itertools
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -20,15 +20,9 @@ from hybridml.eager.tensor import Operators, Tensor, wrap
 from hybridml.errors import DeviceError, ShapeError
 from hybridml.ops.spec import TensorSpec, spec
 
-_ids_lock = threading.Lock()
-_last_id = [0]
-
-
-def next_id() -> int:
-    """A number no other tensor or variable has in this process."""
-    with _ids_lock:
-        _last_id[0] += 1
-        return _last_id[0]
+next_id: Callable[[], int] = itertools.count(
+    1
+).__next__  # a number that no other tensor or variable of this process has
 
 
 class Variable(Operators):

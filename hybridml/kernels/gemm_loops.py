@@ -94,7 +94,9 @@ def tiled(args, begin, end):
         a = start_of(args, 0, entry)
         b = start_of(args, 1, entry)
         c = start_of(args, 2, entry)
-        for top in range(first_row, last_row, most_rows):
+        bottom = first_row
+        while bottom < last_row:
+            top = bottom
             bottom = min(top + most_rows, last_row)
             start = 0
             while True:

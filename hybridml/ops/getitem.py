@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from hybridml.errors import DTypeError, IndexOutOfRangeError
 from hybridml.ops.door import lift
 from hybridml.ops.indexing import integer_index, nonzero, ravel_index, take
@@ -14,8 +16,23 @@ from hybridml.ops.view import moveaxis, permute_dims, reshape, strided_slice
 from hybridml.symbolic import dim
 from hybridml.symbolic.slices import bounds, length
 
+_BASIC = frozenset((int, slice, type(None), type(Ellipsis)))
 
-@composite(method="__getitem__")
+
+def _direct(x: Any, key: Any) -> Any:
+    """NumPy's own indexing, which means the same where the key is of these kinds."""
+    cls = type(key)
+    if cls is int or cls is slice:
+        return x[key]
+    if cls is np.ndarray and key.dtype.kind == "i":
+        return x.take(key, 0)
+    for k in key if cls is tuple else (key,):
+        if type(k) not in _BASIC and not (type(k) is np.ndarray and k.ndim and k.dtype.kind in "ib"):
+            return NotImplemented
+    return x[key]
+
+
+@composite(method="__getitem__", direct=_direct)
 def getitem(x: Any, key: Any, /) -> Any:
     """What `x[key]` is: integers, slices, None, Ellipsis, integer tensors and bool masks, with NumPy's meaning.
 

@@ -406,7 +406,7 @@ def swapaxes(x: Any, axis1: int, axis2: int, /) -> Any:
     return permute_dims(x, order)
 
 
-@composite(attribute="mT")
+@composite(attribute="mT", direct=lambda x: x.mT)
 def matrix_transpose(x: Any, /) -> Any:
     """The last two axes exchanged.
 
@@ -420,7 +420,7 @@ def matrix_transpose(x: Any, /) -> Any:
     return swapaxes(x, -1, -2)
 
 
-@composite(attribute="T")
+@composite(attribute="T", direct=lambda x: x.T)
 def transpose(x: Any, /, axes: Sequence[int] | None = None) -> Any:
     """The axes in reverse order, or in the order given.
 

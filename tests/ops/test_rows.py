@@ -162,8 +162,11 @@ def test_expand_is_the_op(op, dtype, monkeypatch):
         for call in calls:
             if call.op is op:
                 got = op.expand(*call.operands, **call.attrs)
-                assert got.dtype == call.result.dtype
-                assert_close(got.numpy(), call.result.numpy(), dtype, sample.label)
+                if got is None:
+                    continue
+                for a, b in zip(got if isinstance(got, tuple) else (got,), call.results, strict=True):
+                    assert a.dtype == b.dtype
+                    assert_close(a.numpy(), b.numpy(), dtype, sample.label)
 
 
 def small_differentiable(op):
