@@ -107,9 +107,9 @@ def _walk(path: Path, seeds: Seeds, sources: set[int]) -> dict[int, Any]:
         gs = [grads.get(o) if o in sources else grads.pop(o, None) for o in e.outputs]
         if all([g is None for g in gs]):
             continue
-        for i, g in zip(e.inputs, e.pull(gs, wanted), strict=False):
-            if g is not None and i is not None:
-                grads[i] = grads[i] + g if i in grads else g
+        for name, g in zip(e.inputs, e.pull(gs, wanted), strict=False):
+            if g is not None and name is not None:
+                grads[name] = grads[name] + g if name in grads else g
     return {i: grads[i] for i in sources if i in grads}
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from hybridml.errors import DTypeError, IndexOutOfRangeError
 from hybridml.ops.door import lift
 from hybridml.ops.indexing import integer_index, nonzero, ravel_index, take
@@ -13,7 +15,6 @@ from hybridml.ops.spec import is_int
 from hybridml.ops.view import moveaxis, permute_dims, reshape, strided_slice
 from hybridml.symbolic import dim
 from hybridml.symbolic.slices import bounds, length
-
 
 _BASIC = frozenset((int, slice, type(None), type(Ellipsis)))
 

@@ -150,7 +150,7 @@ class Op:
               depends on them
     reduce    the algebra of a reduction
     view      (Layout, **attrs) -> Layout, or None where only a copy can do it
-    expand    the op written in simpler public ops, for the compiler only
+    expand    the op written in simpler public ops, for the compiler only; None from it where the op had better stay
     neutral   {operand number: scalar} that leaves the other operand as it is (x + 0, x * 1)
     involution  True if applying the op twice gives the operand back
     provider  the name of the native routine that the compiler keeps for the op ("gemm", "take")

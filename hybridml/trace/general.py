@@ -38,10 +38,11 @@ class General:
         trace_seconds: float,
         check: bool,
         named: frozenset[int],
+        background: bool = False,
     ) -> None:
         self.scope, self.guards, self.places = scope, guards, tuple(places)
         self.graph, self.variables, self.named = graph, variables, named
-        self.plan, self.check = outputs, check
+        self.plan, self.check, self.background = outputs, check, background
         self.trace_seconds = trace_seconds
         started = time.perf_counter()
         with scope.deciding(guards):
@@ -78,6 +79,7 @@ class General:
             self.check,
             self.named,
             Binding(values, optimized, time.perf_counter() - started, lambda: self._gradient(values)),
+            self.background,
         )
 
     @cached_property

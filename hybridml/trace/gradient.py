@@ -80,7 +80,7 @@ def differentiate(graph: Graph) -> Split:
             seeded = [o for o, v in zip(outputs, graph.outputs, strict=True) if dtypes.is_float(v.dtype)]
             seeds = [builder.input(o.spec) for o in seeded]
             sources = [inputs[i] for i in floats]
-            found = tape._walk(seeded, seeds, sources)
+            found = tape._gradients(seeded, seeds, sources)
             wanted = tuple([i for i, g in zip(floats, found, strict=True) if g is not None])
             grads = [g for g in found if g is not None]
             joint, _ = builder.finish([*outputs, *grads])
@@ -174,6 +174,11 @@ class PureFunction:
     def _program(self) -> Executable:
         return Executable(optimize(self.graph) if self._optimized is None else self._optimized)
 
+    def compile(self) -> None:
+        """Make the programs of a call that a tape records, and of its gradient, before anybody asks for them."""
+        _ = self._forward
+        _ = self._backward._program
+
     @cached_property
     def _prepared(self) -> Prepared:
         return self._prepare() or Prepared.of(self.graph)
@@ -232,7 +237,7 @@ class PureFunction:
             tape.watch(sources)
             extra = inline(without_silent_effects(self._split.forward), tensors)[len(self.graph.outputs) :]
         pairs = [(r, s) for r, s in zip(extra, seeds, strict=True) if s is not None]
-        found = iter(tape._walk([r for r, _ in pairs], [s for _, s in pairs], sources))
+        found = iter(tape._gradients([r for r, _ in pairs], [s for _, s in pairs], sources))
         return [next(found) if w else None for w in wanted]
 
 
