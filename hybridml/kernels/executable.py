@@ -18,6 +18,7 @@ from hybridml.errors import GraphError, located
 from hybridml.kernels import driver, memory
 from hybridml.kernels.address import External
 from hybridml.kernels.control import ControlStep
+from hybridml.kernels.group import Fusions
 from hybridml.kernels.region import Fault, Meter, Region, Site
 from hybridml.kernels.steps import EmptyStep, PythonStep, Step, run_eagerly
 from hybridml.kernels.views import Place
@@ -30,9 +31,9 @@ GIL_NANOSECONDS = 30_000.0  # shorter programs keep the interpreter lock: giving
 class Executable:
     """Runs one graph. `run(externals)` takes inputs and variables as C-contiguous arrays and returns fresh outputs."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, known: Fusions | None = None) -> None:
         self.meter = Meter()
-        self.region = Region(graph, config.get().num_threads, self.meter)
+        self.region = Region(graph, config.get().num_threads, self.meter, known=known)
         self.graph = self.region.graph
         self._build()
 

@@ -16,7 +16,7 @@ import numpy as np
 from hybridml.kernels import control, driver, horizontal, jit, memory
 from hybridml.kernels.address import Address, Fixed, add_copy
 from hybridml.kernels.emit import emit
-from hybridml.kernels.group import Group, Refusal, fused
+from hybridml.kernels.group import Fusions, Group, Refusal, fused
 from hybridml.kernels.lower import Check, Lowered, lower
 from hybridml.kernels.movement import lower_movement
 from hybridml.kernels.steps import (
@@ -71,12 +71,15 @@ class Site:
 class Region:
     """Steps and buffers of one graph. `variables` of the graph are overwritten by its `updates`.
 
-    `inner` says that it is a sub-graph: its variables are loop variables, which nobody sees if the call fails.
+    `inner` says that it is a sub-graph: its variables are loop variables, which nobody sees if the call fails. `known` is what fusion
+    decided for the same graph at other sizes.
     """
 
-    def __init__(self, graph: Graph, threads: int, meter: Meter, inner: bool = False) -> None:
-        self.threads, self.meter, self.inner = threads, meter, inner
-        fuser = fused(graph)
+    def __init__(
+        self, graph: Graph, threads: int, meter: Meter, inner: bool = False, known: Fusions | None = None
+    ) -> None:
+        self.threads, self.meter, self.inner, self._known = threads, meter, inner, known
+        fuser = fused(graph, known)
         self.graph, self.places, self.groups = fuser.graph, fuser.places, fuser.groups
         self.refusals: list[Refusal] = list(fuser.refusals.values())
         self._readers = fuser._readers
@@ -114,7 +117,10 @@ class Region:
                 continue
             if n.op.kind is Kind.CONTROL:
                 yield control.step(
-                    n, reads, self.places, lambda graph: Region(graph, self.threads, self.meter, inner=True)
+                    n,
+                    reads,
+                    self.places,
+                    lambda graph: Region(graph, self.threads, self.meter, True, self._known),
                 )
                 continue
             if runs_python(n):

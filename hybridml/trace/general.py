@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from hybridml.eager.variable import Variable
+from hybridml.kernels.group import Fusions
 from hybridml.symbolic import Guard, Guards, Scope
 from hybridml.symbolic.polynomial import Symbol
 from hybridml.trace.bind import bound
@@ -38,11 +39,13 @@ class General:
         trace_seconds: float,
         check: bool,
         named: frozenset[int],
+        background: bool = False,
     ) -> None:
         self.scope, self.guards, self.places = scope, guards, tuple(places)
         self.graph, self.variables, self.named = graph, variables, named
-        self.plan, self.check = outputs, check
+        self.plan, self.check, self.background = outputs, check, background
         self.trace_seconds = trace_seconds
+        self._fusions: Fusions = {}
         started = time.perf_counter()
         with scope.deciding(guards):
             self.optimized = optimize(graph)
@@ -77,7 +80,14 @@ class General:
             0.0,
             self.check,
             self.named,
-            Binding(values, optimized, time.perf_counter() - started, lambda: self._gradient(values)),
+            Binding(
+                values,
+                optimized,
+                time.perf_counter() - started,
+                lambda: self._gradient(values),
+                self._fusions,
+            ),
+            self.background,
         )
 
     @cached_property
