@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, NoReturn
@@ -15,7 +16,7 @@ import numpy as np
 
 from hybridml import buffers, config
 from hybridml.errors import GraphError, located
-from hybridml.kernels import driver, memory
+from hybridml.kernels import driver, jit, memory
 from hybridml.kernels.address import External
 from hybridml.kernels.control import ControlStep
 from hybridml.kernels.group import Fusions
@@ -33,10 +34,13 @@ class Executable:
     """Runs one graph. `run(externals)` takes inputs and variables as C-contiguous arrays and returns fresh outputs."""
 
     def __init__(self, graph: Graph, known: Fusions | None = None) -> None:
+        started = time.perf_counter()
         self.meter = Meter()
-        self.region = Region(graph, config.get().num_threads, self.meter, known=known)
-        self.graph = self.region.graph
-        self._build()
+        with jit.recorded() as self.loads:
+            self.region = Region(graph, config.get().num_threads, self.meter, known=known)
+            self.graph = self.region.graph
+            self._build()
+        self._seconds = time.perf_counter() - started
 
     # facts for people
 
@@ -75,9 +79,22 @@ class Executable:
     def facts(self) -> dict[str, Any]:
         """The counts and times that `ConcreteFunction.stats` reports."""
         return {
-            **asdict(self.meter), "kernels": len(self.kernels), "python_steps": len(self.python_steps),
+            **asdict(self.meter), **self._time(), "kernels": len(self.kernels), "python_steps": len(self.python_steps),
             "bytes_eager": int(_eager_bytes(self.graph)), "bytes_traced": int(_traced_bytes(self.region)),
             "arena_bytes": self.arena_bytes,
+        }  # fmt: skip
+
+    def _time(self) -> dict[str, float]:
+        """Where the time of building went, the matrix products' and the driver's kernels included."""
+        loads, numba = self.loads, [k for k in self.loads if k.by == "numba"]
+        numbas = sum(k.seconds for k in numba)
+        front = sum(k.front_seconds for k in loads if k.by == "translator")
+        llvm = sum(k.llvm_seconds for k in loads)
+        loading = sum(k.seconds for k in loads) - numbas - front - llvm
+        plan = self._seconds - self.meter.emit_seconds - sum(k.seconds for k in loads)
+        return {
+            "plan_seconds": max(plan, 0.0), "translate_seconds": front, "llvm_seconds": llvm,
+            "numba_seconds": numbas, "link_seconds": loading,
         }  # fmt: skip
 
     # the program
