@@ -205,26 +205,26 @@ def by_filter(args, begin, end):
     taps_in_all = args[TAPS_DOWN] * args[TAPS_ACROSS]
     for part in range(begin, end):
         out = args[W] + part * taps_in_all * each * filters * ITEM
-        first = args[ROWS] * part // args[PARTS] * args[OUT_WIDTH]
+        start = args[ROWS] * part // args[PARTS] * args[OUT_WIDTH]
         last = args[ROWS] * (part + 1) // args[PARTS] * args[OUT_WIDTH]
-        again = 0
-        while first < last:
-            windows = min(args[BLOCK_WINDOWS], last - first)
-            for group in range(args[GROUPS]):
-                b = args[G] + (first * filters + group * many) * ITEM
-                tap = 0
-                while tap < taps_in_all:
-                    taps = min(args[BLOCK_TAPS], taps_in_all - tap)
-                    channel = 0
-                    while channel < each:
-                        channels = min(args[BLOCK_CHANNELS], each - channel)
+        tap = 0
+        while tap < taps_in_all:  # outside of the windows, so that what is added to stays in the cache
+            taps = min(args[BLOCK_TAPS], taps_in_all - tap)
+            channel = 0
+            while channel < each:
+                channels = min(args[BLOCK_CHANNELS], each - channel)
+                first = start
+                while first < last:
+                    windows = min(args[BLOCK_WINDOWS], last - first)
+                    again = 1 if first > start else 0
+                    for group in range(args[GROUPS]):
                         row = gather(args, panel, first, windows, tap, taps, group * each + channel, channels)
+                        b = args[G] + (first * filters + group * many) * ITEM
                         c = out + ((tap * each + channel) * filters + group * many) * ITEM
                         product(args, words, taps * channels, windows, panel, row, b, filters, c, again)
-                        channel += channels
-                    tap += taps
-            first += windows
-            again = 1
+                    first += windows
+                channel += channels
+            tap += taps
 
 
 def by_input(args, begin, end):

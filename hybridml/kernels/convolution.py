@@ -33,6 +33,7 @@ _MOST_PARTS = 16
 _PARTS_BYTES = 1 << 25
 _MULTIPLICATIONS_A_NANOSECOND = {False: 25.0, True: 5.0}  # depthwise or not
 _FEW_FILTERS = 16
+_NARROW = 24  # windows in a row: fewer do not fill the tiles of a product
 
 
 def load(entry: str, dtype: str, depthwise: bool = False) -> Kernel:
@@ -76,6 +77,8 @@ def by_input(n: Node, places: Places, threads: int) -> Steps | None:
     if is_depthwise(w.shape, n.attrs["groups"]):
         operands = ((n.out, 0, at.X), (*_at(w, places), at.W), (*_at(g, places), at.G))
         return [_step("by_input", n, words, operands, work, rows, threads)]
+    if n.attrs["strides"] == (1, 1) and n.attrs["groups"] == 1 and g.shape[2] < _NARROW:
+        return _as_forward(n, places, threads, work)
     kh, kw, each, filters = w.shape
     turned = Value(spec((kh, kw, filters, each), w.dtype))
     strides = (kw * filters * each, filters * each, 1, each)
@@ -84,6 +87,26 @@ def by_input(n: Node, places: Places, threads: int) -> Steps | None:
     return [
         (flipped, (places[w][0],), (turned,)),
         _step("by_input", n, words, operands, work, rows, threads),
+    ]
+
+
+def _as_forward(n: Node, places: Places, threads: int, work: int) -> Steps:
+    """Without strides the gradient by the images is a convolution by the filters turned around; rows too short to make products of
+    are better gathered."""
+    g, w = n.values
+    (kh, kw, each, filters), (dh, dw) = w.shape, n.attrs["dilation"]
+    turned = Value(spec((kh, kw, filters, each), w.dtype))
+    strides = (-kw * filters * each, -filters * each, 1, each)
+    around = copy(
+        "conv2d_turn_filters", places[w], turned, Layout(w.shape, strides, (kh * kw - 1) * filters * each)
+    )
+    words = _words(n, g.shape, turned.shape, n.out.shape)
+    (top, _), (left, _) = n.attrs["padding"]
+    words[at.TOP], words[at.LEFT] = (kh - 1) * dh - top, (kw - 1) * dw - left
+    operands = ((*_at(g, places), at.X), (turned, 0, at.W), (n.out, 0, at.G))
+    return [
+        (around, (places[w][0],), (turned,)),
+        _step("forward", n, words, operands, work, words[at.ROWS], threads),
     ]
 
 
@@ -97,7 +120,9 @@ def by_filter(n: Node, places: Places, threads: int) -> Steps | None:
     words = _words(n, x.shape, n.out.shape, g.shape)
     work = g.spec.size * math.prod(n.out.shape[:3])
     parts = min(_MOST_PARTS, words[at.ROWS], work // _PART_WORK, _PARTS_BYTES // n.out.spec.nbytes)
-    words[at.PARTS] = parts = max(1, parts)
+    words[at.PARTS] = parts = 1 << (
+        max(1, parts).bit_length() - 1
+    )  # a power of two: any usual number of threads shares it evenly
     out = n.out if parts == 1 else Value(spec((parts, *n.out.shape), n.out.dtype))
     operands = ((*_at(x, places), at.X), (out, 0, at.W), (*_at(g, places), at.G))
     steps: Steps = [_step("by_filter", n, words, operands, work, parts, threads, writes=(out,))]

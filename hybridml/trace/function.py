@@ -94,12 +94,14 @@ class Function:
         autograph: bool = True,
         name: str | None = None,
         check: bool = False,
+        background: bool = False,
     ) -> None:
         self.python_function = python_function
         self.input_signature = None if input_signature is None else tuple(input_signature)
         self.reduce_retracing = reduce_retracing
         self.autograph = autograph
         self.check = check
+        self.background = background
         self._name = name or getattr(python_function, "__name__", type(python_function).__name__).replace(
             "<lambda>", "lambda"
         )
@@ -316,7 +318,9 @@ class Function:
         with scope.deciding(guards):
             written = self._written(leaves, structure, frozenset([i for i, _ in _numbers(places)]), symbolic)
         graph, variables, plan, seconds, named = written
-        return General(scope, guards, tuple(sizes), graph, variables, plan, seconds, self.check, named)
+        return General(
+            scope, guards, tuple(sizes), graph, variables, plan, seconds, self.check, named, self.background
+        )
 
     def build(
         self, leaves: list[Any], structure: pytree.Structure, numbers: frozenset[int] = frozenset()
@@ -326,7 +330,9 @@ class Function:
         `numbers` are the positions of Python numbers that enter as weakly typed scalars rather than by value.
         """
         graph, variables, plan, seconds, named = self._written(leaves, structure, numbers, lambda i, s: s)
-        return ConcreteFunction(graph, variables, plan, seconds, self.check, named)
+        return ConcreteFunction(
+            graph, variables, plan, seconds, self.check, named, background=self.background
+        )
 
     def _written(
         self,
@@ -435,6 +441,13 @@ class Function:
                 self._any_size.popitem(last=False)
         return self._any_size[key]
 
+    def wait(self, timeout: float | None = None) -> bool:
+        """With `background=True`, wait until every trace has its program; False if one has not after `timeout` seconds, or could not be
+        compiled. Programs of gradients that a tape around the call asks for are not waited for."""
+        end = None if timeout is None else time.monotonic() + timeout
+        traces = [t.concrete for t in list(self._traces.values())]
+        return all([c.wait(None if end is None else max(0.0, end - time.monotonic())) for c in traces])
+
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """What was fused and what was not and why, bytes moved, the memory plan and every kernel's source, for these arguments."""
         return explain(self.get_concrete_function(*args, **kwargs))
@@ -468,7 +481,7 @@ class Function:
 
     def cache_info(self) -> CacheInfo:
         """Traces, hits, evictions, and kernels compiled or loaded for the traces that are kept."""
-        stats = [t.concrete.stats for t in self._traces.values()]
+        stats = [t.concrete.stats for t in self._traces.values() if t.concrete.wait(0)]
         return CacheInfo(
             **self._count,
             size=len(self._traces),
@@ -488,7 +501,13 @@ class Function:
         if bound is None:
             method = _weak_method(self.python_function, instance, self.autograph)
             bound = self._bound[instance] = Function(
-                method, self.input_signature, self.reduce_retracing, self.autograph, self._name, self.check
+                method,
+                self.input_signature,
+                self.reduce_retracing,
+                self.autograph,
+                self._name,
+                self.check,
+                self.background,
             )
             bound._instance = weakref.ref(instance)
         return BoundFunction(bound, instance)
@@ -572,12 +591,14 @@ def function(
     autograph: bool = True,
     name: str | None = None,
     check: bool = False,
+    background: bool = False,
 ) -> Any:
     """Trace a Python function into a graph and run it as one native program.
 
     Tensors (and NumPy arrays) key a trace by shape and dtype, Python values by type and value. Python side effects happen while
     tracing only; variables and their assignments happen at each call. `check=True` runs the interpreter beside the program and raises
-    MismatchError at the first operation that differs.
+    MismatchError at the first operation that differs. With `background=True` a new trace is compiled by another thread, and calls run
+    its operations one by one until the program is there; `wait()` waits for it.
 
     >>> import hybridml as hml
     >>> @hml.function
@@ -588,6 +609,6 @@ def function(
     """
 
     def decorate(f: Callable[..., Any]) -> Function:
-        return Function(f, input_signature, reduce_retracing, autograph, name, check)
+        return Function(f, input_signature, reduce_retracing, autograph, name, check, background)
 
     return decorate if python_function is None else decorate(python_function)

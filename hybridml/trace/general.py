@@ -39,10 +39,11 @@ class General:
         trace_seconds: float,
         check: bool,
         named: frozenset[int],
+        background: bool = False,
     ) -> None:
         self.scope, self.guards, self.places = scope, guards, tuple(places)
         self.graph, self.variables, self.named = graph, variables, named
-        self.plan, self.check = outputs, check
+        self.plan, self.check, self.background = outputs, check, background
         self.trace_seconds = trace_seconds
         self._fusions: Fusions = {}
         started = time.perf_counter()
@@ -86,6 +87,7 @@ class General:
                 lambda: self._gradient(values),
                 self._fusions,
             ),
+            self.background,
         )
 
     @cached_property

@@ -174,6 +174,11 @@ class PureFunction:
     def _program(self) -> Executable:
         return Executable(optimize(self.graph) if self._optimized is None else self._optimized)
 
+    def compile(self) -> None:
+        """Make the programs of a call that a tape records, and of its gradient, before anybody asks for them."""
+        _ = self._forward
+        _ = self._backward._program
+
     @cached_property
     def _prepared(self) -> Prepared:
         return self._prepare() or Prepared.of(self.graph)

@@ -33,6 +33,7 @@ MOST = {
     "tiny_sgd": Counts(10, 0.06),
     "tiny_adam": Counts(9, 0.07),
     "wide_sgd": Counts(13, 65.6),
+    "conv_adam": Counts(20, 47.8),
     "gru_adam": Counts(34, 174.3),
     "transformer_adam": Counts(45, 252.7),
     "chain_4096": Counts(1, 0.05),
