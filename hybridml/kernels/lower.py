@@ -235,11 +235,13 @@ class Lowering:
         g = self.geometry
         full = [i for i in self.members if not g.is_kept(i) and not g.crosses(i)]
         last_use: dict[int, int] = {}
-        for i in self.members:
+        for i in reversed(self.members):
+            again = i in full and not g.is_output(i)  # computed anew in each pass that asks for it
+            at = max(self.stage[i], last_use.get(i, 0)) if again else self.stage[i]
             for x in self.nodes[i].values:
                 j = g.member(x)
                 if j is not None:
-                    last_use[j] = max(last_use.get(j, 0), self.stage[i])
+                    last_use[j] = max(last_use.get(j, 0), at)
         free = [i for i in full if g.is_output(i)]
         self.held = {i: self.write(i) for i in free}
         for j in full:
