@@ -137,7 +137,7 @@ def measure(repeat: int) -> list[dict[str, Any]]:
         for size in sizes:
             for state in ("cold", "warm"):
                 runs = []
-                for k in range(repeat):
+                for _ in range(repeat):
                     with tempfile.TemporaryDirectory() as folder:
                         if state == "warm":
                             in_a_process(family, size, Path(folder))
