@@ -46,6 +46,8 @@ LEAF = Structure(None)
 
 def _children(x: Any) -> tuple[list[Any], Hashable] | None:
     cls = type(x)
+    if cls in _LEAVES:
+        return None
     if x is None:
         return [], None
     if cls is list or cls is tuple:
@@ -66,6 +68,7 @@ def _children(x: Any) -> tuple[list[Any], Hashable] | None:
     for base, (flatten_base, _) in _REGISTRY.items():
         if isinstance(x, base):
             return flatten_base(x)
+    _LEAVES.add(cls)
     return None
 
 
@@ -106,10 +109,8 @@ def leaves_of(x: Any, structure: Structure) -> list[Any] | None:
 def _collect(x: Any, s: Structure, found: list[Any]) -> bool:
     cls, node = type(x), s.node
     if node is None:
-        if cls not in _LEAVES:
-            if _children(x) is not None:
-                return False
-            _LEAVES.add(cls)
+        if _children(x) is not None:
+            return False
         found.append(x)
         return True
     if cls is not node:

@@ -25,6 +25,8 @@ from typing import Any
 import numpy as np
 
 from hybridml.eager.recorder import Slot, Step
+from hybridml.ops.registry import Kind
+from hybridml.ops.spec import is_scalar
 
 END = 1 << 30
 
@@ -57,6 +59,7 @@ def source(inputs: Sequence[Slot], steps: Sequence[Step], results: Sequence[Any]
     objects: dict[str, Any] = {"np": np, "asarray": np.asarray}
     lines = [f"def play({', '.join(f's{x.number}' for x in inputs)}):"]
     ends = Lifetimes(steps, results)
+    alive = {x.number for x in inputs}
     own: dict[int, Slot] = {}  # memory of this call alone, which a ufunc may write to once nobody reads it any more
 
     def named(kind: str, x: Any) -> str:
@@ -64,14 +67,15 @@ def source(inputs: Sequence[Slot], steps: Sequence[Step], results: Sequence[Any]
         objects[name] = x
         return name
 
-    def operand(x: Any, as_array: bool) -> str:
+    def operand(x: Any, as_array: bool, dtype: np.dtype | None = None) -> str:
         if type(x) is not Slot:
-            return named("c", x)
+            return named("c", _typed(x, dtype))
         return f"asarray(s{x.number})" if as_array and not x.spec.shape else f"s{x.number}"  # ufuncs give 0-d results as scalars
 
     for i, step in enumerate(steps):
         ufunc = step.op.ufunc
-        operands = [operand(x, as_array=ufunc is None) for x in step.operands]
+        dtype = _common_dtype(step)
+        operands = [operand(x, as_array=ufunc is None, dtype=dtype) for x in step.operands]
         if ufunc is not None:
             (out,) = step.results
             free = [n for n, s in own.items() if ends.memory.get(n) == i and s.spec == out.spec]
@@ -82,10 +86,12 @@ def source(inputs: Sequence[Slot], steps: Sequence[Step], results: Sequence[Any]
             attrs = [f"{k}={named('c', v)}" for k, v in step.attrs.items()]
             text = f"{named('f', step.op.eager)}({', '.join(['np', *operands, *attrs])})"
         lines.append(f"    {', '.join(f's{r.number}' for r in step.results)} = {text}  # {step.op.name}")
-        dead = [f"s{x.number}" for x in {x.number: x for x in _slots(step.operands)}.values() if ends.slot[x.number] == i]
-        dead += [f"s{r.number}" for r in step.results if r.number not in ends.slot]
+        alive |= {r.number for r in step.results}
+        # A buffer keeps its name until it may be written to, which is when the last view of it is gone.
+        dead = [n for n in sorted(alive) if (ends.memory if n in own else ends.slot).get(n, i) <= i]
         if dead:
-            lines.append(f"    del {', '.join(dead)}")
+            alive.difference_update(dead)
+            lines.append(f"    del {', '.join(f's{n}' for n in dead)}")
     shown = [operand(x, as_array=False) for x in results]
     lines.append(f"    return {shown[0] if single else '(' + ''.join(f'{x}, ' for x in shown) + ')'}")
     return "\n".join(lines) + "\n", objects
@@ -99,6 +105,24 @@ def player(inputs: Sequence[Slot], steps: Sequence[Step], results: Sequence[Any]
     text, objects = source(inputs, steps, results, single)
     exec(compile(text, "<a player of hybridml>", "exec"), objects)
     return objects["play"]
+
+
+def _common_dtype(step: Step) -> np.dtype | None:
+    """The dtype that Python scalars of the step give way to; None if they do not."""
+    if step.op.kind is not Kind.ELEMENTWISE or not step.op.kept:
+        return None
+    return next((x.dtype for x in step.operands[step.op.fixed :] if hasattr(x, "dtype")), None)
+
+
+def _typed(x: Any, dtype: np.dtype | None) -> Any:
+    """A Python scalar as an array of its neighbours' dtype, which a ufunc takes in half the time."""
+    if dtype is None or not is_scalar(x):
+        return x
+    try:
+        with np.errstate(all="ignore"):
+            return np.array(x, dtype)
+    except OverflowError:  # as large as the scalar is: the step tells
+        return x
 
 
 def _slots(xs: Iterable[Any]) -> list[Slot]:
