@@ -107,9 +107,9 @@ def _walk(path: Path, seeds: Seeds, sources: set[int]) -> dict[int, Any]:
         gs = [grads.get(o) if o in sources else grads.pop(o, None) for o in e.outputs]
         if all([g is None for g in gs]):
             continue
-        for i, g in zip(e.inputs, e.pull(gs, wanted), strict=False):
-            if g is not None and i is not None:
-                grads[i] = grads[i] + g if i in grads else g
+        for name, g in zip(e.inputs, e.pull(gs, wanted), strict=False):
+            if g is not None and name is not None:
+                grads[name] = grads[name] + g if name in grads else g
     return {i: grads[i] for i in sources if i in grads}
 
 
@@ -151,7 +151,11 @@ def _kind(path: Path, seeds: Seeds, sources: set[int]) -> tuple[tuple[Any, ...],
         key.append(e.op)
         for k, v in e.attrs.items():
             cls = type(v)
-            key += (k, cls, v.hex() if cls is float else v)  # rows see to it that equal attributes of one type mean the same
+            key += (
+                k,
+                cls,
+                v.hex() if cls is float else v,
+            )  # rows see to it that equal attributes of one type mean the same
         for xs, names in ((e.operands, e.inputs), (e.results, e.outputs)):
             for x, i in zip(xs, names, strict=True):
                 cls = type(x)
@@ -190,7 +194,10 @@ def _recorded(
             return [next(rest) if type(x) is Tensor else x for x in xs]
 
         entries = [
-            (Entry(e.inputs, e.outputs, e.op, e.attrs, slotted(e.operands), tuple(slotted(e.results))), wanted)
+            (
+                Entry(e.inputs, e.outputs, e.op, e.attrs, slotted(e.operands), tuple(slotted(e.results))),
+                wanted,
+            )
             for e, wanted in path
         ]
         return _walk(entries, [(i, next(rest)) for i, _ in seeds], sources)
@@ -199,4 +206,3 @@ def _recorded(
     if not all(type(g) is Slot for g in grads.values()):
         raise Unrecordable("a gradient that is no step's result")
     return player(inputs, steps, list(grads.values()), single=False), [numbers[i] for i in grads]
-

@@ -17,7 +17,7 @@ import numpy as np
 from hybridml.eager import quiet
 from hybridml.eager.composed import Composed
 from hybridml.eager.recorder import Slot, Unrecordable, record
-from hybridml.eager.recordings import Odd, Recordings, key_of
+from hybridml.eager.recordings import LONGEST, Odd, Recordings, key_of
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable
@@ -81,7 +81,7 @@ def _describe(x: Any, key: list[Any], tensors: list[Tensor], arrays: list[Any]) 
         key += (a.shape, a.dtype)
         arrays.append(a)
         tensors.append(x)
-    elif cls is tuple or cls is list:
+    elif (cls is tuple or cls is list) and len(x) <= LONGEST:
         key += (cls, len(x))
         for part in x:
             _describe(part, key, tensors, arrays)
@@ -127,7 +127,9 @@ def run_direct(
     taped = state.tapes
     try:
         out = direct(*[x._array if type(x) is Tensor and not (taped and x._id) else _bare(x) for x in args])
-    except Exception:  # an argument that it does not know, or an error, which the function itself tells better
+    except (
+        Exception
+    ):  # an argument that it does not know, or an error, which the function itself tells better
         return f(*args)
     return f(*args) if out is NotImplemented else wrap(out)
 

@@ -44,7 +44,10 @@ class Composed:
         """The slots whose elements a gradient rule reads."""
         found: dict[int, Slot] = {}
         for step, _ in self._differentiable:
-            xs = (*(step.operands if step.op.reads_inputs else ()), *(step.results if step.op.reads_output else ()))
+            xs = (
+                *(step.operands if step.op.reads_inputs else ()),
+                *(step.results if step.op.reads_output else ()),
+            )
             found |= {x.number: x for x in xs if type(x) is Slot}
         return found
 
@@ -89,8 +92,14 @@ class Composed:
         ]
 
         def rule(grads: list[Any], wanted: list[bool]) -> list[Any]:
-            seeds = [(s.number, g) for s, g in zip(slots[len(self.inputs) :], grads, strict=True) if g is not None and type(s) is Slot]
-            found = gradients(entries, seeds, {s.number for s, w in zip(self.inputs, wanted, strict=True) if w})
+            seeds = [
+                (s.number, g)
+                for s, g in zip(slots[len(self.inputs) :], grads, strict=True)
+                if g is not None and type(s) is Slot
+            ]
+            found = gradients(
+                entries, seeds, {s.number for s, w in zip(self.inputs, wanted, strict=True) if w}
+            )
             return [found.get(s.number) for s in self.inputs]
 
         return rule

@@ -88,7 +88,11 @@ def _cast(x: Any, dtype: np.dtype) -> Any:
     return x if x.dtype is dtype else run(CAST, (x,), {"dtype": dtype})
 
 
-_RANK = {bool: 0, int: 1, float: 2}  # of weak scalars; they give way to tensors of their own category or a higher one
+_RANK = {
+    bool: 0,
+    int: 1,
+    float: 2,
+}  # of weak scalars; they give way to tensors of their own category or a higher one
 _CATEGORY = {"b": 0, "i": 1, "u": 1, "f": 2}
 
 
@@ -173,8 +177,13 @@ def explain_failure(op: Op, operands: Sequence[Any], attrs: dict[str, Any], caus
     except errors.HybridMLError as better:
         return type(better)(errors.located(f"{op.name}: {better}", errors.user_line()))
     if type(cause).__name__ == "OutOfMemoryError":
-        return errors.DeviceMemoryError(errors.located(f"{op.name}({', '.join(map(str, specs))}): {cause}. Free tensors that are no "
-            "longer needed, or use smaller batches; the process can go on", errors.user_line()))
+        return errors.DeviceMemoryError(
+            errors.located(
+                f"{op.name}({', '.join(map(str, specs))}): {cause}. Free tensors that are no "
+                "longer needed, or use smaller batches; the process can go on",
+                errors.user_line(),
+            )
+        )
     kind = errors.DTypeError if isinstance(cause, (TypeError, OverflowError)) else errors.ShapeError
     if isinstance(cause, IndexError):
         kind = errors.IndexOutOfRangeError  # type: ignore[assignment]

@@ -54,13 +54,17 @@ class Lifetimes:
             self.memory.update(dict.fromkeys(shared.get(x.number, ()), END))
 
 
-def source(inputs: Sequence[Slot], steps: Sequence[Step], results: Sequence[Any], single: bool) -> tuple[str, dict[str, Any]]:
+def source(
+    inputs: Sequence[Slot], steps: Sequence[Step], results: Sequence[Any], single: bool
+) -> tuple[str, dict[str, Any]]:
     """The text of the function `play`, and the objects that it names."""
     objects: dict[str, Any] = {"np": np, "asarray": np.asarray}
     lines = [f"def play({', '.join(f's{x.number}' for x in inputs)}):"]
     ends = Lifetimes(steps, results)
     alive = {x.number for x in inputs}
-    own: dict[int, Slot] = {}  # memory of this call alone, which a ufunc may write to once nobody reads it any more
+    own: dict[
+        int, Slot
+    ] = {}  # memory of this call alone, which a ufunc may write to once nobody reads it any more
 
     def named(kind: str, x: Any) -> str:
         name = f"{kind}{sum(n[0] == kind for n in objects)}"
@@ -70,7 +74,9 @@ def source(inputs: Sequence[Slot], steps: Sequence[Step], results: Sequence[Any]
     def operand(x: Any, as_array: bool, dtype: np.dtype | None = None) -> str:
         if type(x) is not Slot:
             return named("c", _typed(x, dtype))
-        return f"asarray(s{x.number})" if as_array and not x.spec.shape else f"s{x.number}"  # ufuncs give 0-d results as scalars
+        return (
+            f"asarray(s{x.number})" if as_array and not x.spec.shape else f"s{x.number}"
+        )  # ufuncs give 0-d results as scalars
 
     for i, step in enumerate(steps):
         ufunc = step.op.ufunc
@@ -97,7 +103,9 @@ def source(inputs: Sequence[Slot], steps: Sequence[Step], results: Sequence[Any]
     return "\n".join(lines) + "\n", objects
 
 
-def player(inputs: Sequence[Slot], steps: Sequence[Step], results: Sequence[Any], single: bool) -> Callable[..., Any]:
+def player(
+    inputs: Sequence[Slot], steps: Sequence[Step], results: Sequence[Any], single: bool
+) -> Callable[..., Any]:
     """A function from the inputs' arrays to the results' arrays: one array, or a tuple of them.
 
     Results are slots and arrays.

@@ -71,7 +71,9 @@ class Recorder:
     def append(self, op: Op, operands: list[Any], attrs: dict[str, Any]) -> Any:
         if op.kind in (Kind.EFFECT, Kind.CONTROL, Kind.RANDOM):
             raise Unrecordable(op.name)
-        if not any(type(x) is Slot for x in operands):  # made of nothing, such as the index along an axis: the same every time
+        if not any(
+            type(x) is Slot for x in operands
+        ):  # made of nothing, such as the index along an axis: the same every time
             return compute(op, operands, [x._array if type(x) is Tensor else x for x in operands], attrs)
         specs = op.infer(*[x.spec if isinstance(x, Tensor) else x for x in operands], **attrs)
         several = isinstance(specs, tuple)

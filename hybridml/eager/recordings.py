@@ -11,7 +11,11 @@ from hybridml.eager.recorder import Unrecordable
 from hybridml.errors import HybridMLError
 
 MOST = 4096  # kinds that are kept; the oldest give way
-_NOTED, _NEVER = 0, False  # a kind that came once, and one that cannot be recorded: both false, as nothing is there to play
+LONGEST = 64  # elements of a list or tuple: a longer one is data, and no part of a kind
+_NOTED, _NEVER = (
+    0,
+    False,
+)  # a kind that came once, and one that cannot be recorded: both false, as nothing is there to play
 
 
 class Odd(Exception):  # noqa: N818  (no error: the call runs as it is written)
@@ -48,7 +52,7 @@ def key_of(x: Any) -> Any:
         return cls, x.hex()  # 0.0 == -0.0, and NaN != NaN
     if isinstance(x, np.dtype):
         return x
-    if cls is tuple or cls is list:
+    if (cls is tuple or cls is list) and len(x) <= LONGEST:
         return (cls, *[key_of(part) for part in x])
     if cls is slice:
         return cls, key_of(x.start), key_of(x.stop), key_of(x.step)

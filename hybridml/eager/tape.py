@@ -123,7 +123,9 @@ class GradientTape:
         outs = results if op.reads_output else tuple([r.spec for r in results])
         self._entries.append(Entry(ids, self._named(results), op, attrs, kept, outs))
 
-    def record_played(self, op: Op, operands: Sequence[Any], kept: Sequence[Any], results: Sequence[Tensor]) -> None:
+    def record_played(
+        self, op: Op, operands: Sequence[Any], kept: Sequence[Any], results: Sequence[Tensor]
+    ) -> None:
         """A composite was played as one step, `op`, whose rule reads `kept`: operands, or specs of them."""
         ids = [x._id if x._id in self._watched else None for x in operands]
         if any(ids) and not self._stopped:
@@ -173,7 +175,7 @@ class GradientTape:
         if active:
             state.tapes.remove(self)
         try:
-            found = self._gradients(targets, seeds, flat_sources)
+            found = self._walk(targets, seeds, flat_sources)
             reasons = [
                 self._why_none(s) if g is None and unconnected_gradients == "none" else ""
                 for s, g in zip(flat_sources, found, strict=True)
@@ -192,9 +194,13 @@ class GradientTape:
             out.append(g)
         return pytree.unflatten(structure, out)
 
-    def _gradients(self, targets: list[Any], seeds: list[Any], sources: list[Any]) -> list[Any]:
+    def _walk(self, targets: list[Any], seeds: list[Any], sources: list[Any]) -> list[Any]:
         names = [s._id if isinstance(s, (Tensor, Variable)) else None for s in sources]
-        begin = [(t._id, g) for t, g in zip(targets, seeds, strict=True) if isinstance(t, Tensor) and t._id is not None]
+        begin = [
+            (t._id, g)
+            for t, g in zip(targets, seeds, strict=True)
+            if isinstance(t, Tensor) and t._id is not None
+        ]
         found = gradients(self._entries, begin, {i for i in names if i in self._watched})  # type: ignore[misc]
         return [None if i is None else found.get(i) for i in names]
 

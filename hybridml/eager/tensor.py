@@ -157,7 +157,9 @@ def wrap(array: Any) -> Tensor:
     if type(array) is np.ndarray:
         t._array = array
     else:
-        t._array = np.asarray(array) if isinstance(array, np.generic) or not backends.is_array(array) else array
+        t._array = (
+            np.asarray(array) if isinstance(array, np.generic) or not backends.is_array(array) else array
+        )
     t._id = None
     return t
 

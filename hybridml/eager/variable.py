@@ -20,7 +20,9 @@ from hybridml.eager.tensor import Operators, Tensor, wrap
 from hybridml.errors import DeviceError, ShapeError
 from hybridml.ops.spec import TensorSpec, spec
 
-next_id: Callable[[], int] = itertools.count(1).__next__  # a number that no other tensor or variable of this process has
+next_id: Callable[[], int] = itertools.count(
+    1
+).__next__  # a number that no other tensor or variable of this process has
 
 
 class Variable(Operators):

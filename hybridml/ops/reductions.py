@@ -182,10 +182,14 @@ def _extremum_vjp(g: Any, out: Any, x: Any, *, axis: tuple[int, ...], keepdims: 
 
 def _extremum(name: str) -> Any:
     """The array's method, or the ufunc's on NumPy, where the method is Python."""
-    fold = {"max": np.maximum, "min": np.minimum}[name].reduce
+    fold: Any = {"max": np.maximum, "min": np.minimum}[name].reduce
 
     def eager(xp: Any, x: Any, *, axis: tuple[int, ...], keepdims: bool) -> Any:
-        return fold(x, axis, None, None, keepdims) if xp is np else getattr(x, name)(axis=axis, keepdims=keepdims)
+        return (
+            fold(x, axis, None, None, keepdims)
+            if xp is np
+            else getattr(x, name)(axis=axis, keepdims=keepdims)
+        )
 
     return eager
 
