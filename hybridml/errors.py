@@ -70,12 +70,24 @@ class UndefinedError(TraceError, NameError):
     """A variable that has a value on some paths only, where a tensor decides the path."""
 
 
+class WeightsError(HybridMLError, ValueError):
+    """Values that do not fit a module's variables, or a file that holds none."""
+
+
+class EndOfDataError(HybridMLError, StopIteration):
+    """`next` on an iterator over data that has no more, in a traced function."""
+
+
 class IndexOutOfRangeError(HybridMLError, IndexError):
     """An index outside its axis."""
 
 
 class CacheWarning(UserWarning):
     """The kernel cache cannot be used as asked; work goes on without it."""
+
+
+class CompileWarning(UserWarning):
+    """A program that was to be compiled in the background could not be; calls go on without it."""
 
 
 class RetraceWarning(UserWarning):

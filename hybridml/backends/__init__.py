@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from hybridml import config
+from hybridml import buffers, config
 from hybridml.errors import DeviceError, located, user_line
 
 _CUDA = (2, 13)  # DLPack's numbers for memory of a GPU: device and managed
@@ -42,6 +42,10 @@ class Backend:
     def get(self, array: Any) -> np.ndarray:
         """The values as a NumPy array, which may share the memory of `array`. Waits for the device."""
         return np.asarray(array)
+
+    def copy(self, array: Any) -> Any:
+        """A C-contiguous copy on this device."""
+        return buffers.copy(array)
 
     def store(self, target: Any, values: Any) -> None:
         """Overwrite an array of this device in place."""

@@ -21,7 +21,7 @@ from hybridml.ops.spec import TensorSpec
 LARGEST_CONSTANT = 1 << 16  # bytes: a recording stays in memory for as long as calls like it may come
 
 
-class Unrecordable(Exception):  # noqa: N818  (no error: the composite runs as it is written)
+class Unrecordable(Exception):
     """What a composite does depends on more than the shapes and dtypes of its operands."""
 
 

@@ -18,7 +18,7 @@ _NOTED, _NEVER = (
 )  # a kind that came once, and one that cannot be recorded: both false, as nothing is there to play
 
 
-class Odd(Exception):  # noqa: N818  (no error: the call runs as it is written)
+class Odd(Exception):  # the call runs as it is written
     """An argument that makes no key."""
 
 

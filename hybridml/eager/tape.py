@@ -175,7 +175,7 @@ class GradientTape:
         if active:
             state.tapes.remove(self)
         try:
-            found = self._walk(targets, seeds, flat_sources)
+            found = self._gradients(targets, seeds, flat_sources)
             reasons = [
                 self._why_none(s) if g is None and unconnected_gradients == "none" else ""
                 for s, g in zip(flat_sources, found, strict=True)
@@ -194,7 +194,7 @@ class GradientTape:
             out.append(g)
         return pytree.unflatten(structure, out)
 
-    def _walk(self, targets: list[Any], seeds: list[Any], sources: list[Any]) -> list[Any]:
+    def _gradients(self, targets: list[Any], seeds: list[Any], sources: list[Any]) -> list[Any]:
         names = [s._id if isinstance(s, (Tensor, Variable)) else None for s in sources]
         begin = [
             (t._id, g)
@@ -289,10 +289,12 @@ def _one_hot(target: Any, i: int) -> Tensor:
 
 
 def _columns_seed(target: Any, j: int) -> Tensor:
-    seed = np.zeros((target.shape[0], target.size // max(target.shape[0], 1)), target.dtype)
-    seed[:, j] = 1
+    n = target.shape[0]
+    one_row = np.zeros(target.size // max(n, 1), target.dtype)
+    one_row[j] = 1
     with beside(target):
-        return asarray(seed.reshape(target.shape))
+        row = asarray(one_row)
+    return PUBLIC["reshape"](PUBLIC["broadcast_to"](row, (n, len(one_row))), target.shape)  # type: ignore[no-any-return]
 
 
 _ones: dict[Any, np.ndarray] = {}  # one number of each dtype: where most gradients begin

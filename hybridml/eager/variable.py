@@ -54,7 +54,7 @@ class Variable(Operators):
         if isinstance(initial, Callable):  # type: ignore[arg-type]
             initial = initial()
         value = asarray(initial, dtype=dtype)
-        self._array: Any = backends.of(value._array).xp.array(value._array, order="C")
+        self._array: Any = backends.of(value._array).copy(value._array)
         self.trainable = bool(trainable) and dtypes.is_float(value.dtype)
         self._id = next_id()
         self.name = name if name is not None else "variable"
@@ -117,7 +117,7 @@ class Variable(Operators):
         if type(array) is not type(self._array):
             raise backends.mixed(backends.of(self._array), backends.of(array))
         if sys.getrefcount(self._array) > 2:
-            self._array = backends.of(array).xp.array(array, order="C")
+            self._array = backends.of(array).copy(array)
         elif type(array) is np.ndarray:
             np.copyto(self._array, array)
         else:
@@ -146,8 +146,16 @@ class Variable(Operators):
                 state.traces[-1].named(self)
         return id(self)
 
+    def __reduce__(self) -> Any:
+        """Copies and pickles are variables of their own, with the value of now."""
+        return _rebuilt, (self.numpy(), self.trainable, self.name)
+
     def __repr__(self) -> str:
         return f'Variable("{self.name}", shape={self.shape}, dtype={self.dtype.name})'
+
+
+def _rebuilt(value: np.ndarray, trainable: bool, name: str) -> Variable:
+    return Variable(value, trainable=trainable, name=name)
 
 
 def _spec_of_initial(initial: Any, *, dtype: Any = None, **_: Any) -> TensorSpec | None:

@@ -15,17 +15,20 @@ from typing import Any
 
 import llvmlite.binding as llvm  # type: ignore[import-untyped]
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba.core import cgutils, types
-from numba.extending import intrinsic
+
+from hybridml.kernels.language import build as cgutils
+from hybridml.kernels.language import types
+from hybridml.kernels.language.functions import intrinsic
 
 _FEATURES = llvm.get_host_cpu_features()
-_VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx2") else 16
+VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx2") else 16
 # With 32 registers eight rows of two vectors fit beside what is loaded, with 16 only four.
 _ROWS_AT_ONCE = 8 if _FEATURES.get("avx512f") or not _FEATURES.get("sse2") else 4
+_TILE_ROWS = 8
 _FREE_MASKS = bool(_FEATURES.get("avx512f"))
 
-float32_width = _VECTOR_BYTES // 4
-float64_width = _VECTOR_BYTES // 8
+float32_width = VECTOR_BYTES // 4
+float64_width = VECTOR_BYTES // 8
 float32_item = 4
 float64_item = 8
 
@@ -34,14 +37,14 @@ _I32 = ir.IntType(32)
 _BOOL = ir.IntType(1)
 
 
-class _Emitter:
+class Emitter:
     """Writes vector instructions for one element type at the builder's place."""
 
     def __init__(self, builder: Any, element: ir.Type) -> None:
         self.builder = builder
         self.element = element
         self.item_bytes = 4 if element == ir.FloatType() else 8
-        self.width = _VECTOR_BYTES // self.item_bytes
+        self.width = VECTOR_BYTES // self.item_bytes
         self.vector = ir.VectorType(element, self.width)
         self.mask = ir.VectorType(_BOOL, self.width)
 
@@ -81,6 +84,13 @@ class _Emitter:
         function = self._masked("store", ir.VoidType(), [self.vector, pointer.type, _I32, self.mask])
         self.builder.call(function, [value, pointer, _I32(self.item_bytes), mask])
 
+    def prefetch(self, address: Any, write: bool) -> None:
+        """Fetch the cache line at an address, which need not be a valid one."""
+        pointer = self.builder.inttoptr(address, ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        self.builder.call(function, [pointer, _I32(int(write)), _I32(3), _I32(1)])
+
     def _masked(self, what: str, result: ir.Type, parameters: Sequence[ir.Type]) -> Any:
         name = f"llvm.masked.{what}.v{self.width}f{self.item_bytes * 8}.p0"
         return cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(result, parameters), name)
@@ -113,8 +123,8 @@ class _Emitter:
 
 
 def _emit_tile(builder: Any, element: ir.Type, rows: int, vectors: int, values: Sequence[Any]) -> None:
-    columns = values[8]
-    emit = _Emitter(builder, element)
+    columns = values[9]
+    emit = Emitter(builder, element)
     if _FREE_MASKS:
         _emit_tile_body(builder, emit, rows, vectors, values, masked=True)
         return
@@ -127,9 +137,9 @@ def _emit_tile(builder: Any, element: ir.Type, rows: int, vectors: int, values: 
 
 
 def _emit_tile_body(
-    builder: Any, emit: _Emitter, rows: int, vectors: int, values: Sequence[Any], masked: bool
+    builder: Any, emit: Emitter, rows: int, vectors: int, values: Sequence[Any], masked: bool
 ) -> None:
-    a, a_row, a_column, b, b_row, c, c_row, depth, columns, accumulate = values
+    a, a_row, a_column, a_next, b, b_row, c, c_row, depth, columns, accumulate = values
     width = emit.width
     masks = [
         emit.first_lanes(builder.sub(columns, _I64(v * width))) if masked else None for v in range(vectors)
@@ -138,10 +148,16 @@ def _emit_tile_body(
         block = range(first, min(first + _ROWS_AT_ONCE, rows))
         sums = {(r, v): place for r in block for v, place in enumerate(emit.variables(vectors))}
         row_starts = {r: emit.address(a, builder.mul(a_row, _I64(r))) for r in block}
+        for r in block:  # while the sums are made, the lines of C that they are stored to arrive
+            for v in range(vectors):
+                emit.prefetch(emit.address(c, builder.mul(c_row, _I64(r)), _I64(v * width)), write=True)
         with cgutils.for_range(builder, depth, intp=_I64) as loop:
             step = builder.mul(loop.index, b_row)
             b_vectors = [emit.load(emit.address(b, step, _I64(v * width)), masks[v]) for v in range(vectors)]
             across = builder.mul(loop.index, a_column)
+            if rows == _TILE_ROWS and first == 0:  # a row a step of the tile after this one
+                row = builder.mul(a_row, builder.and_(loop.index, _I64(_TILE_ROWS - 1)))
+                emit.prefetch(emit.address(a, a_next, row, across), write=False)
             for r in block:
                 factor = emit.splat(emit.scalar(emit.address(row_starts[r], across)), emit.vector)
                 for v in range(vectors):
@@ -158,12 +174,12 @@ def _emit_tile_body(
 
 def _emit_fitting_tile(builder: Any, element: ir.Type, left: Any, values: Sequence[Any]) -> Any:
     """The highest tile of 8, 4, 2 or 1 rows that ``left`` rows fill, one or two vectors wide; its rows."""
-    width = _VECTOR_BYTES // (4 if element == ir.FloatType() else 8)
+    width = VECTOR_BYTES // (4 if element == ir.FloatType() else 8)
     done = cgutils.alloca_once(builder, _I64)
 
     def either_width(rows: int) -> None:
         builder.store(_I64(rows), done)
-        with builder.if_else(builder.icmp_signed("<=", values[8], _I64(width))) as (narrow, wide):
+        with builder.if_else(builder.icmp_signed("<=", values[9], _I64(width))) as (narrow, wide):
             with narrow:
                 _emit_tile(builder, element, rows, 1, values)
             with wide:
@@ -179,13 +195,13 @@ def _emit_fitting_tile(builder: Any, element: ir.Type, left: Any, values: Sequen
             with fewer:
                 from_rows(rows // 2)
 
-    from_rows(8)
+    from_rows(_TILE_ROWS)
     return builder.load(done)
 
 
 def _emit_dots(builder: Any, element: ir.Type, rows: int, values: Sequence[Any]) -> None:
     a, a_row, b, c, c_row, depth, accumulate = values
-    emit = _Emitter(builder, element)
+    emit = Emitter(builder, element)
     width = _I64(emit.width)
     sums = emit.variables(rows)
     whole = builder.sdiv(depth, width)
@@ -211,7 +227,7 @@ def _emit_dots(builder: Any, element: ir.Type, rows: int, values: Sequence[Any])
 def _make_tile(element: ir.Type) -> Any:
     @intrinsic(prefer_literal=True)
     def tile(  # type: ignore[no-untyped-def]
-        typingctx, rows, vectors, a, a_row, a_column, b, b_row, c, c_row, depth, columns, accumulate
+        typingctx, rows, vectors, a, a_row, a_column, a_next, b, b_row, c, c_row, depth, columns, accumulate
     ):
         """C[rows, vectors * width] = A[rows, depth] @ B[depth, columns] (+ C); rows and vectors are
         literal."""
@@ -220,7 +236,7 @@ def _make_tile(element: ir.Type) -> Any:
             _emit_tile(builder, element, rows.literal_value, vectors.literal_value, values[2:])
             return context.get_dummy_value()
 
-        return types.none(rows, vectors, *[types.int64] * 10), codegen
+        return types.none(rows, vectors, *[types.int64] * 11), codegen
 
     return tile
 
@@ -228,14 +244,14 @@ def _make_tile(element: ir.Type) -> Any:
 def _make_fitting_tile(element: ir.Type) -> Any:
     @intrinsic
     def fitting_tile(  # type: ignore[no-untyped-def]
-        typingctx, left, a, a_row, a_column, b, b_row, c, c_row, depth, columns, accumulate
+        typingctx, left, a, a_row, a_column, a_next, b, b_row, c, c_row, depth, columns, accumulate
     ):
         """As ``tile`` for up to two vectors of columns, and for as many of ``left`` rows as it returns."""
 
         def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
             return _emit_fitting_tile(builder, element, values[0], values[1:])
 
-        return types.int64(*[types.int64] * 11), codegen
+        return types.int64(*[types.int64] * 12), codegen
 
     return fitting_tile
 
@@ -252,43 +268,6 @@ def _make_dots(element: ir.Type) -> Any:
         return types.none(rows, *[types.int64] * 7), codegen
 
     return dots
-
-
-def _make_copy(element: ir.Type) -> Any:
-    """``copy(to, to_index, of, of_index)`` moves one element; indices count elements."""
-
-    @intrinsic
-    def copy(typingctx, to, to_index, of, of_index):  # type: ignore[no-untyped-def]
-        def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-            emit = _Emitter(builder, element)
-            target = builder.inttoptr(emit.address(values[0], values[1]), element.as_pointer())
-            builder.store(emit.scalar(emit.address(values[2], values[3])), target)
-            return context.get_dummy_value()
-
-        return types.none(*[types.int64] * 4), codegen
-
-    return copy
-
-
-def _make_copy_columns(element: ir.Type) -> Any:
-    """``copy_columns(vectors, to, of, columns)`` moves up to a literal number of whole vectors of one row."""
-
-    @intrinsic(prefer_literal=True)
-    def copy_columns(typingctx, vectors, to, of, columns):  # type: ignore[no-untyped-def]
-        def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-            emit = _Emitter(builder, element)
-            for v in range(vectors.literal_value):
-                mask = emit.first_lanes(builder.sub(values[3], _I64(v * emit.width)))
-                place = _I64(v * emit.width)
-                # The target has room for whole vectors: zeros there do no harm.
-                emit.store(
-                    emit.load(emit.address(values[2], place), mask), emit.address(values[1], place), None
-                )
-            return context.get_dummy_value()
-
-        return types.none(vectors, *[types.int64] * 3), codegen
-
-    return copy_columns
 
 
 def _make_blas_call(element: ir.Type) -> Any:
@@ -345,9 +324,5 @@ float32_fitting_tile = _make_fitting_tile(ir.FloatType())
 float64_fitting_tile = _make_fitting_tile(ir.DoubleType())
 float32_dots = _make_dots(ir.FloatType())
 float64_dots = _make_dots(ir.DoubleType())
-float32_copy = _make_copy(ir.FloatType())
-float64_copy = _make_copy(ir.DoubleType())
-float32_copy_columns = _make_copy_columns(ir.FloatType())
-float64_copy_columns = _make_copy_columns(ir.DoubleType())
 float32_call_blas = _make_blas_call(ir.FloatType())
 float64_call_blas = _make_blas_call(ir.DoubleType())

@@ -16,7 +16,7 @@ import numpy as np
 from hybridml.kernels import control, driver, horizontal, jit, memory
 from hybridml.kernels.address import Address, Fixed, add_copy
 from hybridml.kernels.emit import emit
-from hybridml.kernels.group import Fuser, Group, Refusal
+from hybridml.kernels.group import Fusions, Group, Refusal, fused
 from hybridml.kernels.lower import Check, Lowered, lower
 from hybridml.kernels.movement import lower_movement
 from hybridml.kernels.steps import (
@@ -25,12 +25,14 @@ from hybridml.kernels.steps import (
     HorizontalStep,
     KernelStep,
     PythonStep,
+    RoutineStep,
     Step,
     gemm_steps,
     is_empty,
     merge_equal_updates,
 )
-from hybridml.kernels.views import Place, places
+from hybridml.kernels.views import Place
+from hybridml.kernels.windows import lower_windows
 from hybridml.ops.registry import Kind
 from hybridml.trace.graph import Graph, Value, runs_python
 
@@ -69,14 +71,16 @@ class Site:
 class Region:
     """Steps and buffers of one graph. `variables` of the graph are overwritten by its `updates`.
 
-    `inner` says that it is a sub-graph: its variables are loop variables, which nobody sees if the call fails.
+    `inner` says that it is a sub-graph: its variables are loop variables, which nobody sees if the call fails. `known` is what fusion
+    decided for the same graph at other sizes.
     """
 
-    def __init__(self, graph: Graph, threads: int, meter: Meter, inner: bool = False) -> None:
-        self.graph, self.threads, self.meter, self.inner = graph, threads, meter, inner
-        self.places = places(graph)
-        fuser = Fuser(graph, self.places)
-        self.groups = fuser.fuse()
+    def __init__(
+        self, graph: Graph, threads: int, meter: Meter, inner: bool = False, known: Fusions | None = None
+    ) -> None:
+        self.threads, self.meter, self.inner, self._known = threads, meter, inner, known
+        fuser = fused(graph, known)
+        self.graph, self.places, self.groups = fuser.graph, fuser.places, fuser.groups
         self.refusals: list[Refusal] = list(fuser.refusals.values())
         self._readers = fuser._readers
         self._member = dict(fuser.owner)
@@ -113,7 +117,10 @@ class Region:
                 continue
             if n.op.kind is Kind.CONTROL:
                 yield control.step(
-                    n, reads, self.places, lambda graph: Region(graph, self.threads, self.meter, inner=True)
+                    n,
+                    reads,
+                    self.places,
+                    lambda graph: Region(graph, self.threads, self.meter, True, self._known),
                 )
                 continue
             if runs_python(n):
@@ -122,9 +129,13 @@ class Region:
             products = (
                 gemm_steps(self.graph, n, self.places, self.threads) if n.op.provider == "gemm" else None
             )
+            routines = lower_windows(n, self.places, self.threads)
             moves = lower_movement(n, self.places) if products is None and n.out.spec.size else None
             if products is not None:
                 yield from products
+            elif routines is not None:
+                for r in routines:
+                    yield r if isinstance(r, RoutineStep) else self._compiled(*r)
             elif moves is not None:
                 yield from [self._compiled(low, reads, n.outputs) for low in moves]
             else:
@@ -243,6 +254,8 @@ class Region:
             self._add_horizontal(site, s)
         elif isinstance(s, GemmStep):
             self._add_gemm(site, s)
+        elif isinstance(s, RoutineStep):
+            self._add_routine(site, s)
         elif isinstance(s, control.ControlStep):
             at = {v: self.address(site, v) for v in (*s.reads, *s.writes)}
             s.emit(replace(site, base=site.base + self.offset[s.key], given=()), at)
@@ -293,3 +306,15 @@ class Region:
         for word, at in ((p.a_word, a), (p.b_word, b), (p.c_word, c)):
             at.bind(site.table, block, word)
         site.table.run(p.kernel.address, block, p.extent, p.chunks, p.grain)
+
+    def _add_routine(self, site: Site, s: RoutineStep) -> None:
+        words = list(s.words)
+        for word, content in s.blocks:
+            words[word] = site.table.block(content)
+        at = [(self.address(site, v).at(offset), word) for v, offset, word in s.operands]
+        for a, word in at:
+            words[word] = a.address
+        block = site.table.block(words)
+        for a, word in at:
+            a.bind(site.table, block, word)
+        site.table.run(s.kernel.address, block, s.extent, s.pieces, s.grain)

@@ -52,7 +52,8 @@ def _samples(rng: np.random.Generator) -> Any:
 
 MATMUL = register(Op(
     "matmul", Kind.EXTERN, infer=_infer_matmul, eager=_eager_matmul, vjps=(_vjp_x, _vjp_y), saves=Saves.INPUTS,
-    operator="matmul", provider="gemm", flags=("ta", "tb"), samples=_samples, reference=np.matmul,
+    operator="matmul", provider="gemm", flags=("ta", "tb"),
+    reads=lambda layout: layout.matrix is not None, samples=_samples, reference=np.matmul,
 ))  # fmt: skip
 
 

@@ -150,10 +150,11 @@ class Op:
               depends on them
     reduce    the algebra of a reduction
     view      (Layout, **attrs) -> Layout, or None where only a copy can do it
-    expand    the op written in simpler public ops, for the compiler only
+    expand    the op written in simpler public ops, for the compiler only; None from it where the op had better stay
     neutral   {operand number: scalar} that leaves the other operand as it is (x + 0, x * 1)
     involution  True if applying the op twice gives the operand back
     provider  the name of the native routine that the compiler keeps for the op ("gemm", "take")
+    reads     what layouts the native routine takes its operands in; others are copied before. None: any
     batch     what `hml.vmap` does, where the kind's rule (ops/batching.py) does not fit: (operands, which of them have the examples along
               a first axis, number of examples, attrs) -> results with the examples along their first axis, in public ops
     indexes   (operand specs, attrs) -> (operand number, axis, size) of each operand that holds indices into an axis: those that are
@@ -182,6 +183,7 @@ class Op:
     neutral: dict[int, Scalar] = field(default_factory=dict)
     involution: bool = False
     provider: str | None = None
+    reads: Callable[[Layout], bool] | None = None
     batch: Callable[..., Any] | None = None
     indexes: Callable[[Sequence[Any], dict[str, Any]], Iterable[tuple[int, int, int]]] | None = None
     flags: tuple[str, ...] = ()

@@ -1,0 +1,29 @@
+"""Native steps of the rows that slide windows over images, by the name in the row's `provider`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from hybridml.kernels import convolution, pooling
+from hybridml.kernels.lower import Lowered
+from hybridml.kernels.steps import RoutineStep
+from hybridml.kernels.views import Place
+from hybridml.trace.graph import Node, Value
+
+Generated = tuple[Lowered, tuple[Value, ...], tuple[Value, ...]]  # a kernel, what it reads and what it writes
+Provider = Callable[[Node, dict[Value, Place], int], list[RoutineStep | Generated] | None]
+
+PROVIDERS: dict[str, Provider] = {
+    "conv": convolution.forward,
+    "conv_input": convolution.by_input,
+    "conv_filter": convolution.by_filter,
+    "max_pool": pooling.largest,
+    "window_take": pooling.take,
+    "window_scatter": pooling.scatter,
+}
+
+
+def lower_windows(n: Node, places: dict[Value, Place], threads: int) -> list[RoutineStep | Generated] | None:
+    """The steps of a node in their order, or None where its row's eager form has to do."""
+    provider = PROVIDERS.get(n.op.provider or "")
+    return None if provider is None else provider(n, places, threads)
