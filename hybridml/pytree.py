@@ -129,7 +129,8 @@ def _children(x: Any, opened: bool = False) -> tuple[list[Any], Hashable] | None
     for base, (flatten_base, _) in _REGISTRY.items():
         if isinstance(x, base):
             return flatten_base(x)
-    _LEAVES.add(cls)
+    if not is_state(x):  # which may be opened the next time
+        _LEAVES.add(cls)
     return None
 
 

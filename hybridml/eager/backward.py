@@ -77,6 +77,8 @@ class Entry:
         return found
 
 
+LONGEST = 4000  # steps of a walk that is recorded: such as a loop that ran for long is rarely taken again, and slow to compile
+
 Seeds = Sequence[tuple[int, Any]]  # names of targets, and the gradients that the walk begins with
 Path = Sequence[tuple[Entry, list[bool]]]
 
@@ -91,7 +93,7 @@ def gradients(entries: Iterable[Entry], seeds: Seeds, sources: set[int]) -> dict
             reached.update(e.outputs)
             path.append((e, wanted))
     seeds = [(i, g) for i, g in seeds if i in reached]
-    if not (state.tapes or state.traces or state.levels):
+    if len(path) <= LONGEST and not (state.tapes or state.traces or state.levels):
         try:
             return _played(path, seeds, sources)
         except Odd:

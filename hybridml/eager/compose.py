@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from hybridml import backends
 from hybridml.eager import quiet
 from hybridml.eager.composed import Composed
 from hybridml.eager.recorder import Slot, Unrecordable, record
@@ -53,6 +54,8 @@ def run(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     composed = _known.get(kind)
     if not composed:
         _recordings.note(kind, lambda: _recorded(f, args, kwargs, arrays))
+        return f(*args, **kwargs)
+    if backends.elsewhere and not all([type(a) is np.ndarray for a in arrays]):
         return f(*args, **kwargs)
     tapes = state.tapes
     if tapes and not any([x._id for x in tensors]):

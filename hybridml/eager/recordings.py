@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 from hybridml.eager.recorder import Unrecordable
 from hybridml.errors import HybridMLError
 
-MOST = 4096  # kinds that are kept; the oldest give way
+MOST = 1024  # kinds that are kept; the oldest give way
 LONGEST = 64  # elements of a list or tuple: a longer one is data, and no part of a kind
 _NOTED, _NEVER = (
     0,
@@ -27,14 +28,16 @@ class Recordings:
 
     def __init__(self) -> None:
         self.known: dict[tuple[Any, ...], Any] = {}
+        self._lock = threading.Lock()
 
     def note(self, kind: tuple[Any, ...], make: Callable[[], Any]) -> None:
         """A call of a kind that has nothing to play was made; `make` records it, or raises Unrecordable."""
         found = self.known.get(kind)
         if found is None:
-            if len(self.known) >= MOST:
-                self.known.pop(next(iter(self.known)), None)
-            self.known[kind] = _NOTED
+            with self._lock:
+                if len(self.known) >= MOST:
+                    self.known.pop(next(iter(self.known)))
+                self.known[kind] = _NOTED
         elif found is not _NEVER:
             self.known[kind] = _NEVER  # so it stays if recording fails
             try:
