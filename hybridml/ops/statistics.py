@@ -92,7 +92,7 @@ def _eager_logsumexp(xp: Any, x: Any, *, axis: tuple[int, ...], keepdims: bool) 
     safe = xp.where(xp.isinf(top), wide.dtype.type(0), top)  # a row of -inf has no finite maximum to subtract
     out = xp.log(xp.exp(wide - safe).sum(axis=axis, keepdims=True)) + safe
     out = out if keepdims else out.reshape(infer.reduced_shape(x.shape, axis, False))
-    return out.astype(x.dtype)
+    return out.astype(x.dtype, copy=False)
 
 
 def _shifted_exp(x: Any, axis: tuple[int, ...]) -> tuple[Any, Any, Any]:
