@@ -57,7 +57,9 @@ class Later(Generic[T]):
         make = self._make
         assert make is not None
         try:
-            self._value = self._context.copy().run(make)  # a fork may come in the middle, and its child begins anew
+            self._value = self._context.copy().run(
+                make
+            )  # a fork may come in the middle, and its child begins anew
         except Exception as error:
             self.error = error
         self._make = None

@@ -19,6 +19,7 @@ from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable
 from hybridml.errors import CompileWarning, SignatureError, user_stacklevel
 from hybridml.kernels.executable import Executable
+from hybridml.kernels.group import Fusions
 from hybridml.ops.spec import TensorSpec
 from hybridml.symbolic import Dim, substitute
 from hybridml.symbolic.polynomial import Symbol
@@ -33,13 +34,22 @@ from hybridml.trace.passes import optimize
 
 @dataclass
 class Stats:
-    """What building a program cost and what it saves. Seconds and bytes."""
+    """What building a program cost and what it saves. Seconds and bytes.
+
+    `compiled`, `loaded_from_disk` and their seconds count the kernels generated for this graph. The seconds of planning (fusion, memory,
+    the program's table), translating, LLVM, Numba and linking are those of all its kernels, matrix products and the driver included.
+    """
 
     trace_seconds: float = 0.0
     passes_seconds: float = 0.0
     emit_seconds: float = 0.0
     compile_seconds: float = 0.0
     load_seconds: float = 0.0
+    plan_seconds: float = 0.0
+    translate_seconds: float = 0.0
+    llvm_seconds: float = 0.0
+    numba_seconds: float = 0.0
+    link_seconds: float = 0.0
     kernels: int = 0
     compiled: int = 0
     loaded_from_disk: int = 0
@@ -69,12 +79,13 @@ class OutputPlan:
 @dataclass(frozen=True)
 class Binding:
     """Sizes that were put into a symbolic graph, and the optimised graph with them in; `seconds` is what that took. `prepare` gives the
-    gradient's graphs for these sizes."""
+    gradient's graphs for these sizes; `fusions` are what fusion decided for other sizes."""
 
     values: Mapping[Symbol, int]
     optimized: Graph
     seconds: float
     prepare: Callable[[], Prepared | None]
+    fusions: Fusions
 
 
 def as_pure(graph: Graph) -> Graph:
@@ -98,7 +109,7 @@ def _compiled(graph: Graph, binding: Binding | None) -> tuple[float, Graph, Exec
     started = time.perf_counter()
     optimized = optimize(graph) if binding is None else binding.optimized
     seconds = time.perf_counter() - started if binding is None else binding.seconds
-    return seconds, optimized, Executable(optimized)
+    return seconds, optimized, Executable(optimized, None if binding is None else binding.fusions)
 
 
 class ConcreteFunction:
