@@ -17,6 +17,7 @@ from hybridml.kernels import control, driver, horizontal, jit, memory, sweep
 from hybridml.kernels.address import Address, Fixed, add_copy
 from hybridml.kernels.emit import emit
 from hybridml.kernels.group import Fusions, Group, Refusal, fused
+from hybridml.kernels.jit import Kernel
 from hybridml.kernels.lower import Check, Lowered, lower
 from hybridml.kernels.movement import lower_movement
 from hybridml.kernels.steps import (
@@ -136,6 +137,8 @@ class Region:
                 yield from products
             elif routines is not None:
                 for r in routines:
+                    if isinstance(r, RoutineStep):
+                        self._count(r.kernel)
                     yield r if isinstance(r, RoutineStep) else self._compiled(*r)
             elif moves is not None:
                 yield from [self._compiled(low, reads, n.outputs) for low in moves]
@@ -154,13 +157,16 @@ class Region:
         name, source = emit(lowered.spec)
         self.meter.emit_seconds += time.perf_counter() - started
         kernel = jit.load(source, name)
+        self._count(kernel)
+        return KernelStep(lowered, kernel, source, reads, writes)
+
+    def _count(self, kernel: Kernel) -> None:
         if kernel.origin == "compiled":
             self.meter.compiled += 1
             self.meter.compile_seconds += kernel.seconds
         elif kernel.origin == "disk":
             self.meter.loaded_from_disk += 1
             self.meter.load_seconds += kernel.seconds
-        return KernelStep(lowered, kernel, source, reads, writes)
 
     # memory
 
