@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, NoReturn
 
 import numpy as np
 
-from hybridml import config
+from hybridml import buffers, config
 from hybridml.errors import GraphError, located
-from hybridml.kernels import driver, memory
+from hybridml.kernels import driver, jit, memory
 from hybridml.kernels.address import External
 from hybridml.kernels.control import ControlStep
+from hybridml.kernels.group import Fusions
 from hybridml.kernels.region import Fault, Meter, Region, Site
 from hybridml.kernels.steps import EmptyStep, PythonStep, Step, run_eagerly
 from hybridml.kernels.sweep import SweepStep
@@ -31,11 +33,14 @@ GIL_NANOSECONDS = 30_000.0  # shorter programs keep the interpreter lock: giving
 class Executable:
     """Runs one graph. `run(externals)` takes inputs and variables as C-contiguous arrays and returns fresh outputs."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, known: Fusions | None = None) -> None:
+        started = time.perf_counter()
         self.meter = Meter()
-        self.region = Region(graph, config.get().num_threads, self.meter)
-        self._build()
+        with jit.recorded() as self.loads:
+            self.region = Region(graph, config.get().num_threads, self.meter, known=known)
+            self.graph = self.region.graph
+            self._build()
+        self._seconds = time.perf_counter() - started
 
     # facts for people
 
@@ -74,9 +79,22 @@ class Executable:
     def facts(self) -> dict[str, Any]:
         """The counts and times that `ConcreteFunction.stats` reports."""
         return {
-            **asdict(self.meter), "kernels": len(self.kernels), "python_steps": len(self.python_steps),
+            **asdict(self.meter), **self._time(), "kernels": len(self.kernels), "python_steps": len(self.python_steps),
             "bytes_eager": int(_eager_bytes(self.graph)), "bytes_traced": int(_traced_bytes(self.region)),
             "arena_bytes": self.arena_bytes,
+        }  # fmt: skip
+
+    def _time(self) -> dict[str, float]:
+        """Where the time of building went, the matrix products' and the driver's kernels included."""
+        loads, numba = self.loads, [k for k in self.loads if k.by == "numba"]
+        numbas = sum(k.seconds for k in numba)
+        front = sum(k.front_seconds for k in loads if k.by == "translator")
+        llvm = sum(k.llvm_seconds for k in loads)
+        loading = sum(k.seconds for k in loads) - numbas - front - llvm
+        plan = self._seconds - self.meter.emit_seconds - sum(k.seconds for k in loads)
+        return {
+            "plan_seconds": max(plan, 0.0), "translate_seconds": front, "llvm_seconds": llvm,
+            "numba_seconds": numbas, "link_seconds": loading,
         }  # fmt: skip
 
     # the program
@@ -118,7 +136,7 @@ class Executable:
 
     def run(self, externals: list[np.ndarray]) -> list[np.ndarray]:
         """Run once. Variables among the externals are overwritten; the outputs are new arrays."""
-        outputs = [np.empty(shape, dtype) for shape, dtype in self._allocate]
+        outputs = [buffers.empty(shape, dtype) for shape, dtype in self._allocate]
         externals += outputs
         if self._only is not None:
             self._only.run(externals)

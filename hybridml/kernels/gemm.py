@@ -86,7 +86,7 @@ class Plan:
             (0, ldb if transb else 1, 1 if transb else ldb),
             (ldc, 1, 0),
         )
-        found = []
+        found: list[tuple[Axes, Axes]] = []
         for number, own in enumerate(strides):
             batch = (
                 (w[Words.BATCH] // w[Words.INNER], w[Words(Words.OUTER_A + number)]),

@@ -7,8 +7,8 @@ itself when a tape watches the backward walk: gradients of gradients come for fr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -24,6 +24,8 @@ from hybridml.eager.tape import GradientTape
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.kernels.executable import Executable
 from hybridml.ops.registry import Kind, Op
+from hybridml.symbolic.polynomial import Symbol
+from hybridml.trace.bind import bound
 from hybridml.trace.builder import Builder
 from hybridml.trace.control.mapped import through_functions
 from hybridml.trace.control.unroll import unroll
@@ -78,7 +80,7 @@ def differentiate(graph: Graph) -> Split:
             seeded = [o for o, v in zip(outputs, graph.outputs, strict=True) if dtypes.is_float(v.dtype)]
             seeds = [builder.input(o.spec) for o in seeded]
             sources = [inputs[i] for i in floats]
-            found = tape._walk(seeded, seeds, sources)
+            found = tape._gradients(seeded, seeds, sources)
             wanted = tuple([i for i, g in zip(floats, found, strict=True) if g is not None])
             grads = [g for g in found if g is not None]
             joint, _ = builder.finish([*outputs, *grads])
@@ -133,27 +135,65 @@ def _renamed(n: Node, names: dict[Value, Value]) -> Node:
     )
 
 
-class PureFunction:
-    """A graph without variables, as a differentiable function of tensors."""
+@dataclass(frozen=True)
+class Prepared:
+    """A split, and what the passes made of its two graphs."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    split: Split
+    forward: Graph
+    backward: Graph
+
+    @staticmethod
+    def of(graph: Graph) -> Prepared:
+        split = differentiate(graph)
+        return Prepared(split, optimize(split.forward), optimize(split.backward))
+
+    def bound(self, values: Mapping[Symbol, Any]) -> Prepared:
+        """For these sizes."""
+        split = replace(
+            self.split, forward=bound(self.split.forward, values), backward=bound(self.split.backward, values)
+        )
+        return Prepared(split, bound(self.forward, values), bound(self.backward, values))
+
+
+class PureFunction:
+    """A graph without variables, as a differentiable function of tensors.
+
+    `prepare` gives the gradient's graphs, where they are to be had more cheaply than by tracing them.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        prepare: Callable[[], Prepared | None] = lambda: None,
+        optimized: Graph | None = None,
+    ) -> None:
+        self.graph, self._prepare, self._optimized = graph, prepare, optimized
 
     @cached_property
     def _program(self) -> Executable:
-        return Executable(optimize(self.graph))
+        return Executable(optimize(self.graph) if self._optimized is None else self._optimized)
+
+    def compile(self) -> None:
+        """Make the programs of a call that a tape records, and of its gradient, before anybody asks for them."""
+        _ = self._forward
+        _ = self._backward._program
 
     @cached_property
+    def _prepared(self) -> Prepared:
+        return self._prepare() or Prepared.of(self.graph)
+
+    @property
     def _split(self) -> Split:
-        return differentiate(self.graph)
+        return self._prepared.split
 
     @cached_property
     def _forward(self) -> Executable:
-        return Executable(optimize(self._split.forward))
+        return Executable(self._prepared.forward)
 
     @cached_property
     def _backward(self) -> PureFunction:
-        return PureFunction(self._split.backward)
+        return PureFunction(self._split.backward, optimized=self._prepared.backward)
 
     def __call__(self, tensors: list[Any]) -> list[Any]:
         if state.traces or any(isinstance(x, SymbolicTensor) for x in tensors):
@@ -197,7 +237,7 @@ class PureFunction:
             tape.watch(sources)
             extra = inline(without_silent_effects(self._split.forward), tensors)[len(self.graph.outputs) :]
         pairs = [(r, s) for r, s in zip(extra, seeds, strict=True) if s is not None]
-        found = iter(tape._walk([r for r, _ in pairs], [s for _, s in pairs], sources))
+        found = iter(tape._gradients([r for r, _ in pairs], [s for _, s in pairs], sources))
         return [next(found) if w else None for w in wanted]
 
 

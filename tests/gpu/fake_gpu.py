@@ -61,7 +61,7 @@ def fake_gpu() -> Iterator[FakeGpu]:
     with (
         mock.patch.dict(backends._open),
         mock.patch.dict(backends._of_array),
-        mock.patch.object(backends, "_elsewhere", True),
+        mock.patch.object(backends, "elsewhere", True),
         mock.patch.dict(sys.modules, {"cupyx.scipy.special": special()}),
     ):
         backends.register(gpu)

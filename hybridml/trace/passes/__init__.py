@@ -15,10 +15,13 @@ from hybridml.trace.passes.dce import dce
 from hybridml.trace.passes.expand import expand
 from hybridml.trace.passes.fold import fold
 from hybridml.trace.passes.layout import layout
+from hybridml.trace.passes.masks import masks
 from hybridml.trace.passes.materialize import materialize
 from hybridml.trace.passes.rewrite import Rewriter, rewrite
 from hybridml.trace.passes.simplify import simplify
+from hybridml.trace.passes.slices import slices
 from hybridml.trace.passes.split import split
+from hybridml.trace.passes.tiles import tiles
 
 Pass = Callable[[Graph], Graph]
 
@@ -39,10 +42,13 @@ PASSES: tuple[Pass, ...] = (
     dce,
     control,
     dce,
+    masks,
     expand,
     fold,
     simplify,
     layout,
+    slices,
+    tiles,
     cse,
     split,
     simplify,
