@@ -23,8 +23,8 @@ from hybridml.kernels.steps import GemmStep, KernelStep, Step
 from hybridml.kernels.walk import Walk
 from hybridml.trace.graph import Value
 
-CACHE_BYTES = 1 << 19
-"""What the buffers of a part may take: half a second-level cache, whose other half holds what all parts read."""
+CACHE_BYTES = 3 << 18
+"""What the buffers of a part may take: most of a second-level cache of a MiB, beside what all parts read."""
 
 WORTHWHILE_BYTES = 1 << 18
 """Buffers between steps that are smaller than this stay in the cache anyway."""
