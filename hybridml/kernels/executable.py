@@ -21,6 +21,7 @@ from hybridml.kernels.control import ControlStep
 from hybridml.kernels.group import Fusions
 from hybridml.kernels.region import Fault, Meter, Region, Site
 from hybridml.kernels.steps import EmptyStep, PythonStep, Step, run_eagerly
+from hybridml.kernels.sweep import SweepStep
 from hybridml.kernels.views import Place
 from hybridml.ops.registry import Layout
 from hybridml.trace.graph import Graph, Value, subgraphs
@@ -63,7 +64,8 @@ class Executable:
     @property
     def kernels(self) -> list[Any]:
         """The native steps in the order of the program; those of branches and loop bodies once."""
-        native = (s for region in _regions(self.region) for s in region.steps)
+        steps = (s for region in _regions(self.region) for s in region.steps)
+        native = (m for s in steps for m in (s.members if isinstance(s, SweepStep) else [s]))
         return [s for s in native if not isinstance(s, (PythonStep, EmptyStep, ControlStep))]
 
     @property
@@ -207,7 +209,8 @@ def _traced_bytes(region: Region) -> float:
             share = 2 if s.node.op.provider == "cond" else 1
             total += s.node.attrs.get("length", 1) * sum(map(_traced_bytes, s.regions.values())) / share
         else:
-            total += sum(v.spec.nbytes for v in (*dict.fromkeys(s.reads), *s.writes))
+            steps = s.members if isinstance(s, SweepStep) else [s]
+            total += sum(v.spec.nbytes for t in steps for v in (*dict.fromkeys(t.reads), *t.writes))
     return total
 
 
