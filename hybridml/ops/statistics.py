@@ -118,7 +118,9 @@ def _logsumexp_vjp(g: Any, out: Any, x: Any, *, axis: tuple[int, ...], keepdims:
     A row of -inf passes nothing. The largest element is a constant here: softmax does not depend on it.
     """
     e, total, _ = _shifted_exp(x, axis)
-    return e * (reshape(g, kept_shape(x.shape, axis)) / where(equal(total, 0), 1, total))  # one division a row
+    return e * (
+        reshape(g, kept_shape(x.shape, axis)) / where(equal(total, 0), 1, total)
+    )  # one division a row
 
 
 def _logsumexp_samples(rng: np.random.Generator) -> Any:
