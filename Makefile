@@ -13,7 +13,7 @@ EXAMPLES := $(strip $(EXAMPLES))
 OUT := $(strip $(OUT))
 PY := $(VENV)/bin/python
 
-.PHONY: help test check format compare bench bench-peers bench-scaling figures fuzz notebook clean
+.PHONY: help test check format compare bench bench-peers bench-scaling bench-compile figures fuzz notebook clean
 .DELETE_ON_ERROR:
 
 help:
@@ -23,6 +23,7 @@ help:
 	@echo "make bench      measure against the targets; writes benchmarks/results/"
 	@echo "make bench-peers  beside PyTorch, JAX and TensorFlow, each in an environment of its own in .peers/"
 	@echo "make bench-scaling  time of a call against elements, layers, arguments and threads, as a table and a plot"
+	@echo "make bench-compile  first calls, cold and warm, against the size of the graph, as a table and a plot"
 	@echo "make figures    bench and compare, and put the figures into the README"
 	@echo "make fuzz       random programs, eager against interpreter against compiled (EXAMPLES=$(EXAMPLES))"
 	@echo "make notebook   run notebooks/eager_vs_function.ipynb; the result is in $(OUT)/"
@@ -63,6 +64,9 @@ bench-peers: $(VENV)/.demo $(PEERS:%=.peers/%/.tried)
 
 bench-scaling: $(VENV)/.dev
 	$(PY) benchmarks/scaling.py $(ARGS)
+
+bench-compile: $(VENV)/.demo
+	$(PY) benchmarks/compile_time.py $(ARGS)
 
 # On an idle machine: the README shows what this measures.
 figures: bench compare

@@ -40,7 +40,11 @@ def parser() -> argparse.ArgumentParser:
     d.set_defaults(run=_doctor)
 
     k = commands.add_parser("cache", help="the compiled kernels on disk")
-    k.add_argument("action", choices=("info", "clear"))
+    k.add_argument(
+        "action",
+        choices=("info", "clear", "warm"),
+        help="warm compiles ahead what nearly every program needs",
+    )
     k.set_defaults(run=_cache)
     return p
 
@@ -135,6 +139,14 @@ def _cache(args: argparse.Namespace) -> int:
         except OSError as error:
             return _fail(f"cannot clear {info.directory}: {error.strerror or error}")
         _console().print(f"{info.directory}: {cleared} kernels deleted", soft_wrap=True, highlight=False)
+    elif args.action == "warm":
+        from hybridml.kernels.warm import warm
+
+        loads = warm()
+        made = [x for x in loads if x.origin == "compiled"]
+        took = f"{len(made)} kernels compiled in {sum(x.seconds for x in made):.1f} s"
+        text = f"{info.directory}: {took}, {len(loads) - len(made)} were there"
+        _console().print(text, soft_wrap=True, highlight=False)
     else:
         text = f"{info.directory}: {info.kernels} kernels, {info.bytes / 1e6:.2f} MB"
         _console().print(text, soft_wrap=True, highlight=False)

@@ -108,7 +108,8 @@ def _cache() -> Iterator[Finding]:
         )
         return
     info = cache.info()
-    yield Finding("kernel cache", "ok", f"{folder}: {info.kernels} kernels, {info.bytes / 1e6:.1f} MB")
+    empty = "" if info.kernels else "; `hybridml cache warm` compiles the common ones ahead of a first call"
+    yield Finding("kernel cache", "ok", f"{folder}: {info.kernels} kernels, {info.bytes / 1e6:.1f} MB{empty}")
     free = shutil.disk_usage(_existing(folder)).free
     if free < 100e6:
         cure = "free some space, or run: hybridml cache clear"

@@ -121,3 +121,23 @@ def test_doctor_asks_for_the_gpu_that_was_asked_for(monkeypatch: pytest.MonkeyPa
     found = {f.what: f for f in doctor.CHECKS["GPU"]()}
     assert found["device"].state == "broken"
     assert found["device"].cure
+
+
+def test_cache_warm_compiles_what_programs_need(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hybridml import config
+    from hybridml.kernels import cache, jit
+
+    monkeypatch.setattr(jit, "_by_text", {})
+    with config.scope(cache_dir=tmp_path / "cache"):
+        assert cli.main(["cache", "warm"]) == 0
+        assert "10 kernels compiled" in capsys.readouterr().out and cache.info().kernels == 10
+        monkeypatch.setattr(jit, "_by_text", {})
+        assert cli.main(["cache", "warm"]) == 0
+        assert "0 kernels compiled in 0.0 s, 10 were there" in capsys.readouterr().out
+        monkeypatch.setattr(jit, "_by_text", {})
+        with jit.forbid_compiling():
+            from hybridml.kernels import gemm
+
+            assert gemm.plan(8, 8, 8).kernel.origin == "disk"

@@ -26,7 +26,7 @@ import numpy as np
 from hybridml.kernels import jit, layout, pool
 from hybridml.kernels.layout import Opcode
 
-_SIGNATURE = "int64(int64, int64)"
+SIGNATURE = "int64(int64, int64)"
 _BLOCK_WORDS = 1024
 
 Run = Callable[[int, int], int]
@@ -228,7 +228,7 @@ class Program:
 def entry(release_gil: bool) -> Run:
     """The native loop as ``run(header_address, id(list_of_arrays))``; `Program.run` says what its results
     mean."""
-    kernel = jit.load(pool.native_source(), "run", _SIGNATURE)
+    kernel = jit.load(pool.native_source(), "run", SIGNATURE)
     prototype = ctypes.CFUNCTYPE if release_gil else ctypes.PYFUNCTYPE
     return prototype(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(kernel.address)
 

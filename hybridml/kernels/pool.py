@@ -29,7 +29,7 @@ MAX_WORKERS = 1023
 # sleeping thread takes some 50 us, more than most kernels.
 _SPINS = 4000 if platform.machine().lower() in ("x86_64", "amd64", "i686") else 80_000
 
-_WORK = "void(int64, int64)"
+SIGNATURE = "void(int64, int64)"
 
 _lock = threading.Lock()
 _threads: list[threading.Thread] = []
@@ -62,7 +62,7 @@ def ensure_started(num_threads: int | None = None) -> None:
     wanted = min((config.get().num_threads if num_threads is None else num_threads) - 1, MAX_WORKERS)
     if workers() >= wanted or _block[layout.STOPPING // 8]:
         return
-    kernel = jit.load(native_source(), "work", _WORK)
+    kernel = jit.load(native_source(), "work", SIGNATURE)
     entry = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64)(kernel.address)
     with _lock:
         _fill_functions()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -113,11 +114,11 @@ class HorizontalStep:
     def source(self) -> str:
         return self.parts[0].source
 
-    @property
+    @cached_property
     def in_place(self) -> list[tuple[Value, Value]]:
         """The parts run in no order, so only the part that writes may read."""
-        pairs = [pair for p in self.parts for pair in p.in_place]
-        return [pair for pair in pairs if sum(pair[0] in p.reads for p in self.parts) == 1]
+        readers = Counter(v for p in self.parts for v in set(p.reads))
+        return [pair for p in self.parts for pair in p.in_place if readers[pair[0]] == 1]
 
     @property
     def scratch(self) -> list[tuple[Value, int]]:
