@@ -245,6 +245,12 @@ class Module:
         """Print a table of the modules below this one, with shapes and numbers of parameters."""
         summary.show(self, print_fn)
 
+    def to(self, device: str) -> Module:
+        """Move every variable to a device ("cpu:0", "gpu:0"); returns the module. Raises DeviceError for one that is not there."""
+        for v in self.variables:
+            v.to(device)
+        return self
+
     # values
 
     def state_dict(self) -> dict[str, np.ndarray]:

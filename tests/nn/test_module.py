@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import hybridml as hml
-from hybridml.errors import ShapeError, WeightsError
+from hybridml.errors import DeviceError, ShapeError, WeightsError
 
 X = hml.ones((3, 4))
 
@@ -355,6 +355,14 @@ def test_copies_are_independent(way):
     for m in (net, other):
         np.testing.assert_array_equal(f(m, X), m(X))
     assert f.cache_info().traces == 1
+
+
+def test_a_module_moves_to_a_device_with_all_its_variables():
+    net = Net()
+    net(X)
+    assert net.to("cpu:0") is net and {v.device for v in net.variables} == {"cpu:0"}
+    with pytest.raises(DeviceError):
+        net.to("gpu:99")
 
 
 def test_summary_shows_paths_classes_shapes_and_counts(capsys):
