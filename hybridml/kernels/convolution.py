@@ -14,8 +14,8 @@ from hybridml.kernels import conv_layout as at
 from hybridml.kernels import gemm, jit
 from hybridml.kernels.jit import Kernel
 from hybridml.kernels.lower import Lowered
-from hybridml.kernels.movement.boxes import copy, fill
-from hybridml.kernels.steps import RoutineStep
+from hybridml.kernels.movement.boxes import fill
+from hybridml.kernels.steps import CHUNK_NANOSECONDS, RoutineStep
 from hybridml.kernels.views import Place
 from hybridml.ops.registry import Layout
 from hybridml.ops.spec import spec
@@ -33,6 +33,7 @@ _MOST_PARTS = 16
 _PARTS_BYTES = 1 << 25
 _MULTIPLICATIONS_A_NANOSECOND = {False: 25.0, True: 5.0}  # depthwise or not
 _FEW_FILTERS = 16
+_NARROW = 24  # windows in a row: fewer do not fill the tiles of a product
 
 
 def load(entry: str, dtype: str, depthwise: bool = False) -> Kernel:
@@ -76,15 +77,42 @@ def by_input(n: Node, places: Places, threads: int) -> Steps | None:
     if is_depthwise(w.shape, n.attrs["groups"]):
         operands = ((n.out, 0, at.X), (*_at(w, places), at.W), (*_at(g, places), at.G))
         return [_step("by_input", n, words, operands, work, rows, threads)]
-    kh, kw, each, filters = w.shape
-    turned = Value(spec((kh, kw, filters, each), w.dtype))
-    strides = (kw * filters * each, filters * each, 1, each)
-    flipped = copy("conv2d_turn_filters", places[w], turned, Layout(w.shape, strides))
+    if n.attrs["strides"] == (1, 1) and n.attrs["groups"] == 1 and g.shape[2] < _NARROW:
+        return _as_forward(n, places, threads, work)
+    turned = Value(spec((*w.shape[:2], w.shape[3], w.shape[2]), w.dtype))
     operands = ((n.out, 0, at.X), (turned, 0, at.W), (*_at(g, places), at.G))
     return [
-        (flipped, (places[w][0],), (turned,)),
+        _turn(w, turned, places, threads, around=False),
         _step("by_input", n, words, operands, work, rows, threads),
     ]
+
+
+def _as_forward(n: Node, places: Places, threads: int, work: int) -> Steps:
+    """Without strides the gradient by the images is a convolution by the filters turned around; rows too short to make products of
+    are better gathered."""
+    g, w = n.values
+    (kh, kw, each, filters), (dh, dw) = w.shape, n.attrs["dilation"]
+    turned = Value(spec((kh, kw, filters, each), w.dtype))
+    words = _words(n, g.shape, turned.shape, n.out.shape)
+    (top, _), (left, _) = n.attrs["padding"]
+    words[at.TOP], words[at.LEFT] = (kh - 1) * dh - top, (kw - 1) * dw - left
+    operands = ((*_at(g, places), at.X), (turned, 0, at.W), (n.out, 0, at.G))
+    return [
+        _turn(w, turned, places, threads, around=True),
+        _step("forward", n, words, operands, work, words[at.ROWS], threads),
+    ]
+
+
+def _turn(w: Value, turned: Value, places: Places, threads: int, around: bool) -> RoutineStep:
+    """The filters with channels last, so that products read them along their rows; `around`: also the last tap first."""
+    base, offset = _at(w, places)
+    taps = w.shape[0] * w.shape[1]
+    nanoseconds = 0.3 * w.spec.size
+    return RoutineStep(
+        f"conv2d_transpose: filters of {taps} taps turned", load("turn_filters", w.dtype.name),
+        [0, 0, taps, *w.shape[2:], int(around)], ((base, offset, 0), (turned, 0, 1)), (base,), (turned,), taps, nanoseconds,
+        pieces=max(1, min(threads, taps, int(nanoseconds / CHUNK_NANOSECONDS))),
+    )  # fmt: skip
 
 
 def by_filter(n: Node, places: Places, threads: int) -> Steps | None:
@@ -97,7 +125,9 @@ def by_filter(n: Node, places: Places, threads: int) -> Steps | None:
     words = _words(n, x.shape, n.out.shape, g.shape)
     work = g.spec.size * math.prod(n.out.shape[:3])
     parts = min(_MOST_PARTS, words[at.ROWS], work // _PART_WORK, _PARTS_BYTES // n.out.spec.nbytes)
-    words[at.PARTS] = parts = max(1, parts)
+    words[at.PARTS] = parts = 1 << (
+        max(1, parts).bit_length() - 1
+    )  # a power of two: any usual number of threads shares it evenly
     out = n.out if parts == 1 else Value(spec((parts, *n.out.shape), n.out.dtype))
     operands = ((*_at(x, places), at.X), (out, 0, at.W), (*_at(g, places), at.G))
     steps: Steps = [_step("by_filter", n, words, operands, work, parts, threads, writes=(out,))]

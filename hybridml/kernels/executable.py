@@ -19,8 +19,10 @@ from hybridml.errors import GraphError, located
 from hybridml.kernels import driver, jit, memory
 from hybridml.kernels.address import External
 from hybridml.kernels.control import ControlStep
+from hybridml.kernels.group import Fusions
 from hybridml.kernels.region import Fault, Meter, Region, Site
 from hybridml.kernels.steps import EmptyStep, PythonStep, Step, run_eagerly
+from hybridml.kernels.sweep import SweepStep
 from hybridml.kernels.views import Place
 from hybridml.ops.registry import Layout
 from hybridml.trace.graph import Graph, Value, subgraphs
@@ -31,11 +33,11 @@ GIL_NANOSECONDS = 30_000.0  # shorter programs keep the interpreter lock: giving
 class Executable:
     """Runs one graph. `run(externals)` takes inputs and variables as C-contiguous arrays and returns fresh outputs."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, known: Fusions | None = None) -> None:
         started = time.perf_counter()
         self.meter = Meter()
         with jit.recorded() as self.loads:
-            self.region = Region(graph, config.get().num_threads, self.meter)
+            self.region = Region(graph, config.get().num_threads, self.meter, known=known)
             self.graph = self.region.graph
             self._build()
         self._seconds = time.perf_counter() - started
@@ -66,7 +68,8 @@ class Executable:
     @property
     def kernels(self) -> list[Any]:
         """The native steps in the order of the program; those of branches and loop bodies once."""
-        native = (s for region in _regions(self.region) for s in region.steps)
+        steps = (s for region in _regions(self.region) for s in region.steps)
+        native = (m for s in steps for m in (s.members if isinstance(s, SweepStep) else [s]))
         return [s for s in native if not isinstance(s, (PythonStep, EmptyStep, ControlStep))]
 
     @property
@@ -223,7 +226,8 @@ def _traced_bytes(region: Region) -> float:
             share = 2 if s.node.op.provider == "cond" else 1
             total += s.node.attrs.get("length", 1) * sum(map(_traced_bytes, s.regions.values())) / share
         else:
-            total += sum(v.spec.nbytes for v in (*dict.fromkeys(s.reads), *s.writes))
+            steps = s.members if isinstance(s, SweepStep) else [s]
+            total += sum(v.spec.nbytes for t in steps for v in (*dict.fromkeys(t.reads), *t.writes))
     return total
 
 

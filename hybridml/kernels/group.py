@@ -15,7 +15,7 @@ from __future__ import annotations
 import heapq
 import itertools
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hybridml.errors import GraphError
 from hybridml.kernels import crossing
@@ -40,6 +40,19 @@ class Refusal(NamedTuple):
     producer: str
     consumer: str
     reason: str
+
+
+class Fusion(NamedTuple):
+    """The merges that made a graph's groups, in the order in which they happened, and what stayed apart.
+
+    A merge is the first nodes of two groups and the number of the way in which their spaces were unified.
+    """
+
+    merges: tuple[tuple[int, int, int], ...]
+    refusals: dict[tuple[int, int], Refusal]
+
+
+Fusions = dict[tuple[Any, ...], Fusion]  # of graphs that are one but for their sizes, by their wiring
 
 
 @dataclass(eq=False)
@@ -100,6 +113,7 @@ class Fuser:
         self.graph, self.places, self.across = graph, places, across
         self.nodes = graph.nodes
         self.refusals: dict[tuple[int, int], Refusal] = {}
+        self._merges: list[tuple[int, int, int]] = []
         self.owner: dict[int, Group] = {}
         self._producer = {v: i for i, n in enumerate(self.nodes) for v in n.outputs}
         self._readers: dict[Value, list[int]] = {}
@@ -192,6 +206,22 @@ class Fuser:
         }
         return self.groups
 
+    @property
+    def fusion(self) -> Fusion:
+        """What was decided, for the same graph at other sizes."""
+        return Fusion(tuple(self._merges), dict(self.refusals))
+
+    def repeat(self, fusion: Fusion) -> bool:
+        """Merge what was merged for the same graph at other sizes, from the start. False if that is not legal for these sizes."""
+        for a, b, way in fusion.merges:
+            left, right = self.owner[a], self.owner[b]
+            ways = self._unifications(left, right)
+            if way >= len(ways):
+                return False
+            self._replace(left, right, ways[way])
+        self.refusals = dict(fusion.refusals)
+        return all(self._check(g) is None for g in set(self.owner.values()) if len(g.nodes) > 1)
+
     def _refuse(self, a: int, b: int, reason: str) -> None:
         self.refusals[a, b] = Refusal(self._name(a), self._name(b), reason)
 
@@ -212,9 +242,10 @@ class Fuser:
         if self._between(a, b) or self._between(b, a):
             return "another kernel lies between them"
         reason: str | None = "their iteration spaces differ"
-        for merged in self._unifications(a, b):
-            reason = self._check(merged, a, b)
+        for way, merged in enumerate(self._unifications(a, b)):
+            reason = self._check(merged)
             if reason is None:
+                self._merges.append((a.first, b.first, way))
                 self._replace(a, b, merged)
                 return None
         return reason
@@ -294,7 +325,8 @@ class Fuser:
             )  # fmt: skip
         return found
 
-    def _check(self, g: Group, a: Group, b: Group) -> str | None:
+    def _check(self, g: Group) -> str | None:
+        """Why a group cannot be one kernel, or None."""
         members = set(g.nodes)
         operands: set[Value] = set()
         outputs = 0
@@ -369,12 +401,31 @@ def refined(space: Space, axes: frozenset[int], fine: Space) -> frozenset[int]:
     return frozenset(p for k in axes for p in pieces[k])
 
 
-def fused(graph: Graph) -> Fuser:
-    """The graph's groups, for the CPU; sums that rows could take along are cut into blocks first."""
-    fuser = Fuser(graph, places(graph), across=True)
-    fuser.fuse()
+def fused(graph: Graph, known: Fusions | None = None) -> Fuser:
+    """The graph's groups, for the CPU; sums that rows could take along are cut into blocks first.
+
+    `known` holds what was decided for the graph at other sizes, and takes what is decided now: the search is most of the work.
+    """
+    fuser = _searched(graph, known)
     in_blocks = crossing.cut(fuser)
-    if in_blocks is not None:
-        fuser = Fuser(in_blocks, places(in_blocks), across=True)
+    return fuser if in_blocks is None else _searched(in_blocks, known)
+
+
+def _searched(graph: Graph, known: Fusions | None) -> Fuser:
+    fuser = Fuser(graph, places(graph), across=True)
+    if known is None:
         fuser.fuse()
+        return fuser
+    key = _wiring(graph)
+    if key in known and fuser.repeat(known[key]):
+        return fuser
+    fuser = Fuser(graph, fuser.places, across=True)
+    fuser.fuse()
+    known[key] = fuser.fusion
     return fuser
+
+
+def _wiring(graph: Graph) -> tuple[Any, ...]:
+    """What a graph is but for its sizes: the operations, and who reads whom."""
+    numbers = graph.numbers()
+    return tuple([(n.op, *[numbers[v] for v in n.values]) for n in graph.nodes])

@@ -30,27 +30,27 @@ from hybridml.ops.view import permute_dims, reshape
 from hybridml.ops.windows import Pair, Windows
 
 
-def _check(name: str, *operands: Any) -> None:
+def _check(*operands: Any) -> None:
     for a in operands:
         if a.dtype.kind != "f":
-            raise DTypeError(f"{name} takes floating point tensors, got {a.dtype.name}; cast it with .astype")
+            raise DTypeError(f"expected floating point tensors, got {a.dtype.name}; cast it with .astype")
         if len(a.shape) != 4:
-            raise ShapeError(f"{name} takes images and filters of 4 dimensions, got shape {tuple(a.shape)}")
+            raise ShapeError(f"expected images and filters of 4 dimensions, got shape {tuple(a.shape)}")
 
 
-def _check_channels(name: str, x: Shape, filters: Shape, groups: int) -> None:
+def _check_channels(x: Shape, filters: Shape, groups: int) -> None:
     channels, each, count = x[3], filters[2], filters[3]
     if channels != each * groups or count % groups:
         raise ShapeError(
-            f"{name} of images {tuple(x)} and filters {tuple(filters)} in {groups} group{'s' * (groups != 1)}: expected filters of shape "
+            f"images {tuple(x)} and filters {tuple(filters)} in {groups} group{'s' * (groups != 1)}: expected filters of shape "
             f"(height, width, {channels} // {groups}, a multiple of {groups})"
         )
 
 
-def _check_windows(name: str, g: Shape, x: Shape, windows: Windows, count: int) -> None:
+def _check_windows(g: Shape, x: Shape, windows: Windows, count: int) -> None:
     if tuple(g) != (x[0], *windows.count, count):
         raise ShapeError(
-            f"{name}: the convolution of images {tuple(x)} by {windows.window} has the shape "
+            f"the convolution of images {tuple(x)} by {windows.window} has the shape "
             f"{(x[0], *windows.count, count)}, got {tuple(g)}"
         )
 
@@ -59,25 +59,25 @@ def _check_windows(name: str, g: Shape, x: Shape, windows: Windows, count: int) 
 
 
 def _conv_shape(x: Any, w: Any, **attrs: Any) -> Shape:
-    _check("conv2d", x, w)
-    _check_channels("conv2d", x.shape, w.shape, attrs["groups"])
+    _check(x, w)
+    _check_channels(x.shape, w.shape, attrs["groups"])
     return (x.shape[0], *geometry(x.shape, w.shape, attrs).count, w.shape[3])
 
 
 def _input_shape(g: Any, w: Any, *, size: Pair, **attrs: Any) -> Shape:
-    _check("conv2d_transpose", g, w)
+    _check(g, w)
     x = (g.shape[0], *size, w.shape[2] * attrs["groups"])
-    _check_channels("conv2d_transpose", x, w.shape, attrs["groups"])
-    _check_windows("conv2d_transpose", g.shape, x, geometry(x, w.shape, attrs), w.shape[3])
+    _check_channels(x, w.shape, attrs["groups"])
+    _check_windows(g.shape, x, geometry(x, w.shape, attrs), w.shape[3])
     return x
 
 
 def _filter_shape(x: Any, g: Any, *, window: Pair, **attrs: Any) -> Shape:
-    _check("conv2d_filter_gradient", x, g)
+    _check(x, g)
     groups = attrs["groups"]
     w = (*window, x.shape[3] // groups, g.shape[3])
-    _check_channels("conv2d_filter_gradient", x.shape, w, groups)
-    _check_windows("conv2d_filter_gradient", g.shape, x.shape, geometry(x.shape, w, attrs), g.shape[3])
+    _check_channels(x.shape, w, groups)
+    _check_windows(g.shape, x.shape, geometry(x.shape, w, attrs), g.shape[3])
     return w
 
 
@@ -229,7 +229,8 @@ CONV_INPUT: Op = register(Op(
 ))  # fmt: skip
 
 CONV_FILTER: Op = register(Op(
-    "conv2d_filter_gradient", Kind.EXTERN, provider="conv_filter", reads=_dense, eager=_eager_filter, saves=Saves.INPUTS,
+    "conv2d_filter_gradient", Kind.EXTERN, provider="conv_filter", reads=_dense, eager=_eager_filter,
+    saves=Saves.INPUTS,
     infer=lambda x, g, **attrs: spec(_filter_shape(x, g, **attrs), x.dtype),
     vjps=(
         lambda v, out, x, g, *, window, **attrs: _gradient_by_input(g, v, x, attrs),

@@ -67,16 +67,16 @@ def _max_vjp(g: Any, out: Any, x: Any, **attrs: Any) -> Any:
 # an element of each window by its place, and back
 
 
-def _check_places(name: str, shape: Shape, places: Any) -> None:
+def _check_places(shape: Shape, places: Any) -> None:
     if tuple(places.shape) != tuple(shape):
-        raise ShapeError(f"{name} needs positions of shape {tuple(shape)}, got {tuple(places.shape)}")
+        raise ShapeError(f"expected positions of shape {tuple(shape)}, got {tuple(places.shape)}")
     if places.dtype.kind not in "iu":
-        raise DTypeError(f"{name} needs positions of integers, got {places.dtype.name}")
+        raise DTypeError(f"expected positions of integers, got {places.dtype.name}")
 
 
 def _take_shape(x: Any, places: Any, *, window: Pair, strides: Pair, padding: Padding) -> Shape:
     shape = (x.shape[0], *geometry(x.shape[1:3], window, strides, padding).count, x.shape[3])
-    _check_places("window_take", shape, places)
+    _check_places(shape, places)
     return shape
 
 
@@ -86,9 +86,9 @@ def _scatter_shape(
     count = geometry(size, window, strides, padding).count
     if tuple(g.shape[1:3]) != count:
         raise ShapeError(
-            f"window_scatter: an image of {size} has {count} windows of {window}, got values of shape {tuple(g.shape)}"
+            f"an image of {size} has {count} windows of {window}, got values of shape {tuple(g.shape)}"
         )
-    _check_places("window_scatter", g.shape, places)
+    _check_places(g.shape, places)
     return (g.shape[0], *size, g.shape[3])
 
 

@@ -19,6 +19,7 @@ from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable
 from hybridml.errors import CompileWarning, SignatureError, user_stacklevel
 from hybridml.kernels.executable import Executable
+from hybridml.kernels.group import Fusions
 from hybridml.ops.spec import TensorSpec
 from hybridml.symbolic import Dim, substitute
 from hybridml.symbolic.polynomial import Symbol
@@ -78,12 +79,13 @@ class OutputPlan:
 @dataclass(frozen=True)
 class Binding:
     """Sizes that were put into a symbolic graph, and the optimised graph with them in; `seconds` is what that took. `prepare` gives the
-    gradient's graphs for these sizes."""
+    gradient's graphs for these sizes; `fusions` are what fusion decided for other sizes."""
 
     values: Mapping[Symbol, int]
     optimized: Graph
     seconds: float
     prepare: Callable[[], Prepared | None]
+    fusions: Fusions
 
 
 def as_pure(graph: Graph) -> Graph:
@@ -107,7 +109,7 @@ def _compiled(graph: Graph, binding: Binding | None) -> tuple[float, Graph, Exec
     started = time.perf_counter()
     optimized = optimize(graph) if binding is None else binding.optimized
     seconds = time.perf_counter() - started if binding is None else binding.seconds
-    return seconds, optimized, Executable(optimized)
+    return seconds, optimized, Executable(optimized, None if binding is None else binding.fusions)
 
 
 class ConcreteFunction:

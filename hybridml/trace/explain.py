@@ -16,6 +16,7 @@ from hybridml.kernels.steps import (
     RoutineStep,
     Step,
 )
+from hybridml.kernels.sweep import SweepStep
 
 if TYPE_CHECKING:
     from hybridml.trace.concrete import ConcreteFunction, Stats
@@ -86,6 +87,9 @@ def _describe(s: Step) -> str:
         )
     if isinstance(s, RoutineStep):
         return s.title
+    if isinstance(s, SweepStep):
+        inner = [f"\n       {_describe(m)}" for m in s.members]
+        return f"sweep of {s.units} units, {s.part} at a time" + "".join(inner)
     kernel = s.kernel.name.rsplit("_", 1)[0]
     if isinstance(s, HorizontalStep):
         return f"{kernel}: one launch over {len(s.parts)} buffers, {sum(s.extents)} elements"

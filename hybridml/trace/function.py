@@ -20,12 +20,10 @@ import numpy as np
 
 from hybridml import pytree
 from hybridml.eager.state import state
-from hybridml.eager.tensor import Tensor, wrap
+from hybridml.eager.tensor import wrap
 from hybridml.eager.variable import Variable
 from hybridml.errors import (
-    HybridMLError,
     TraceError,
-    add_users_line,
 )
 from hybridml.ops.spec import TensorSpec, spec
 from hybridml.symbolic import Dim, Guards, Scope
@@ -34,13 +32,13 @@ from hybridml.trace import autograph
 from hybridml.trace.any_size import AnySize
 from hybridml.trace.bound import BoundFunction
 from hybridml.trace.builder import Builder
-from hybridml.trace.concrete import ConcreteFunction, OutputPlan
+from hybridml.trace.concrete import ConcreteFunction
 from hybridml.trace.explain import Explanation, explain
 from hybridml.trace.families import NUMBER, Families
 from hybridml.trace.general import General
-from hybridml.trace.graph import Graph
 from hybridml.trace.guard import NUMBERS, Trace
 from hybridml.trace.history import History
+from hybridml.trace.method import BoundFunction, weak_method
 from hybridml.trace.reach import reaches
 from hybridml.trace.signature import (
     Binder,
@@ -51,9 +49,9 @@ from hybridml.trace.signature import (
     is_tensor,
     leaf_keys,
     leaf_names,
-    spec_of,
 )
 from hybridml.trace.watch import is_plain, reads_of
+from hybridml.trace.written import Written, write
 
 MAX_TRACES = 64
 STAND_IN_SIZE = (
@@ -317,11 +315,10 @@ class Function:
             return spec([dims.get((i, a), d) for a, d in enumerate(s.shape)], s.dtype)
 
         with scope.deciding(guards):
-            written = self._written(leaves, structure, frozenset([i for i, _ in _numbers(places)]), symbolic)
-        graph, variables, plan, seconds, named = written
+            w = self._written(leaves, structure, frozenset([i for i, _ in _numbers(places)]), symbolic)
         return General(
-            scope, guards, tuple(sizes), graph, variables, plan, seconds, self.check, named, self.background
-        )
+            scope, guards, tuple(sizes), w.graph, w.variables, w.outputs, w.seconds, self.check, w.named, self.background
+        )  # fmt: skip
 
     def build(
         self, leaves: list[Any], structure: pytree.Structure, numbers: frozenset[int] = frozenset()
@@ -330,9 +327,9 @@ class Function:
 
         `numbers` are the positions of Python numbers that enter as weakly typed scalars rather than by value.
         """
-        graph, variables, plan, seconds, named = self._written(leaves, structure, numbers, lambda i, s: s)
+        w = self._written(leaves, structure, numbers)
         return ConcreteFunction(
-            graph, variables, plan, seconds, self.check, named, background=self.background
+            w.graph, w.variables, w.outputs, w.seconds, self.check, w.named, background=self.background
         )
 
     def _written(
@@ -340,33 +337,12 @@ class Function:
         leaves: list[Any],
         structure: pytree.Structure,
         numbers: frozenset[int],
-        symbolic: Callable[[int, TensorSpec], TensorSpec],
-    ) -> tuple[Graph, list[Variable], OutputPlan, float, frozenset[int]]:
-        """The graph of one run of the Python function: with its variables, outputs, seconds, and the variables it knows by name."""
-        started = time.perf_counter()
+        symbolic: Callable[[int, TensorSpec], TensorSpec] = lambda i, s: s,
+    ) -> Written:
         builder = Builder(self._name, self._owned)
         builder.converts = self.autograph
         names = leaf_names(structure, self._binder)
-        tapes, state.tapes = state.tapes, []
-        try:
-            with builder:
-                symbols = [
-                    builder.input(TensorSpec((), NUMBERS[type(x)]), name, weak=True)
-                    if i in numbers
-                    else builder.input(symbolic(i, x if isinstance(x, TensorSpec) else spec_of(x)), name)
-                    if is_tensor(x) or isinstance(x, TensorSpec)
-                    else x
-                    for i, (x, name) in enumerate(zip(leaves, names, strict=True))
-                ]
-                args, kwargs = pytree.unflatten(structure, symbols)
-                result = self._run(args, kwargs)
-                graph, variables, plan = self._finish(builder, result)
-        except HybridMLError as e:
-            add_users_line(e)
-            raise
-        finally:
-            state.tapes = tapes
-        return graph, variables, plan, time.perf_counter() - started, frozenset(builder.named_variables)
+        return write(builder, self._run, leaves, structure, names, numbers, symbolic)
 
     def _run(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """The Python function: as it is when it runs eagerly, with its control flow converted when it is traced or mapped."""
@@ -379,24 +355,6 @@ class Function:
         if not self.autograph:
             return "# not converted: autograph=False"
         return autograph.text(self.python_function)
-
-    def _finish(self, builder: Builder, result: Any) -> tuple[Any, list[Variable], OutputPlan]:
-        leaves, structure = pytree.flatten(result)
-        outputs: list[Any] = []
-        slots: list[int | None] = []
-        constants: list[Any] = []
-        for x in leaves:
-            if isinstance(x, Variable):
-                x = x.value()
-            if isinstance(x, Tensor) and type(x) is not Tensor:
-                slots.append(len(outputs))
-                constants.append(None)
-                outputs.append(x)
-            else:
-                slots.append(None)
-                constants.append(x)
-        graph, variables = builder.finish(outputs)
-        return graph, variables, OutputPlan(structure, tuple(slots), tuple(constants))
 
     def get_concrete_function(self, *args: Any, **kwargs: Any) -> ConcreteFunction:
         """The trace for these arguments; a TensorSpec stands for any tensor of that shape and dtype."""
@@ -500,7 +458,7 @@ class Function:
         except TypeError:  # not hashable or not weakly referable: a plain bound method, traced for the instance as an argument
             return types.MethodType(self, instance)
         if bound is None:
-            method = _weak_method(self.python_function, instance, self.autograph)
+            method = weak_method(self.python_function, instance, self.autograph)
             bound = self._bound[instance] = Function(
                 method,
                 self.input_signature,
@@ -531,21 +489,6 @@ def _moved(numbers: Places, before: list[Any], after: list[Any]) -> Places:
         return numbers
     old, new = ([i for i, x in enumerate(xs) if type(x) in NUMBERS] for xs in (before, after))
     return frozenset([(new[old.index(i)], NUMBER) for i, _ in numbers])
-
-
-def _weak_method(f: Callable[..., Any], instance: Any, convert: bool) -> Callable[..., Any]:
-    """`f` bound to an instance that it does not keep alive."""
-    ref = weakref.ref(instance)
-    inner = f.__get__(instance)
-
-    @functools.wraps(f)
-    def method(*args: Any, **kwargs: Any) -> Any:
-        if convert and state.traces:
-            return autograph.run(f, (ref(), *args), kwargs)
-        return f(ref(), *args, **kwargs)
-
-    method.__signature__ = __import__("inspect").signature(inner)  # type: ignore[attr-defined]
-    return method
 
 
 def function(

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any
 
 from hybridml.eager.variable import Variable
+from hybridml.kernels.group import Fusions
 from hybridml.symbolic import Guard, Guards, Scope
 from hybridml.symbolic.polynomial import Symbol
 from hybridml.trace.bind import bound
@@ -44,6 +45,7 @@ class General:
         self.graph, self.variables, self.named = graph, variables, named
         self.plan, self.check, self.background = outputs, check, background
         self.trace_seconds = trace_seconds
+        self._fusions: Fusions = {}
         started = time.perf_counter()
         with scope.deciding(guards):
             self.optimized = optimize(graph)
@@ -78,7 +80,13 @@ class General:
             0.0,
             self.check,
             self.named,
-            Binding(values, optimized, time.perf_counter() - started, lambda: self._gradient(values)),
+            Binding(
+                values,
+                optimized,
+                time.perf_counter() - started,
+                lambda: self._gradient(values),
+                self._fusions,
+            ),
             self.background,
         )
 

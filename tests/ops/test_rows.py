@@ -157,6 +157,8 @@ def test_infer_says_what_eager_returns(op, dtype, monkeypatch):
 def test_expand_is_the_op(op, dtype, monkeypatch):
     for sample in samples_of(op):
         args = recast(sample.args, dtype)
+        if not accepts(op, args, sample.kwargs):
+            continue
         with calls_through_the_door(monkeypatch) as calls:
             FUNCTIONS[op.name](*as_tensors(args), **sample.kwargs)
         for call in calls:

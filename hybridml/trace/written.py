@@ -1,0 +1,83 @@
+"""One run of a Python function on symbols: what it wrote down."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Sequence
+from typing import Any, NamedTuple
+
+from hybridml import pytree
+from hybridml.eager.state import state
+from hybridml.eager.tensor import Tensor
+from hybridml.eager.variable import Variable
+from hybridml.errors import HybridMLError, add_users_line
+from hybridml.ops.spec import TensorSpec
+from hybridml.trace.builder import Builder
+from hybridml.trace.concrete import OutputPlan
+from hybridml.trace.graph import Graph
+from hybridml.trace.guard import NUMBERS
+from hybridml.trace.signature import is_tensor, spec_of
+
+
+class Written(NamedTuple):
+    """A graph, its variables in order, what is made of its outputs, the seconds that took, and the ids of variables known by name."""
+
+    graph: Graph
+    variables: list[Variable]
+    outputs: OutputPlan
+    seconds: float
+    named: frozenset[int]
+
+
+def write(
+    builder: Builder,
+    run: Callable[[Sequence[Any], dict[str, Any]], Any],
+    leaves: Sequence[Any],
+    structure: pytree.Structure,
+    names: Sequence[str],
+    numbers: Collection[int],
+    symbolic: Callable[[int, TensorSpec], TensorSpec],
+) -> Written:
+    """Run `run(args, kwargs)` with symbols in place of tensors, and of the Python numbers at the positions `numbers`.
+
+    `symbolic` gives the spec of the tensor at a position from the one of the call.
+    """
+    started = time.perf_counter()
+    tapes, state.tapes = state.tapes, []
+    try:
+        with builder:
+            symbols = [
+                builder.input(TensorSpec((), NUMBERS[type(x)]), name, weak=True)
+                if i in numbers
+                else builder.input(symbolic(i, x if isinstance(x, TensorSpec) else spec_of(x)), name)
+                if is_tensor(x) or isinstance(x, TensorSpec)
+                else x
+                for i, (x, name) in enumerate(zip(leaves, names, strict=True))
+            ]
+            args, kwargs = pytree.unflatten(structure, symbols)
+            graph, variables, plan = _finish(builder, run(args, kwargs))
+    except HybridMLError as e:
+        add_users_line(e)
+        raise
+    finally:
+        state.tapes = tapes
+    return Written(graph, variables, plan, time.perf_counter() - started, frozenset(builder.named_variables))
+
+
+def _finish(builder: Builder, result: Any) -> tuple[Graph, list[Variable], OutputPlan]:
+    leaves, structure = pytree.flatten(result)
+    outputs: list[Any] = []
+    slots: list[int | None] = []
+    constants: list[Any] = []
+    for x in leaves:
+        if isinstance(x, Variable):
+            x = x.value()
+        if isinstance(x, Tensor) and type(x) is not Tensor:
+            slots.append(len(outputs))
+            constants.append(None)
+            outputs.append(x)
+        else:
+            slots.append(None)
+            constants.append(x)
+    graph, variables = builder.finish(outputs)
+    return graph, variables, OutputPlan(structure, tuple(slots), tuple(constants))
