@@ -30,7 +30,6 @@ from hybridml.symbolic import Dim, Guards, Scope
 from hybridml.symbolic.polynomial import atom
 from hybridml.trace import autograph
 from hybridml.trace.any_size import AnySize
-from hybridml.trace.bound import BoundFunction
 from hybridml.trace.builder import Builder
 from hybridml.trace.concrete import ConcreteFunction
 from hybridml.trace.explain import Explanation, explain
