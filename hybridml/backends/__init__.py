@@ -121,6 +121,11 @@ def has_driver() -> bool:
     return bool(glob.glob("/dev/nvidia[0-9]*")) or os.path.exists("/dev/dxg")
 
 
+def elsewhere() -> bool:
+    """True once a device other than the CPU is open."""
+    return _elsewhere
+
+
 def of(array: Any) -> Backend:
     """The device that holds an array."""
     return _of_array[type(array)](array)
@@ -149,6 +154,11 @@ def common(arrays: Any) -> Backend:
         elif backend is not found:
             raise mixed(found, backend)
     return current() if found is None else found
+
+
+def contiguous(array: Any) -> Any:
+    """The array, or a copy of it, with its elements in row-major order without gaps."""
+    return array if array.flags.c_contiguous else of(array).xp.ascontiguousarray(array)
 
 
 def mixed(a: Backend, b: Backend) -> DeviceError:

@@ -137,8 +137,13 @@ def explain_failure(op: Op, operands: list[Any], attrs: dict[str, Any], cause: E
     except errors.HybridMLError as better:
         return type(better)(errors.located(f"{op.name}: {better}", errors.user_line()))
     if type(cause).__name__ == "OutOfMemoryError":
-        return errors.DeviceMemoryError(errors.located(f"{op.name}({', '.join(map(str, specs))}): {cause}. Free tensors that are no "
-            "longer needed, or use smaller batches; the process can go on", errors.user_line()))
+        return errors.DeviceMemoryError(
+            errors.located(
+                f"{op.name}({', '.join(map(str, specs))}): {cause}. Free tensors that are no "
+                "longer needed, or use smaller batches; the process can go on",
+                errors.user_line(),
+            )
+        )
     kind = errors.DTypeError if isinstance(cause, (TypeError, OverflowError)) else errors.ShapeError
     if isinstance(cause, IndexError):
         kind = errors.IndexOutOfRangeError  # type: ignore[assignment]

@@ -22,6 +22,12 @@ from hybridml.ops.spec import TensorSpec, spec
 
 _ids_lock = threading.Lock()
 _last_id = [0]
+_moves = [0]
+
+
+def moves() -> int:
+    """How often a variable has moved to another device: programs look again where theirs are once this changes."""
+    return _moves[0]
 
 
 def next_id() -> int:
@@ -88,6 +94,7 @@ class Variable(Operators):
             raise DeviceError(f"{self!r} cannot move inside @hml.function; move it before the call")
         if backends.of(self._array) is not target:
             self._array = target.put(np.array(backends.of(self._array).get(self._array), order="C"))
+            _moves[0] += 1
         return self
 
     def assign(self, value: Any) -> Variable:

@@ -32,7 +32,7 @@ from hybridml.kernels.steps import (
 )
 from hybridml.kernels.views import Place, places
 from hybridml.ops.registry import Kind
-from hybridml.trace.graph import Graph, Value, runs_python
+from hybridml.trace.graph import Graph, Node, Value, runs_python
 
 
 @dataclass
@@ -80,7 +80,7 @@ class Region:
         self.refusals: list[Refusal] = list(fuser.refusals.values())
         self._readers = fuser._readers
         self._member = dict(fuser.owner)
-        self.steps = merge_equal_updates(list(self._steps()))
+        self.steps = self._merged(list(self._steps()))
         self._place_buffers()
 
     @property
@@ -112,16 +112,12 @@ class Region:
                 yield EmptyStep(n.op.name, reads, n.outputs)
                 continue
             if n.op.kind is Kind.CONTROL:
-                yield control.step(
-                    n, reads, self.places, lambda graph: Region(graph, self.threads, self.meter, inner=True)
-                )
+                yield control.step(n, reads, self.places, self._inner)
                 continue
             if runs_python(n):
                 yield PythonStep(n, reads, n.outputs, checks=bool(n.outputs), reason="is Python")
                 continue
-            products = (
-                gemm_steps(self.graph, n, self.places, self.threads) if n.op.provider == "gemm" else None
-            )
+            products = self._products(n) if n.op.provider == "gemm" else None
             moves = lower_movement(n, self.places) if products is None and n.out.spec.size else None
             if products is not None:
                 yield from products
@@ -129,6 +125,20 @@ class Region:
                 yield from [self._compiled(low, reads, n.outputs) for low in moves]
             else:
                 yield PythonStep(n, reads, n.outputs)
+
+    # what another target does in its own way
+
+    def _products(self, n: Node) -> Sequence[Step] | None:
+        """The steps of a matrix product, or None where no routine takes its operands."""
+        return gemm_steps(self.graph, n, self.places, self.threads)
+
+    def _merged(self, steps: list[Step]) -> list[Step]:
+        """The steps, those that may share a launch put together."""
+        return merge_equal_updates(steps)
+
+    def _inner(self, graph: Graph) -> Region:
+        """The region of a branch or a loop body."""
+        return Region(graph, self.threads, self.meter, inner=True)
 
     def _kernel(self, g: Group, reads: tuple[Value, ...]) -> KernelStep:
         started = time.perf_counter()

@@ -206,7 +206,11 @@ def scatter_add(x: Any, indices: Any, updates: Any, /, *, axis: int = 0) -> Any:
     """
     x = lift(x)
     return call(
-        SCATTER_ADD, x, integer_index(indices, x), astype(lift(updates, x), x.dtype), axis=normalize_axis(axis, x.ndim)
+        SCATTER_ADD,
+        x,
+        integer_index(indices, x),
+        astype(lift(updates, x), x.dtype),
+        axis=normalize_axis(axis, x.ndim),
     )
 
 

@@ -56,7 +56,9 @@ def random_bits(seed: int, counter: int, n: int, xp: Any = np) -> NDArray[np.uin
         raise ValueError(f"expected a number of words >= 0, got {n}")
     seed %= 2**64
     words: NDArray[np.uint32] = xp.empty(((n + 3) // 4, 4), dtype=np.uint32)
-    step = CHUNK if xp is np else max(len(words), 1)  # a GPU has no cache to stay in, and a price for each launch
+    step = (
+        CHUNK if xp is np else max(len(words), 1)
+    )  # a GPU has no cache to stay in, and a price for each launch
     for start in range(0, len(words), step):
         part = words[start : start + step]
         first = xp.full(1, (counter + start) % 2**64, dtype=np.uint64)
@@ -95,7 +97,9 @@ def normal_f32(seed: int, counter: int, n: int, xp: Any = np) -> NDArray[np.floa
     words = random_bits(seed, counter, n + n % 2, xp).reshape(-1, 2)
     # The kernel holds u in float32 before the logarithm, which matters near u = 1; so does this.
     u = words[:, 0].astype(np.float32).astype(np.float64) * 2.0**-32 + 2.0**-33
-    return box_muller(u.astype(np.float32).astype(np.float64), words[:, 1] * 2.0**-32, xp)[:n].astype(np.float32)
+    return box_muller(u.astype(np.float32).astype(np.float64), words[:, 1] * 2.0**-32, xp)[:n].astype(
+        np.float32
+    )
 
 
 def normal_f64(seed: int, counter: int, n: int, xp: Any = np) -> NDArray[np.float64]:
@@ -112,5 +116,7 @@ def box_muller(u: NDArray[Any], turns: NDArray[Any], xp: Any = np) -> NDArray[np
     """Two standard normal numbers for each u in (0, 1] and turn, cosine first; shape (2 len(u),)."""
     radius = xp.sqrt(-2.0 * xp.log(u))
     angle = 2.0 * np.pi * turns
-    pairs: NDArray[np.float64] = xp.stack([radius * xp.cos(angle), radius * xp.sin(angle)], axis=1).reshape(-1)
+    pairs: NDArray[np.float64] = xp.stack([radius * xp.cos(angle), radius * xp.sin(angle)], axis=1).reshape(
+        -1
+    )
     return pairs

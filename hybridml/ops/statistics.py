@@ -84,7 +84,11 @@ def std(x: Any, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool
 
 def _eager_logsumexp(xp: Any, x: Any, *, axis: tuple[int, ...], keepdims: bool) -> Any:
     wide = x.astype(np.float32) if x.dtype == np.float16 else x
-    top = wide.max(axis=axis, keepdims=True) if x.size else xp.full(kept_shape(x.shape, axis), -np.inf, wide.dtype)
+    top = (
+        wide.max(axis=axis, keepdims=True)
+        if x.size
+        else xp.full(kept_shape(x.shape, axis), -np.inf, wide.dtype)
+    )
     safe = xp.where(xp.isinf(top), wide.dtype.type(0), top)  # a row of -inf has no finite maximum to subtract
     out = xp.log(xp.exp(wide - safe).sum(axis=axis, keepdims=True)) + safe
     out = out if keepdims else out.reshape(infer.reduced_shape(x.shape, axis, False))

@@ -6,7 +6,9 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from hybridml import errors
+import numpy as np
+
+from hybridml import backends, errors
 from hybridml.eager.dispatch import record
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor
@@ -147,7 +149,7 @@ class Builder:
 
     def _constant(self, x: Tensor) -> Value:
         """A constant of the graph; an array stretched by broadcasting stays small and is stretched in the graph."""
-        array = x._array
+        array = x._array if type(x._array) is np.ndarray else backends.of(x._array).get(x._array)
         small = array[
             tuple(
                 [

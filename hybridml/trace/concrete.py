@@ -8,15 +8,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
-from hybridml import pytree
+from hybridml import backends, pytree
 from hybridml.eager.creation import asarray
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor, wrap
-from hybridml.eager.variable import Variable
-from hybridml.errors import SignatureError
-from hybridml.kernels.executable import Executable
+from hybridml.eager.variable import Variable, moves
+from hybridml.errors import DeviceError, SignatureError
+from hybridml.kernels.programs import executable
 from hybridml.trace.check import check
 from hybridml.trace.gradient import PureFunction, inline
 from hybridml.trace.graph import Graph
@@ -69,6 +67,7 @@ class ConcreteFunction:
         trace_seconds: float = 0.0,
         check: bool = False,
         named: frozenset[int] = frozenset(),
+        backend: backends.Backend = backends.CPU,
     ) -> None:
         self.graph = graph
         self.variables = tuple(variables)
@@ -81,7 +80,10 @@ class ConcreteFunction:
         started = time.perf_counter()
         self.optimized = optimize(graph)
         self._passes_seconds = time.perf_counter() - started
-        self.program = Executable(self.optimized)
+        self.backend = backend
+        self._moves = moves()
+        self._check_places()
+        self.program = executable(self.optimized, backend)
 
     def on(self, variables: Sequence[Variable]) -> ConcreteFunction:
         """The same program on other variables of the same shapes and dtypes."""
@@ -89,6 +91,16 @@ class ConcreteFunction:
         other.variables = tuple(variables)
         other._assigned = [variables[i] for i, _ in self.graph.updates]
         return other
+
+    def _check_places(self) -> None:
+        """Raise DeviceError, naming the variable, where one is on another device than the program."""
+        for v in self.variables:
+            there = backends.of(v._array)
+            if there is not self.backend:
+                raise DeviceError(
+                    f"@hml.function `{self.graph.name}` runs on {self.backend.name} and uses {v!r}, which is on {there.name}; move it "
+                    f'before the call with variable.to("{self.backend.name}"), or pass tensors of {there.name}'
+                )
 
     # facts
 
@@ -145,8 +157,11 @@ class ConcreteFunction:
             return self.rebuild([wrap(a) for a in self.run([x._array for x in tensors])])
         return self.rebuild(self._call_recorded(tensors))
 
-    def run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        """The bare call: C-contiguous NumPy arrays in, fresh arrays out, variables updated in place."""
+    def run(self, arrays: list[Any]) -> list[Any]:
+        """The bare call: C-contiguous arrays of the program's device in, fresh arrays out, variables updated in place."""
+        if self._moves != moves():
+            self._check_places()
+            self._moves = moves()
         for v in self._assigned:
             if v.is_held():
                 v._array = v._array.copy()
@@ -154,10 +169,12 @@ class ConcreteFunction:
             return self._run_checked(arrays)
         return self.program.run(arrays + [v._array for v in self.variables])
 
-    def _run_checked(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    def _run_checked(self, arrays: list[Any]) -> list[Any]:
         before = [v._array.copy() for v in self.variables]
         outputs = self.program.run(arrays + [v._array for v in self.variables])
-        check(self.graph, arrays, before, [*outputs, *[v._array for v in self._assigned]])
+        here = self.backend.get
+        results = [here(a) for a in (*outputs, *[v._array for v in self._assigned])]
+        check(self.graph, [here(a) for a in arrays], [here(a) for a in before], results, self.backend)
         return outputs
 
     def rebuild(self, results: list[Any]) -> Any:

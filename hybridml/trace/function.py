@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from hybridml import pytree
+from hybridml import backends, pytree
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable
@@ -42,6 +42,7 @@ from hybridml.trace.signature import (
     is_tensor,
     leaf_keys,
     leaf_names,
+    placement,
     spec_of,
 )
 from hybridml.trace.watch import is_plain, reads_of
@@ -140,7 +141,7 @@ class Function:
         tensors = trace.tensors(leaves)
         if not state.tapes:
             tensors = [
-                x if x._array.flags.c_contiguous else wrap(np.ascontiguousarray(x._array)) for x in tensors
+                x if x._array.flags.c_contiguous else wrap(backends.contiguous(x._array)) for x in tensors
             ]
         return trace.concrete.call(tensors)
 
@@ -160,14 +161,15 @@ class Function:
 
     def _key(self, leaves: list[Any], structure: pytree.Structure) -> CallKey:
         """The key of a call; its variables are known by identity where the function knows them so."""
-        key = CallKey(structure, leaf_keys(leaves))
+        device = placement(leaves).name
+        key = CallKey(structure, leaf_keys(leaves), device)
         variables = [id(x) for x in leaves if isinstance(x, Variable)]
         if variables:
             trace = self._known(key)
             if key.opened(None) in self._by_identity or (
                 trace is not None and not trace.captured.isdisjoint(variables)
             ):
-                return CallKey(structure, leaf_keys(leaves, by_identity=True))
+                return CallKey(structure, leaf_keys(leaves, by_identity=True), device)
         return key
 
     def _tells_apart(self, leaves: list[Any], named: frozenset[int]) -> bool:
@@ -212,7 +214,7 @@ class Function:
         self._count["traces"] += 1
         if self._tells_apart(leaves, trace.concrete.named):
             self._by_identity.add(key.opened(None))
-            key = CallKey(structure, leaf_keys(leaves, by_identity=True))
+            key = CallKey(structure, leaf_keys(leaves, by_identity=True), key.device)
         self._traces[key.opened(numbers)] = trace
         if len(self._traces) > MAX_TRACES:
             self._traces.popitem(last=False)
@@ -258,6 +260,7 @@ class Function:
             raise
         finally:
             state.tapes = tapes
+        given = any(isinstance(x, (Tensor, Variable)) for x in leaves)
         return ConcreteFunction(
             graph,
             variables,
@@ -265,6 +268,7 @@ class Function:
             time.perf_counter() - started,
             self.check,
             frozenset(builder.named_variables),
+            placement(leaves if given else variables),
         )
 
     def _run(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

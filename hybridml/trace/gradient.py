@@ -7,14 +7,12 @@ itself when a tape watches the backward walk: gradients of gradients come for fr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
-from hybridml import dtypes
+from hybridml import backends, dtypes
 from hybridml.eager.batch_tensor import BatchTensor
 from hybridml.eager.creation import zeros_like
 from hybridml.eager.dispatch import run as run_op
@@ -23,6 +21,7 @@ from hybridml.eager.state import state
 from hybridml.eager.tape import GradientTape
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.kernels.executable import Executable
+from hybridml.kernels.programs import executable
 from hybridml.ops.registry import Kind, Op
 from hybridml.trace.builder import Builder
 from hybridml.trace.control.mapped import through_functions
@@ -138,18 +137,24 @@ class PureFunction:
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
+        self._programs: dict[tuple[str, backends.Backend], Executable] = {}
 
-    @cached_property
-    def _program(self) -> Executable:
-        return Executable(optimize(self.graph))
+    def _program(self, tensors: Sequence[Tensor]) -> Executable:
+        return self._on("program", tensors, lambda: self.graph)
+
+    def _on(self, which: str, tensors: Sequence[Tensor], graph: Callable[[], Graph]) -> Executable:
+        """The program of a graph for the device of these tensors."""
+        backend = backends.common([x._array for x in tensors])
+        if (which, backend) not in self._programs:
+            self._programs[which, backend] = executable(optimize(graph()), backend)
+        return self._programs[which, backend]
 
     @cached_property
     def _split(self) -> Split:
         return differentiate(self.graph)
 
-    @cached_property
-    def _forward(self) -> Executable:
-        return Executable(optimize(self._split.forward))
+    def _forward(self, tensors: Sequence[Tensor]) -> Executable:
+        return self._on("forward", tensors, lambda: self._split.forward)
 
     @cached_property
     def _backward(self) -> PureFunction:
@@ -159,8 +164,8 @@ class PureFunction:
         if state.traces or any(isinstance(x, SymbolicTensor) for x in tensors):
             return inline(self.graph, tensors)
         if not any(t.is_watching(x) for t in state.tapes for x in tensors):
-            return _run(self._program, tensors)
-        results = _run(self._forward, tensors)
+            return _run(self._program(tensors), tensors)
+        results = _run(self._forward(tensors), tensors)
         n = len(self.graph.outputs)
         outputs, extra = results[:n], results[n:]
         residuals = [tensors[i] if is_input else extra[i] for is_input, i in self._split.saved]
@@ -202,7 +207,4 @@ class PureFunction:
 
 
 def _run(program: Executable, tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [
-        wrap(a)
-        for a in program.run([np.ascontiguousarray(x._array) if x.ndim else x._array for x in tensors])
-    ]
+    return [wrap(a) for a in program.run([backends.contiguous(x._array) for x in tensors])]

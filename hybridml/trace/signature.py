@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hybridml import pytree
+from hybridml import backends, pytree
 from hybridml.eager.tensor import Tensor
 from hybridml.eager.variable import Variable
 from hybridml.errors import SignatureError
@@ -50,6 +50,14 @@ def is_tensor(x: Any) -> bool:
 
 def spec_of(x: Any) -> TensorSpec:
     return x.spec if isinstance(x, (Tensor, Variable)) else spec(x.shape, x.dtype)
+
+
+def placement(leaves: Sequence[Any]) -> backends.Backend:
+    """The device that a call of these arguments runs on: that of its tensors and variables, else the current one.
+
+    Raises DeviceError for tensors of two devices.
+    """
+    return backends.common([x._array for x in leaves if type(x) is Tensor or isinstance(x, Variable)])
 
 
 def leaf_key(x: Any) -> Any:
@@ -124,11 +132,11 @@ def _is_number(key: Any) -> bool:
 class CallKey:
     """The key of one call: structure and leaf keys of all its arguments."""
 
-    __slots__ = ("_hash", "keys", "structure")
+    __slots__ = ("_hash", "device", "keys", "structure")
 
-    def __init__(self, structure: pytree.Structure, keys: tuple[Any, ...]) -> None:
-        self.structure, self.keys = structure, keys
-        self._hash = hash((structure, keys))
+    def __init__(self, structure: pytree.Structure, keys: tuple[Any, ...], device: str = "cpu:0") -> None:
+        self.structure, self.keys, self.device = structure, keys, device
+        self._hash = hash((structure, keys, device))
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -136,6 +144,7 @@ class CallKey:
             and self._hash == other._hash
             and self.structure == other.structure
             and self.keys == other.keys
+            and self.device == other.device
         )
 
     def __hash__(self) -> int:
@@ -151,6 +160,7 @@ class CallKey:
                     for i, k in enumerate(self.keys)
                 ]
             ),
+            self.device,
         )
 
     @property
@@ -188,6 +198,8 @@ def describe(key: Any) -> str:
 
 def difference(old: CallKey, new: CallKey, binder: Binder) -> tuple[str, str, str, str] | None:
     """(argument, old, new, cure) of the first argument that made `new` another call than `old`."""
+    if old.device != new.device:
+        return "the device", old.device, new.device, "keep a function's arguments on one device"
     if old.structure != new.structure:
         return (
             "the nesting of the arguments",

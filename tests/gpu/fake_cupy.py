@@ -16,9 +16,8 @@ import numpy as np
 API = json.loads((Path(__file__).parent / "cupy_api.json").read_text())
 # Keywords of CuPy's methods where they are fewer than NumPy's.
 KEYWORDS = {
-    **dict.fromkeys(("max", "min", "any", "all"), {"axis", "out", "keepdims"}),
-    **dict.fromkeys(("sum", "prod"), {"axis", "dtype", "out", "keepdims"}),
-    **dict.fromkeys(("argmax", "argmin"), {"axis", "dtype", "out", "keepdims"}),
+    **{name: {"axis", "out", "keepdims"} for name in ("max", "min", "any", "all")},
+    **{name: {"axis", "dtype", "out", "keepdims"} for name in ("sum", "prod", "argmax", "argmin")},
     "astype": {"dtype", "order", "casting", "subok", "copy"}, "copy": {"order"}, "reshape": {"order"},
 }  # fmt: skip
 SCALARS = (bool, int, float, complex, np.generic, np.dtype, type, str, slice, type(None), type(Ellipsis))
@@ -122,7 +121,7 @@ def _operator(name: str) -> Any:
     return operate
 
 
-for _name in ("add sub mul truediv floordiv mod pow and or xor lshift rshift matmul".split()):
+for _name in "add sub mul truediv floordiv mod pow and or xor lshift rshift matmul".split():
     for _prefix in ("", "r"):
         setattr(FakeArray, f"__{_prefix}{_name}__", _operator(f"__{_prefix}{_name}__"))
 for _name in ("neg", "pos", "abs", "invert", "lt", "le", "gt", "ge", "eq", "ne"):
@@ -158,7 +157,9 @@ def back(out: Any, *inputs: Any) -> Any:
         return type(out)(back(o, *inputs) for o in out)
     if isinstance(out, (np.ndarray, np.generic)):
         array = np.asarray(out)
-        owner = next((x for x in inputs if isinstance(x, FakeArray) and np.may_share_memory(array, x._a)), None)
+        owner = next(
+            (x for x in inputs if isinstance(x, FakeArray) and np.may_share_memory(array, x._a)), None
+        )
         return FakeArray(array, owner)
     return out
 
@@ -172,7 +173,9 @@ class FakeUfunc:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return back(self._f(*map(bare, args), **{k: bare(v) for k, v in kwargs.items()}), *args)
 
-    def reduce(self, x: Any, axis: Any = 0, dtype: Any = None, out: Any = None, keepdims: bool = False) -> Any:
+    def reduce(
+        self, x: Any, axis: Any = 0, dtype: Any = None, out: Any = None, keepdims: bool = False
+    ) -> Any:
         return back(self._f.reduce(bare(x), axis=axis, dtype=dtype, keepdims=keepdims), x)
 
     def reduceat(self, x: Any, indices: Any, axis: int = 0, dtype: Any = None, out: Any = None) -> Any:
@@ -197,7 +200,11 @@ class FakeCupy:
 
     @staticmethod
     def asarray(x: Any, dtype: Any = None) -> Any:
-        return x if isinstance(x, FakeArray) and dtype is None else FakeArray(np.array(getattr(x, "_a", x), dtype))
+        return (
+            x
+            if isinstance(x, FakeArray) and dtype is None
+            else FakeArray(np.array(getattr(x, "_a", x), dtype))
+        )
 
     @staticmethod
     def array(x: Any, dtype: Any = None, copy: bool = True, order: str = "K") -> Any:

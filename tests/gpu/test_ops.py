@@ -22,7 +22,9 @@ rows = pytest.mark.parametrize("op", ROWS, ids=lambda op: op.name)
 
 
 def on_device(args: Any) -> Any:
-    return pytree.map(lambda x: wrap(FakeArray(np.array(x))) if isinstance(x, (np.ndarray, np.generic)) else x, args)
+    return pytree.map(
+        lambda x: wrap(FakeArray(np.array(x))) if isinstance(x, (np.ndarray, np.generic)) else x, args
+    )
 
 
 def on_cpu(args: Any) -> Any:
@@ -31,7 +33,9 @@ def on_cpu(args: Any) -> Any:
 
 def assert_equal(op: Op, got: np.ndarray, expected: np.ndarray, label: str) -> None:
     """The same bits, except where sums are taken in another order."""
-    tolerance = {2: 4e-3, 4: 2e-6}.get(got.dtype.itemsize, 0) if "scatter" in op.name or "take" in op.name else 0
+    tolerance = (
+        {2: 4e-3, 4: 2e-6}.get(got.dtype.itemsize, 0) if "scatter" in op.name or "take" in op.name else 0
+    )
     np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance, err_msg=f"{op.name}: {label}")
 
 

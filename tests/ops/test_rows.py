@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import hybridml as hml
-from hybridml import pytree
+from hybridml import backends, pytree
 from hybridml.eager import dispatch
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.errors import DTypeError
@@ -57,7 +57,8 @@ def calls_through_the_door(monkeypatch):
 
 def as_tensors(args):
     """Tensors over the arrays themselves, so that strides reach the op."""
-    return pytree.map(lambda x: wrap(x) if isinstance(x, np.ndarray) else x, args)
+    here = backends.current()
+    return pytree.map(lambda x: wrap(here.put(x)) if isinstance(x, np.ndarray) else x, args)
 
 
 def accepts(op, args, kwargs):
