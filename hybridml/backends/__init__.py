@@ -47,6 +47,11 @@ class Backend:
         """Overwrite an array of this device in place."""
         np.copyto(target, values)
 
+    def address(self, array: Any) -> int:
+        """Where the elements of an array begin."""
+        found: int = array.ctypes.data if self.on_cpu else array.data.ptr
+        return found
+
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         """The array library's own idea of the current device, while ops of this one run."""
         return contextlib.nullcontext()

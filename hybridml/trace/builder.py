@@ -149,7 +149,7 @@ class Builder:
 
     def _constant(self, x: Tensor) -> Value:
         """A constant of the graph; an array stretched by broadcasting stays small and is stretched in the graph."""
-        array = x._array if type(x._array) is np.ndarray else backends.of(x._array).get(x._array)
+        array = x._array
         small = array[
             tuple(
                 [
@@ -158,6 +158,8 @@ class Builder:
                 ]
             )
         ]
+        if type(array) is not np.ndarray:
+            small = backends.of(array).get(small)
         v = Value(TensorSpec(small.shape, small.dtype))
         self._arrays[v] = small
         if small.shape == array.shape:

@@ -14,7 +14,7 @@ from typing import Any
 
 from hybridml import backends, dtypes
 from hybridml.eager.batch_tensor import BatchTensor
-from hybridml.eager.creation import zeros_like
+from hybridml.eager.creation import backend_of, beside, zeros_like
 from hybridml.eager.dispatch import run as run_op
 from hybridml.eager.effects import perform
 from hybridml.eager.state import state
@@ -48,8 +48,10 @@ class Split:
 def inline(graph: Graph, tensors: Sequence[Any]) -> list[Any]:
     """Run a graph without variables through the door: written into whatever trace is open, recorded by whatever tape watches."""
     environment: dict[Value, Any] = dict(zip(graph.inputs, tensors, strict=True))
-    environment |= {v: wrap(a) for v, a in graph.constants.items()}
-    evaluate(graph, _through_the_door, environment)
+    placed = next((b for b in map(backend_of, tensors) if b is not None), backends.CPU)
+    environment |= {v: wrap(placed.put(a)) for v, a in graph.constants.items()}
+    with beside(next((x for x in tensors if backend_of(x) is not None), None)):
+        evaluate(graph, _through_the_door, environment)
     return [environment[v] for v in graph.outputs]
 
 

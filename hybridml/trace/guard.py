@@ -104,10 +104,11 @@ class Trace:
         ):  # fmt: skip
             return None
         arrays: list[Any] = []
-        array_type = self.array_type
+        array_type: Any = self.array_type
+        a: Any
         for x, (dtype, expected) in zip(leaves, self.guards, strict=True):
             if type(x) is Tensor:
-                a: Any = x._array
+                a = x._array
             elif type(x) is np.ndarray:
                 a = x
             elif dtype is None:

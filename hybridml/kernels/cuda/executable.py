@@ -61,7 +61,7 @@ class CudaExecutable(Executable):
         """Run once. Variables among the externals are overwritten; the outputs are new arrays."""
         with self.backend.scope(), self._explaining():
             outputs = [self.backend.xp.empty(shape, dtype) for shape, dtype in self._allocate]
-            addresses = [a.data.ptr for a in (*externals, *outputs)]
+            addresses = [self.backend.address(a) for a in (*externals, *outputs)]
             with self._lock:  # the arena belongs to one call at a time; the stream keeps the calls in order
                 stream = self.driver.enter(self)
                 self.program.run(Call(addresses + self._rows, stream))
