@@ -3,7 +3,7 @@
 import math as _math
 import typing as _typing
 
-from hybridml import errors, linalg, nn, random
+from hybridml import errors, initializers, linalg, nn, random
 from hybridml.backends import device, devices
 from hybridml.dtypes import (
     bool_,
@@ -42,7 +42,7 @@ from hybridml.eager.creation import (
 )
 from hybridml.eager.custom_gradient import custom_gradient
 from hybridml.eager.effects import print, py_function
-from hybridml.eager.state import init_scope
+from hybridml.eager.state import init_scope, inside_function, traced_form
 from hybridml.eager.tape import GradientTape
 from hybridml.eager.tensor import Tensor
 from hybridml.eager.transforms import grad, hessian, jacobian, jvp, value_and_grad, vjp

@@ -32,6 +32,7 @@ default_float = float32
 default_int = int64
 
 _BY_NAME = {d.name: d for d in ALL}
+_SINGLETON = {d: d for d in ALL}  # of native byte order
 
 
 def as_dtype(dtype: Any) -> np.dtype:
@@ -44,8 +45,8 @@ def as_dtype(dtype: Any) -> np.dtype:
     >>> as_dtype(float), as_dtype(int), as_dtype(bool)
     (dtype('float32'), dtype('int64'), dtype('bool'))
     """
-    if isinstance(dtype, np.dtype) and dtype in ALL:
-        return np.dtype(dtype.type)  # native byte order, the singleton that `is` can compare
+    if isinstance(dtype, np.dtype) and dtype in _SINGLETON:
+        return _SINGLETON[dtype]  # the one that `is` can compare
     if dtype is float:
         return default_float
     if dtype is int:
@@ -56,8 +57,8 @@ def as_dtype(dtype: Any) -> np.dtype:
         found = np.dtype(dtype)
     except TypeError:
         found = None
-    if found is not None and found in ALL:
-        return np.dtype(found.type)
+    if found is not None and found in _SINGLETON:
+        return _SINGLETON[found]
     near = difflib.get_close_matches(str(dtype), _BY_NAME, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     raise DTypeError(f"unknown dtype {dtype!r}; expected one of {', '.join(_BY_NAME)}.{hint}")

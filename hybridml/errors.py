@@ -70,6 +70,14 @@ class UndefinedError(TraceError, NameError):
     """A variable that has a value on some paths only, where a tensor decides the path."""
 
 
+class WeightsError(HybridMLError, ValueError):
+    """Values that do not fit a module's variables, or a file that holds none."""
+
+
+class EndOfDataError(HybridMLError, StopIteration):
+    """`next` on an iterator over data that has no more, in a traced function."""
+
+
 class IndexOutOfRangeError(HybridMLError, IndexError):
     """An index outside its axis."""
 

@@ -2,17 +2,39 @@
 
 Lists, tuples, named tuples, dicts (in sorted key order where keys can be sorted), dataclasses and None are nodes; all else is a
 leaf. Other classes join with `register`. (The idea and the name are JAX's `jax.tree_util`.)
+
+Objects that hold state and are changed in place, such as modules, are leaves too: a copy of one is another one. Who asks for the
+state in them (`flatten(x, opened=True)`) gets it; `unflatten` gives the object itself back. Their classes join with `register_state`.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Hashable, Iterable, Iterator
-from typing import Any
+from typing import Any, Protocol
 
 _Flatten = Callable[[Any], tuple[list[Any], Hashable]]
 _Rebuild = Callable[[Hashable, list[Any]], Any]
+
+
+class Form(Protocol):
+    """What an object with state is besides the state: two objects of equal forms do the same with equal state."""
+
+    labels: tuple[str, ...]  # of the children, for people: (".kernel", ".bias")
+
+    def __hash__(self) -> int: ...
+    def object(self) -> Any:
+        """The object that was flattened, held weakly."""
+
+    def difference(self, other: Any) -> tuple[str, str, str] | None:
+        """(label, old, new) of the first thing in which another form of the same class differs."""
+
+    def watched(self) -> Iterator[tuple[str, Any, Callable[..., Any]]]:
+        """(path, object, the function that calling it runs) of the object and of every object with state below it."""
+
+
 _REGISTRY: dict[type, tuple[_Flatten, _Rebuild]] = {}
+_STATE: dict[type, Callable[[Any], tuple[list[Any], Form]]] = {}
 _LEAVES: set[type] = set()  # types known to be leaves, so that a walk over many of them asks once
 
 
@@ -20,6 +42,17 @@ def register(cls: type, flatten: _Flatten, rebuild: _Rebuild) -> None:
     """Make `cls` a node: `flatten(x) -> (children, aux)` and `rebuild(aux, children) -> x`; `aux` is hashable."""
     _REGISTRY[cls] = (flatten, rebuild)
     _LEAVES.clear()
+
+
+def register_state(cls: type, flatten: Callable[[Any], tuple[list[Any], Form]]) -> None:
+    """Make `cls` and its subclasses objects with state: `flatten(x) -> (state, form)`."""
+    _STATE[cls] = flatten
+    _LEAVES.clear()
+
+
+def is_state(x: Any) -> bool:
+    """True for an object with state."""
+    return isinstance(x, tuple(_STATE))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,7 +77,31 @@ class Structure:
 LEAF = Structure(None)
 
 
-def _children(x: Any) -> tuple[list[Any], Hashable] | None:
+def labels(s: Structure) -> list[str]:
+    """What to write behind a name to mean each of its children: `[0]`, `['key']`, `.field`."""
+    if hasattr(s.aux, "labels"):
+        return list(s.aux.labels)
+    if isinstance(s.aux, tuple):
+        return [f"[{k!r}]" for k in s.aux]
+    return [f"[{i}]" for i in range(len(s.children))]
+
+
+def difference(a: Structure, b: Structure) -> tuple[str, str, str] | None:
+    """(path, old, new) of the first object with state that is in the same place of both and has another form; else None."""
+    if a.node is not b.node:
+        return None
+    if hasattr(a.aux, "difference"):
+        return None if a.aux == b.aux else a.aux.difference(b.aux)
+    if a.aux != b.aux:
+        return None
+    for label, x, y in zip(labels(a), a.children, b.children, strict=False):
+        found = difference(x, y)
+        if found is not None:
+            return (label + found[0], *found[1:])
+    return None
+
+
+def _children(x: Any, opened: bool = False) -> tuple[list[Any], Hashable] | None:
     cls = type(x)
     if x is None:
         return [], None
@@ -56,6 +113,10 @@ def _children(x: Any) -> tuple[list[Any], Hashable] | None:
         except TypeError:
             keys = list(x)
         return [x[k] for k in keys], tuple(keys)
+    if opened:
+        for base, open_ in _STATE.items():
+            if isinstance(x, base):
+                return open_(x)
     if cls in _REGISTRY:
         return _REGISTRY[cls][0](x)
     if isinstance(x, tuple) and hasattr(cls, "_fields"):
@@ -69,23 +130,23 @@ def _children(x: Any) -> tuple[list[Any], Hashable] | None:
     return None
 
 
-def flatten(x: Any) -> tuple[list[Any], Structure]:
-    """Leaves in order, and the structure that `unflatten` needs.
+def flatten(x: Any, opened: bool = False) -> tuple[list[Any], Structure]:
+    """Leaves in order, and the structure that `unflatten` needs. `opened`: objects with state are nodes too.
 
     >>> flatten({"b": 1, "a": (2, [3])})[0]
     [2, 3, 1]
     """
     leaves: list[Any] = []
-    return leaves, _flatten_into(x, leaves)
+    return leaves, _flatten_into(x, leaves, opened)
 
 
-def _flatten_into(x: Any, leaves: list[Any]) -> Structure:
-    split = _children(x)
+def _flatten_into(x: Any, leaves: list[Any], opened: bool) -> Structure:
+    split = _children(x, opened)
     if split is None:
         leaves.append(x)
         return LEAF
     children, aux = split
-    return Structure(type(x), aux, tuple([_flatten_into(c, leaves) for c in children]))
+    return Structure(type(x), aux, tuple([_flatten_into(c, leaves, opened) for c in children]))
 
 
 def leaves(x: Any) -> list[Any]:
@@ -93,7 +154,7 @@ def leaves(x: Any) -> list[Any]:
 
 
 def leaves_of(x: Any, structure: Structure) -> list[Any] | None:
-    """The leaves of `x` if it has this structure, else None: cheaper than to flatten it and compare.
+    """The leaves of `x`, opened, if it has this structure, else None: cheaper than to flatten it and compare.
 
     >>> nest = flatten([1, {"a": 2}])[1]
     >>> leaves_of([3, {"a": 4}], nest), leaves_of([3, {"b": 4}], nest)
@@ -125,7 +186,7 @@ def _collect(x: Any, s: Structure, found: list[Any]) -> bool:
         return all(
             [k in x and _collect(x[k], child, found) for k, child in zip(keys, s.children, strict=True)]
         )
-    leaves, structure = flatten(x)
+    leaves, structure = flatten(x, opened=True)
     found += leaves
     return structure == s
 
@@ -140,6 +201,9 @@ def _build(s: Structure, values: Iterator[Any]) -> Any:
         return next(values)
     children = [_build(c, values) for c in s.children]
     cls: Any = s.node
+    if issubclass(cls, tuple(_STATE)):
+        form: Any = s.aux
+        return form.object()
     if cls is type(None):
         return None
     if cls is list:

@@ -5,6 +5,7 @@ The order of the cheap tests matters: this is the path of every op that is not c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,8 @@ from hybridml.eager.variable import Variable
 from hybridml.ops import door
 from hybridml.ops.elementwise import CAST
 from hybridml.ops.registry import Op, Promote
+
+_enter, _leave, _QUIET = quiet.enter_with, quiet.leave, quiet.QUIET
 
 
 def lift(x: Any, like: Any = None) -> Tensor:
@@ -84,20 +87,49 @@ def _cast(x: Any, dtype: np.dtype) -> Any:
     return x if x.dtype is dtype else run(CAST, (x,), {"dtype": dtype})
 
 
+_RANK = {
+    bool: 0,
+    int: 1,
+    float: 2,
+}  # of weak scalars; they give way to tensors of their own category or a higher one
+_CATEGORY = {"b": 0, "i": 1, "u": 1, "f": 2}
+
+
 def run(op: Op, operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
     """Run `op` now, or append it to the trace that a symbolic operand belongs to."""
-    lifted = lift_operands(op, operands)
-    arrays = []
-    for x in lifted:
+    kept, fixed, rank = op.kept, op.fixed, 0
+    common: np.dtype | None = None
+    arrays: list[Any] = []
+    for x in operands:  # one walk finds whether nothing needs to be lifted or promoted
         if type(x) is Tensor:
-            arrays.append(x._array)
-        elif isinstance(x, Tensor):
-            return _first(lifted)._append(op, lifted, attrs)
+            a = x._array
+            arrays.append(a)
+            if fixed:
+                fixed -= 1
+            elif (d := a.dtype) is not common:
+                if kept and (common is not None or d.kind not in kept):
+                    break
+                common = d
         else:
+            r = _RANK.get(type(x))
+            if r is None or fixed:
+                break
+            rank = r if r > rank else rank
             arrays.append(x)
+    else:
+        if common is not None and (rank <= _CATEGORY[common.kind] or not kept):
+            return _compute(op, operands, arrays, attrs)
+    lifted = lift_operands(op, operands)
+    if any([isinstance(x, Tensor) and type(x) is not Tensor for x in lifted]):
+        return _first(lifted)._append(op, lifted, attrs)
     if not lifted and state.traces:
         return state.traces[-1].append(op, lifted, attrs)  # made of nothing, inside a trace: part of it
-    token = quiet.enter_with(quiet.QUIET)
+    return _compute(op, lifted, [x._array if isinstance(x, Tensor) else x for x in lifted], attrs)
+
+
+def _compute(op: Op, operands: Sequence[Any], arrays: list[Any], attrs: dict[str, Any]) -> Any:
+    """Run `op` on the operands' arrays, and tell the tapes."""
+    token = _enter(_QUIET)
     try:
         backend = backends.common(arrays)
         if backend.on_cpu:
@@ -108,12 +140,12 @@ def run(op: Op, operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
     except errors.HybridMLError as e:
         raise type(e)(errors.located(f"{op.name}: {e}", errors.user_line())) from None
     except Exception as cause:
-        raise explain_failure(op, lifted, attrs, cause) from cause
+        raise explain_failure(op, operands, attrs, cause) from cause
     finally:
-        quiet.leave(token)
+        _leave(token)
     result = tuple([wrap(a) for a in out]) if type(out) is tuple else wrap(out)
     if state.tapes:
-        record(op, attrs, lifted, result)
+        record(op, attrs, operands, result)
     return result
 
 
@@ -122,13 +154,13 @@ def _first(operands: list[Any]) -> Any:
     return max([x for x in operands if isinstance(x, Tensor)], key=lambda x: x.priority)
 
 
-def record(op: Op, attrs: dict[str, Any], operands: list[Any], result: Any) -> None:
+def record(op: Op, attrs: dict[str, Any], operands: Sequence[Any], result: Any) -> None:
     """Tell every active tape."""
     for tape in state.tapes:
         tape.record(op, attrs, operands, result)
 
 
-def explain_failure(op: Op, operands: list[Any], attrs: dict[str, Any], cause: Exception) -> Exception:
+def explain_failure(op: Op, operands: Sequence[Any], attrs: dict[str, Any], cause: Exception) -> Exception:
     """The shape rule's error if it has one, else the array library's own, both with the user's line."""
     specs = [x.spec if isinstance(x, Tensor) else x for x in operands]
     try:

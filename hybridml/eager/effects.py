@@ -70,7 +70,11 @@ class _Shown:
         self.array = array
 
     def __repr__(self) -> str:
-        array = backends.of(self.array).get(self.array)
+        array = (
+            np.asarray(self.array)
+            if isinstance(self.array, np.generic)
+            else backends.of(self.array).get(self.array)
+        )
         return np.array2string(array, separator=" ") if array.ndim else str(array.item())
 
 

@@ -35,8 +35,32 @@ state = ThreadState()
 
 
 def traced_form(f: Any) -> Any:
-    """A user's function as the open trace wants it, its control flow converted; outside of traces, the function itself."""
+    """A user's function as the open trace wants it, its control flow converted; outside of traces, the function itself.
+
+    For code that is not converted itself and calls functions of its users: libraries, layers.
+
+    >>> import hybridml as hml
+    >>> def f(x):
+    ...     return x if x > 0 else -x
+    >>> hml.traced_form(f) is f
+    True
+    >>> float(hml.function(lambda x: hml.traced_form(f)(x))(hml.asarray(-2.0)))
+    2.0
+    """
     return state.traces[-1].converted(f) if state.traces else f
+
+
+def inside_function() -> bool:
+    """True while a `@hml.function` is being traced in this thread. (The name is TensorFlow's.)
+
+    >>> import hybridml as hml
+    >>> seen = []
+    >>> f = hml.function(lambda x: (seen.append(hml.inside_function()), x)[1])
+    >>> y = f(hml.ones(2))
+    >>> seen, hml.inside_function()
+    ([True], False)
+    """
+    return bool(state.traces)
 
 
 @contextmanager

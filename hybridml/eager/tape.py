@@ -31,7 +31,7 @@ class Entry:
         self.inputs, self.outputs, self.pullback = inputs, outputs, pullback
 
 
-def op_pullback(op: Op, attrs: dict[str, Any], operands: list[Any], results: tuple[Any, ...]) -> Pullback:
+def op_pullback(op: Op, attrs: dict[str, Any], operands: Sequence[Any], results: tuple[Any, ...]) -> Pullback:
     """The rule of a row, holding on to no more than the row says it reads."""
     assert op.vjps is not None
     rules = op.vjps
@@ -57,7 +57,9 @@ def op_pullback(op: Op, attrs: dict[str, Any], operands: list[Any], results: tup
     return pull
 
 
-def _whole_pullback(op: Op, attrs: dict[str, Any], operands: list[Any], results: tuple[Any, ...]) -> Pullback:
+def _whole_pullback(
+    op: Op, attrs: dict[str, Any], operands: Sequence[Any], results: tuple[Any, ...]
+) -> Pullback:
     assert op.pullback is not None
     return op.pullback(attrs, operands, results)
 
@@ -148,7 +150,7 @@ class GradientTape:
         """A context in which nothing is recorded on this tape."""
         return _Paused(self)
 
-    def record(self, op: Op, attrs: dict[str, Any], operands: list[Any], result: Any) -> None:
+    def record(self, op: Op, attrs: dict[str, Any], operands: Sequence[Any], result: Any) -> None:
         """Called by the door after every op."""
         watched = self._watched
         if (op.vjps is None and op.pullback is None) or self._stopped:

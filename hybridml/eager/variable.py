@@ -159,8 +159,16 @@ class Variable(Operators):
                 state.traces[-1].named(self)
         return id(self)
 
+    def __reduce__(self) -> Any:
+        """Copies and pickles are variables of their own, with the value of now."""
+        return _rebuilt, (self.numpy(), self.trainable, self.name)
+
     def __repr__(self) -> str:
         return f'Variable("{self.name}", shape={self.shape}, dtype={self.dtype.name})'
+
+
+def _rebuilt(value: np.ndarray, trainable: bool, name: str) -> Variable:
+    return Variable(value, trainable=trainable, name=name)
 
 
 def _spec_of_initial(initial: Any, *, dtype: Any = None, **_: Any) -> TensorSpec | None:

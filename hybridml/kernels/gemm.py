@@ -12,19 +12,13 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-from hybridml.kernels import blas, jit
+from hybridml.kernels import blas, gemm_cost, jit
+from hybridml.kernels.gemm_cost import Machine, Product, Split
 from hybridml.kernels.jit import Kernel
 
-TILED_LIMITS = {True: 1 << 30, False: 1 << 21}
-"""Multiplications up to which the tiles are used, with and without AVX-512. With it they were measured at 1.4
-to 2 times OpenBLAS's one thread all the way up; without it a tile has a quarter of the registers, and only
-the library's call overhead is sure to be beaten."""
+_VECTORS = (("avx512f", (64, 0.5)), ("avx2", (32, 0.9)))
+"""Bytes of a vector by processor feature, widest first, and the part of the tiles' peak rate that OpenBLAS was seen to reach there."""
 
-CHUNK_WORK = 1 << 18
-"""Multiplications that make a chunk worth sharing out: two microseconds, six times what sharing costs."""
-
-_TILE_ROWS = 8
-_ROW_VECTORS_BYTES = 128  # two vectors of 64 bytes: what a tile is wide
 _NUMBER_LIMIT = 2**31
 
 
@@ -50,14 +44,10 @@ class Words(IntEnum):
     SPLIT = 16
     ACCUMULATE = 17
     HOLD = 18
-
-
-class Split(IntEnum):
-    """What an extent of a matrix product counts."""
-
-    ROWS = 0
-    COLUMNS = 1
-    BATCH = 2
+    INNER = 19  # entries of the inner batch axis; the strides above are its own, those below the outer axis's
+    OUTER_A = 20
+    OUTER_B = 21
+    OUTER_C = 22
 
 
 @dataclass(frozen=True)
@@ -98,6 +88,8 @@ def plan(
     ldb: int | None = None,
     ldc: int | None = None,
     strides: tuple[int, int, int] | None = None,
+    outer: int = 1,
+    outer_strides: tuple[int, int, int] = (0, 0, 0),
     accumulate: bool = False,
     split: Split | None = None,
     chunks: int | None = None,
@@ -110,11 +102,13 @@ def plan(
         dtype: ``"float32"`` or ``"float64"``.
         transa: A is stored k x m.
         transb: B is stored n x k.
-        batch: number of products.
+        batch: number of products along the (inner) batch axis.
         threads: how many threads may share the work.
         lda, ldb, ldc: elements from one stored row to the next; default: rows are contiguous.
         strides: elements from one batch entry to the next in A, B and C, 0 to share an operand; default:
             contiguous.
+        outer: entries of a second batch axis around the first.
+        outer_strides: likewise for that axis.
         accumulate: add to what C holds.
         split, chunks, provider: decide what is otherwise chosen: the split axis, the number of pieces, and
             the kernel (``"tiled"`` or ``"library"``).
@@ -134,7 +128,7 @@ def plan(
         raise ValueError(f"a matrix product takes float32 or float64, not {dtype!r}")
     if provider not in (None, "tiled", "library"):
         raise ValueError(f"provider={provider!r}: expected 'tiled' or 'library'")
-    for name, value in {"m": m, "n": n, "k": k, "batch": batch}.items():
+    for name, value in {"m": m, "n": n, "k": k, "batch": batch, "outer": outer}.items():
         if not 0 <= value < _NUMBER_LIMIT:
             raise ValueError(f"{name}={value}: expected a number from 0 to 2**31 - 1")
     lda = _leading("lda", lda, m if transa else k)
@@ -145,12 +139,15 @@ def plan(
         (n if transb else k) * ldb,
         m * ldc,
     )
+    outer_a, outer_b, outer_c = outer_strides
+    inner, batch = max(1, batch), batch * outer
     a_word, b_word = int(Words.A), int(Words.B)
     if m == 1 and transb and (not transa or lda == 1):
         # One row times rows of B: as B times a column, a dot product for each element of C.
         m, n, ldc = n, 1, 1
         lda, ldb, transa, transb = ldb, 1, False, False
         stride_a, stride_b = stride_b, stride_a
+        outer_a, outer_b = outer_b, outer_a
         a_word, b_word = b_word, a_word
         split = _SWAPPED.get(split, split)
     elif n == 1 and transa and ldc == 1 and (transb or ldb == 1):
@@ -158,10 +155,16 @@ def plan(
         m, n, ldc = 1, m, max(m, 1)
         lda, ldb, transa, transb = 1, lda, True, False
         stride_a, stride_b = stride_b, stride_a
+        outer_a, outer_b = outer_b, outer_a
         a_word, b_word = b_word, a_word
         split = _SWAPPED.get(split, split)
-    entry = provider or _choose(m, n, k, transa, transb, ldb)
-    split, chunks, grain = _share(m, n, k, dtype, transb, batch, threads, split, chunks)
+    product, here = Product(m, n, k, transa, transb, batch), machine(dtype)
+    entry = provider or _choose(product, ldb, here)
+    if chunks is None:
+        chunks = gemm_cost.worthwhile_chunks(product, threads, here)
+    if split is None:
+        split = gemm_cost.best_split(product, chunks, here)
+    grain = product.grain(split, chunks, here)
     words = [0] * len(Words)
     if entry == "library":
         library = blas.find()
@@ -180,6 +183,7 @@ def plan(
         int(split),
         int(accumulate),
     ]
+    words[Words.INNER :] = [inner, outer_a, outer_b, outer_c]
     extent = (m, n, batch)[split] if min(m, n, batch) else 0
     return Plan(load(entry, dtype), extent, chunks, grain, tuple(words), a_word, b_word, int(Words.C))
 
@@ -208,44 +212,17 @@ def _leading(name: str, given: int | None, width: int) -> int:
     return max(1, width if given is None else given)
 
 
-def _choose(m: int, n: int, k: int, transa: bool, transb: bool, ldb: int) -> str:
-    if n == 1 and not transa and (transb or ldb == 1):
+def _choose(p: Product, ldb: int, machine: Machine) -> str:
+    if p.n == 1 and not p.transa and (p.transb or ldb == 1):
         return "dotted"
-    if m == 1 and not transb:
+    if p.m == 1 and not p.transb:
         return "row"
-    return "tiled" if m * n * k <= _tiled_limit() else "library"
+    return "tiled" if gemm_cost.tiled(p, machine) <= gemm_cost.library(p, machine) else "library"
 
 
 @functools.cache
-def _tiled_limit() -> int:
-    return TILED_LIMITS[bool(jit.host_features().get("avx512f"))]
-
-
-def _share(
-    m: int,
-    n: int,
-    k: int,
-    dtype: str,
-    transb: bool,
-    batch: int,
-    threads: int,
-    split: Split | None,
-    chunks: int | None,
-) -> tuple[Split, int, int]:
-    """The axis to split, the number of pieces, and the multiple of rows or columns at which they begin."""
-    tile_columns = _ROW_VECTORS_BYTES // (4 if dtype == "float32" else 8)
-    grains = {Split.ROWS: _TILE_ROWS, Split.COLUMNS: tile_columns, Split.BATCH: 1}
-    units = {Split.ROWS: -(-m // _TILE_ROWS), Split.COLUMNS: -(-n // tile_columns), Split.BATCH: batch}
-    if chunks is None:
-        chunks = max(1, min(threads, m * n * k * batch // CHUNK_WORK))
-    if split is None:
-        # The axis whose busiest piece is smallest; among equals the batch, then what reads less twice.
-        preferred = (
-            [Split.BATCH, Split.COLUMNS, Split.ROWS]
-            if transb or n > m
-            else [Split.BATCH, Split.ROWS, Split.COLUMNS]
-        )
-        split = min(preferred, key=lambda axis: -(-units[axis] // chunks) / max(units[axis], 1))
-    if units[split] < chunks and split != Split.BATCH:
-        return split, max(1, chunks), 1
-    return split, chunks, grains[split]
+def machine(dtype: str) -> Machine:
+    """This processor, for the cost model."""
+    features = jit.host_features()
+    vector_bytes, library_share = next((known for name, known in _VECTORS if features.get(name)), (16, 0.9))
+    return Machine(vector_bytes // (4 if dtype == "float32" else 8), library_share)

@@ -4,10 +4,14 @@
 float32. All matrices are row-major. The words of the argument block are those of `gemm.Words`.
 """
 
-from hybridml.kernels.gemm_tile import (
-    float32_call_blas,
+from hybridml.kernels.gemm_pack import (
     float32_copy,
     float32_copy_columns,
+    float32_copy_eight,
+    float32_copy_transposed,
+)
+from hybridml.kernels.gemm_tile import (
+    float32_call_blas,
     float32_dots,
     float32_fitting_tile,
     float32_tile,
@@ -17,12 +21,14 @@ from hybridml.kernels.gemm_tile import (
 from hybridml.kernels.gemm_tile import (
     float32_item as ITEM,
 )
+from hybridml.kernels.language.functions import device
 from hybridml.kernels.native import (
     atomic_add,
     atomic_store,
     call_get_int,
     call_set_int,
     compare_exchange,
+    copy_bytes,
     load,
     pause,
     store,
@@ -30,14 +36,32 @@ from hybridml.kernels.native import (
 
 WIDTH = float32_width
 PANEL = 2 * WIDTH
-FAR_APART = 4096
-MANY_ROWS = 64
-STEPS = 32768 // (PANEL * ITEM)  # a packed panel of B takes 32 KiB of stack
+STEPS = 32768 // (
+    PANEL * ITEM
+)  # a packed panel of B takes 32 KiB of stack, two thirds of a first-level cache
+BLOCK_ROWS = 1024 // ITEM  # rows of A that are packed at once: a quarter of a second-level cache
+A_ROW = (
+    STEPS + 16
+)  # from one packed row of A to the next, no power of two: rows must not meet in one cache set
+A_TILE = 8 * STEPS + 16  # likewise for packed columns of A, eight elements of each
+A_BYTES = BLOCK_ROWS * A_ROW * ITEM
+MANY_ROWS = 128  # rows of A that use a panel of B before packing it pays
+MANY_PANELS = 3
+FAR_APART = 1024  # bytes
+
+
+@device
+def start_of(args, operand, entry):
+    """The address of one entry of A, B or C (operand 0, 1, 2), whose batch has an outer and an inner axis."""
+    inner = args[19]
+    return (
+        args[6 + 2 * operand]
+        + (entry // inner * args[20 + operand] + entry % inner * args[13 + operand]) * ITEM
+    )
 
 
 def tiled(args, begin, end):
-    """Small products: tiles of C in registers, B read in place, or packed panel by panel if it is
-    transposed."""
+    """Tiles of C in registers, from blocks of A and panels of B that are packed where that pays (Goto and van de Geijn)."""
     transa = args[1]
     transb = args[2]
     depth = args[5]
@@ -53,56 +77,92 @@ def tiled(args, begin, end):
         first_column, last_column = begin, end
     else:
         first_entry, last_entry = begin, end
-    a_row, a_column = lda, 1
-    if transa:
-        a_row, a_column = 1, lda
+    rows = last_row - first_row
+    pack_b = transb or rows >= MANY_ROWS
+    # Columns of A that lie far apart, or rows that meet in the same cache sets, are gathered once for all panels.
+    far = lda * ITEM >= FAR_APART and (transa or lda * ITEM % 4096 == 0)
+    pack_a = far and rows >= 8 and depth >= 16 and last_column - first_column >= MANY_PANELS * PANEL
     panel = scratch(32768)
-    # Rows of B that lie far apart cost more to reach than to copy once, if enough rows of A use them.
-    pack = transb or (ldb * ITEM >= FAR_APART and last_row - first_row >= MANY_ROWS)
-    block = depth
-    if pack:
-        block = min(depth, STEPS)
+    block = scratch(A_BYTES)
+    most_rows = rows
+    most_steps = depth
+    if pack_a:
+        most_rows = BLOCK_ROWS
+    if pack_a or pack_b:
+        most_steps = STEPS
     for entry in range(first_entry, last_entry):
-        a = args[6] + entry * args[13] * ITEM
-        b = args[8] + entry * args[14] * ITEM
-        c = args[10] + entry * args[15] * ITEM
-        for column in range(first_column, last_column, PANEL):
-            columns = min(PANEL, last_column - column)
+        a = start_of(args, 0, entry)
+        b = start_of(args, 1, entry)
+        c = start_of(args, 2, entry)
+        for top in range(first_row, last_row, most_rows):
+            bottom = min(top + most_rows, last_row)
             start = 0
             while True:
-                steps = min(block, depth - start)
+                steps = min(most_steps, depth - start)
                 accumulate = args[17] if start == 0 else 1
-                if pack:
-                    b_here, b_row = panel, PANEL
-                    if transb:
-                        for j in range(columns):
+                # Element (row, step) of A lies at a_here + (row // 8 * a_tile + row % 8 * a_row + step * a_column) * ITEM.
+                if not pack_a:
+                    a_here, a_tile, a_row, a_column = a + (top * lda + start) * ITEM, 8 * lda, lda, 1
+                    if transa:
+                        a_here, a_tile, a_row, a_column = a + (start * lda + top) * ITEM, 8, 1, lda
+                elif transa:
+                    a_here, a_tile, a_row, a_column = block, A_TILE, 1, 8
+                    for row in range(0, bottom - top, 8):
+                        of = a + (start * lda + top + row) * ITEM
+                        to = block + row // 8 * A_TILE * ITEM
+                        if bottom - top - row >= 8:
                             for step in range(steps):
-                                float32_copy(panel, step * PANEL + j, b, (column + j) * ldb + start + step)
-                    else:
-                        b_first = b + (start * ldb + column) * ITEM
+                                float32_copy_eight(to + step * 8 * ITEM, of + step * lda * ITEM)
+                        else:
+                            for step in range(steps):
+                                for r in range(bottom - top - row):
+                                    float32_copy(to, step * 8 + r, of, step * lda + r)
+                else:
+                    a_here, a_tile, a_row, a_column = block, 8 * A_ROW, A_ROW, 1
+                    for row in range(bottom - top):
+                        copy_bytes(
+                            block + row * A_ROW * ITEM, a + ((top + row) * lda + start) * ITEM, steps * ITEM
+                        )
+                for column in range(first_column, last_column, PANEL):
+                    columns = min(PANEL, last_column - column)
+                    b_here, b_row = b + (start * ldb + column) * ITEM, ldb
+                    if transb:
+                        b_here, b_row = panel, PANEL
+                        b_first = b + (column * ldb + start) * ITEM
+                        whole_columns = columns // WIDTH * WIDTH
+                        whole_steps = steps // WIDTH * WIDTH
+                        for step in range(0, whole_steps, WIDTH):
+                            for j in range(0, whole_columns, WIDTH):
+                                float32_copy_transposed(
+                                    panel + (step * PANEL + j) * ITEM,
+                                    PANEL,
+                                    b_first + (j * ldb + step) * ITEM,
+                                    ldb,
+                                )
+                        for j in range(columns):
+                            for step in range(0 if j >= whole_columns else whole_steps, steps):
+                                float32_copy(panel, step * PANEL + j, b_first, j * ldb + step)
+                    elif pack_b:
                         for step in range(steps):
                             float32_copy_columns(
-                                2, panel + step * PANEL * ITEM, b_first + step * ldb * ITEM, columns
+                                2, panel + step * PANEL * ITEM, b_here + step * ldb * ITEM, columns
                             )
-                else:
-                    b_here, b_row = b + column * ITEM, ldb
-                a_here = a + start * a_column * ITEM
-                c_here = c + column * ITEM
-                row = first_row
-                while row < last_row:
-                    row += float32_fitting_tile(
-                        last_row - row,
-                        a_here + row * a_row * ITEM,
-                        a_row,
-                        a_column,
-                        b_here,
-                        b_row,
-                        c_here + row * ldc * ITEM,
-                        ldc,
-                        steps,
-                        columns,
-                        accumulate,
-                    )
+                        b_here, b_row = panel, PANEL
+                    row = 0
+                    while row < bottom - top:
+                        row += float32_fitting_tile(
+                            bottom - top - row,
+                            a_here + (row // 8 * a_tile + row % 8 * a_row) * ITEM,
+                            a_row,
+                            a_column,
+                            b_here,
+                            b_row,
+                            c + ((top + row) * ldc + column) * ITEM,
+                            ldc,
+                            steps,
+                            columns,
+                            accumulate,
+                        )
                 start += steps
                 if start >= depth:
                     break
@@ -120,9 +180,9 @@ def row(args, begin, end):
     elif args[16] == 2:
         first_entry, last_entry = begin, end
     for entry in range(first_entry, last_entry):
-        a = args[6] + entry * args[13] * ITEM
-        b = args[8] + entry * args[14] * ITEM
-        c = args[10] + entry * args[15] * ITEM
+        a = start_of(args, 0, entry)
+        b = start_of(args, 1, entry)
+        c = start_of(args, 2, entry)
         for column in range(first_column, last_column, 8 * WIDTH):
             columns = last_column - column
             float32_tile(
@@ -142,9 +202,9 @@ def dotted(args, begin, end):
     elif args[16] == 2:
         first_entry, last_entry = begin, end
     for entry in range(first_entry, last_entry):
-        a = args[6] + entry * args[13] * ITEM
-        b = args[8] + entry * args[14] * ITEM
-        c = args[10] + entry * args[15] * ITEM
+        a = start_of(args, 0, entry)
+        b = start_of(args, 1, entry)
+        c = start_of(args, 2, entry)
         row = first_row
         while row + 4 <= last_row:
             float32_dots(4, a + row * lda * ITEM, lda, b, c + row * ldc * ITEM, ldc, depth, args[17])
@@ -164,7 +224,7 @@ def library(args, begin, end):
     """
     rows, columns, depth = args[3], args[4], args[5]
     lda, ldb, ldc = args[7], args[9], args[11]
-    a, b, c = args[6], args[8], args[10]
+    a, b, c = 0, 0, 0  # byte offsets of this piece
     first_entry, last_entry = 0, args[12]
     if args[16] == 0:
         a += begin * ITEM if args[1] else begin * lda * ITEM
@@ -194,12 +254,12 @@ def library(args, begin, end):
             columns,
             rows,
             depth,
-            b + entry * args[14] * ITEM,
+            start_of(args, 1, entry) + b,
             ldb,
-            a + entry * args[13] * ITEM,
+            start_of(args, 0, entry) + a,
             lda,
             args[17],
-            c + entry * args[15] * ITEM,
+            start_of(args, 2, entry) + c,
             ldc,
         )
     if load(hold + 24) != 0:

@@ -15,17 +15,19 @@ from typing import Any
 
 import llvmlite.binding as llvm  # type: ignore[import-untyped]
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba.core import cgutils, types
-from numba.extending import intrinsic
+
+from hybridml.kernels.language import build as cgutils
+from hybridml.kernels.language import types
+from hybridml.kernels.language.functions import intrinsic
 
 _FEATURES = llvm.get_host_cpu_features()
-_VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx2") else 16
+VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx2") else 16
 # With 32 registers eight rows of two vectors fit beside what is loaded, with 16 only four.
 _ROWS_AT_ONCE = 8 if _FEATURES.get("avx512f") or not _FEATURES.get("sse2") else 4
 _FREE_MASKS = bool(_FEATURES.get("avx512f"))
 
-float32_width = _VECTOR_BYTES // 4
-float64_width = _VECTOR_BYTES // 8
+float32_width = VECTOR_BYTES // 4
+float64_width = VECTOR_BYTES // 8
 float32_item = 4
 float64_item = 8
 
@@ -34,14 +36,14 @@ _I32 = ir.IntType(32)
 _BOOL = ir.IntType(1)
 
 
-class _Emitter:
+class Emitter:
     """Writes vector instructions for one element type at the builder's place."""
 
     def __init__(self, builder: Any, element: ir.Type) -> None:
         self.builder = builder
         self.element = element
         self.item_bytes = 4 if element == ir.FloatType() else 8
-        self.width = _VECTOR_BYTES // self.item_bytes
+        self.width = VECTOR_BYTES // self.item_bytes
         self.vector = ir.VectorType(element, self.width)
         self.mask = ir.VectorType(_BOOL, self.width)
 
@@ -114,7 +116,7 @@ class _Emitter:
 
 def _emit_tile(builder: Any, element: ir.Type, rows: int, vectors: int, values: Sequence[Any]) -> None:
     columns = values[8]
-    emit = _Emitter(builder, element)
+    emit = Emitter(builder, element)
     if _FREE_MASKS:
         _emit_tile_body(builder, emit, rows, vectors, values, masked=True)
         return
@@ -127,7 +129,7 @@ def _emit_tile(builder: Any, element: ir.Type, rows: int, vectors: int, values: 
 
 
 def _emit_tile_body(
-    builder: Any, emit: _Emitter, rows: int, vectors: int, values: Sequence[Any], masked: bool
+    builder: Any, emit: Emitter, rows: int, vectors: int, values: Sequence[Any], masked: bool
 ) -> None:
     a, a_row, a_column, b, b_row, c, c_row, depth, columns, accumulate = values
     width = emit.width
@@ -158,7 +160,7 @@ def _emit_tile_body(
 
 def _emit_fitting_tile(builder: Any, element: ir.Type, left: Any, values: Sequence[Any]) -> Any:
     """The highest tile of 8, 4, 2 or 1 rows that ``left`` rows fill, one or two vectors wide; its rows."""
-    width = _VECTOR_BYTES // (4 if element == ir.FloatType() else 8)
+    width = VECTOR_BYTES // (4 if element == ir.FloatType() else 8)
     done = cgutils.alloca_once(builder, _I64)
 
     def either_width(rows: int) -> None:
@@ -185,7 +187,7 @@ def _emit_fitting_tile(builder: Any, element: ir.Type, left: Any, values: Sequen
 
 def _emit_dots(builder: Any, element: ir.Type, rows: int, values: Sequence[Any]) -> None:
     a, a_row, b, c, c_row, depth, accumulate = values
-    emit = _Emitter(builder, element)
+    emit = Emitter(builder, element)
     width = _I64(emit.width)
     sums = emit.variables(rows)
     whole = builder.sdiv(depth, width)
@@ -254,43 +256,6 @@ def _make_dots(element: ir.Type) -> Any:
     return dots
 
 
-def _make_copy(element: ir.Type) -> Any:
-    """``copy(to, to_index, of, of_index)`` moves one element; indices count elements."""
-
-    @intrinsic
-    def copy(typingctx, to, to_index, of, of_index):  # type: ignore[no-untyped-def]
-        def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-            emit = _Emitter(builder, element)
-            target = builder.inttoptr(emit.address(values[0], values[1]), element.as_pointer())
-            builder.store(emit.scalar(emit.address(values[2], values[3])), target)
-            return context.get_dummy_value()
-
-        return types.none(*[types.int64] * 4), codegen
-
-    return copy
-
-
-def _make_copy_columns(element: ir.Type) -> Any:
-    """``copy_columns(vectors, to, of, columns)`` moves up to a literal number of whole vectors of one row."""
-
-    @intrinsic(prefer_literal=True)
-    def copy_columns(typingctx, vectors, to, of, columns):  # type: ignore[no-untyped-def]
-        def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-            emit = _Emitter(builder, element)
-            for v in range(vectors.literal_value):
-                mask = emit.first_lanes(builder.sub(values[3], _I64(v * emit.width)))
-                place = _I64(v * emit.width)
-                # The target has room for whole vectors: zeros there do no harm.
-                emit.store(
-                    emit.load(emit.address(values[2], place), mask), emit.address(values[1], place), None
-                )
-            return context.get_dummy_value()
-
-        return types.none(vectors, *[types.int64] * 3), codegen
-
-    return copy_columns
-
-
 def _make_blas_call(element: ir.Type) -> Any:
     @intrinsic
     def call_blas(typingctx, function, trans1, trans2, m, n, k, x, ldx, y, ldy, beta, z, ldz):  # type: ignore[no-untyped-def]
@@ -345,9 +310,5 @@ float32_fitting_tile = _make_fitting_tile(ir.FloatType())
 float64_fitting_tile = _make_fitting_tile(ir.DoubleType())
 float32_dots = _make_dots(ir.FloatType())
 float64_dots = _make_dots(ir.DoubleType())
-float32_copy = _make_copy(ir.FloatType())
-float64_copy = _make_copy(ir.DoubleType())
-float32_copy_columns = _make_copy_columns(ir.FloatType())
-float64_copy_columns = _make_copy_columns(ir.DoubleType())
 float32_call_blas = _make_blas_call(ir.FloatType())
 float64_call_blas = _make_blas_call(ir.DoubleType())

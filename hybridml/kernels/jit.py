@@ -1,7 +1,7 @@
-"""From kernel source to a native address: in memory, else from disk, else compiled by Numba.
+"""From kernel source to a native address: in memory, else from disk, else compiled.
 
-Numba's object code for a kernel is self-contained, so the cache stores that and a later process only links
-it: about a millisecond, and Numba is not even imported. `explain_key` lists everything the object code
+The object code of a kernel is self-contained, so the cache stores that and a later process only links
+it: about a millisecond, and no compiler is even imported. `explain_key` lists everything the object code
 depends on.
 """
 
@@ -13,16 +13,15 @@ import hashlib
 import importlib.util
 import os
 import re
-import struct
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from hybridml.kernels import cache
+from hybridml.kernels import cache, llvm
+from hybridml.kernels.llvm import host_features as host_features
 
 ABI_VERSION = 1
 
@@ -32,7 +31,15 @@ KERNEL = "void(CPointer(int64), int64, int64)"
 _PACKAGE = Path(__file__).resolve().parent.parent
 _IMPORTS = re.compile(r"^\s*(?:from|import)\s+hybridml\.([\w.]+)", re.MULTILINE)
 # What kernels depend on without a line that imports it.
-_ALWAYS_HASHED = ("kernels.compiler", "kernels.scalar_math", "kernels.targets")
+_ALWAYS_HASHED = (
+    "kernels.compiler",
+    "kernels.llvm",
+    "kernels.numba_compiler",
+    "kernels.numba_language",
+    "kernels.scalar_math",
+    "kernels.targets",
+    "kernels.translate",
+)
 # Settings of Numba that change the code it generates.
 _NUMBA_SETTINGS = (
     "CPU_NAME",
@@ -113,7 +120,7 @@ def load(source: str, name: str, signature: str = KERNEL) -> Kernel:
             "\n".join(f"{part}={value}" for part, value in parts.items()).encode()
         ).hexdigest()
         entry = cache.read(name, key)
-        address = _link(entry) if entry is not None else None
+        address = llvm.link(entry.symbol, entry.needs, entry.code) if entry is not None else None
         origin = "disk"
         if address is None:
             address = _compile_and_store(source, name, signature, key)
@@ -212,15 +219,15 @@ def _module_files(module: str) -> list[Path]:
 
 @functools.cache
 def _process_parts() -> dict[str, str]:
-    llvm = _llvm()
+    binding = llvm.binding()
     return {
         "abi": str(ABI_VERSION),
         "python": f"{sys.version_info.major}.{sys.version_info.minor}",
         "numba": _numba_version(),
         "llvmlite": _llvmlite_version(),
-        "cpu": llvm.get_host_cpu_name(),
-        "cpu_features": llvm.get_host_cpu_features().flatten(),
-        "triple": llvm.get_process_triple(),
+        "cpu": binding.get_host_cpu_name(),
+        "cpu_features": binding.get_host_cpu_features().flatten(),
+        "triple": binding.get_process_triple(),
     }
 
 
@@ -243,50 +250,6 @@ def _llvmlite_version() -> str:
     return str(llvmlite.__version__)
 
 
-# -- linking -----------------------------------------------------------------------------------------------
-
-
-@functools.cache
-def _llvm() -> Any:
-    import llvmlite.binding as llvm  # type: ignore[import-untyped]
-
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    return llvm
-
-
-def host_features() -> dict[str, bool]:
-    """The instruction set extensions of this processor, by LLVM's names."""
-    return dict(_llvm().get_host_cpu_features())
-
-
-# Engines own the code of their kernels. One for each kernel, so that symbols never meet; kept for ever, also
-# past the interpreter's own end, because a thread of the pool may still be inside.
-_engines: list[Any] = []
-
-
-def _link(entry: cache.Entry) -> int | None:
-    """The address of an object's entry, or None if this process lacks a library function that the object
-    calls."""
-    import ctypes
-
-    llvm = _llvm()
-    machine = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(jit=True)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-    # MCJIT ends the process when a symbol is missing, so ask first. Only an engine's creation opens the
-    # process's symbols.
-    if any(llvm.address_of_symbol(needed) is None for needed in entry.needs):
-        return None
-    engine.add_object_file(llvm.ObjectFileRef.from_data(entry.code))
-    engine.finalize_object()
-    address: int = engine.get_function_address(entry.symbol)
-    if not address:
-        return None
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine))
-    _engines.append(engine)
-    return address
-
-
 # -- compiling ---------------------------------------------------------------------------------------------
 
 _MATHEMATICS = (
@@ -307,32 +270,15 @@ def _compile_and_store(source: str, name: str, signature: str, key: str) -> int:
         )
     from hybridml.kernels.compiler import compile_object
 
-    symbol, code, declared = compile_object(
-        source, name, signature, str(cache.path_of(name, key, ".py")), key[:16]
-    )
-    undefined = _undefined_symbols(code)
-    needs = declared if undefined is None else undefined
-    entry = cache.Entry(symbol, tuple(sorted(needs)), code)
+    made = compile_object(source, name, signature, str(cache.path_of(name, key, ".py")), key[:16])
+    undefined = llvm.undefined_symbols(made.code)
+    needs = made.declared if undefined is None else undefined
+    entry = cache.Entry(made.symbol, tuple(sorted(needs)), made.code)
     if needs <= _C_LIBRARY:
         cache.write(name, key, source, entry)
-    address = _link(entry)
+    address = llvm.link(entry.symbol, entry.needs, entry.code)
     if address is None:
         raise RuntimeError(
             f"kernel {name!r} calls functions that are not to be found: {', '.join(sorted(needs))}"
         )
     return address
-
-
-def _undefined_symbols(code: bytes) -> set[str] | None:
-    """The symbols an ELF object leaves to the linker; None for another format."""
-    if code[:6] != b"\x7fELF\x02\x01":
-        return None
-    sections = {}
-    for section in _llvm().ObjectFileRef.from_data(code).sections():
-        title = section.name()  # bytes or str, by llvmlite's version
-        sections[title if isinstance(title, bytes) else str(title).encode()] = section.data()
-    names, undefined = sections[b".strtab"], set()
-    for name, _info, _other, section, _value, _size in struct.iter_unpack("<IBBHQQ", sections[b".symtab"]):
-        if section == 0 and name:
-            undefined.add(names[name : names.index(b"\0", name)].decode())
-    return undefined

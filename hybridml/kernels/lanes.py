@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic
+from llvmlite import ir  # type: ignore[import-untyped]
+
+from hybridml.kernels.language import types
+from hybridml.kernels.language.functions import intrinsic
 
 _FLOATS = {"f32": types.float32, "f64": types.float64}
 

@@ -1,13 +1,10 @@
 """The native side of the driver and of the thread pool.
 
 This file is a kernel source like the generated ones: `driver` and `pool` read its text and hand it to `jit`.
-Importing it would import Numba, which a process that finds everything in the cache never does. Addresses are
-int64, and `layout` says what lies where.
+Addresses are int64, and `layout` says what lies where.
 """
 
-import numba
-
-from hybridml.kernels.compiler import KernelPipeline
+from hybridml.kernels.language.functions import device
 from hybridml.kernels.layout import (
     ACQUIRE_LOCK,
     ARGS,
@@ -79,18 +76,8 @@ MOVE = int(Opcode.MOVE)
 
 SPINS_BEFORE_YIELD = 2048
 
-inlined = numba.njit(  # type: ignore[call-overload]  # the stubs do not know all of Numba's options
-    nogil=True,
-    error_model="numpy",
-    _nrt=False,
-    forceinline=True,
-    no_cpython_wrapper=True,
-    no_cfunc_wrapper=True,
-    pipeline_class=KernelPipeline,
-)
 
-
-@inlined
+@device
 def run_chunk(function, args, extent, grain, chunks, chunk):
     """Piece number ``chunk`` of an extent: its bounds depend on the table alone, never on the thread."""
     units = (extent + grain - 1) // grain
@@ -100,7 +87,7 @@ def run_chunk(function, args, extent, grain, chunks, chunk):
         call_kernel(function, args, begin, end)
 
 
-@inlined
+@device
 def take_chunks(pool):
     """Take and run chunks of the job at hand until none is left.
 
@@ -122,7 +109,7 @@ def take_chunks(pool):
             atomic_add(pool + DONE, 1)
 
 
-@inlined
+@device
 def wake_workers(pool, wanted):
     """See that ``wanted`` workers are awake, if there are so many; those awake already will find the work."""
     workers = load(pool + WORKERS)
@@ -138,7 +125,7 @@ def wake_workers(pool, wanted):
             wanted -= 1
 
 
-@inlined
+@device
 def share_out(pool, function, args, extent, grain, chunks):
     """Run all chunks on the pool, this thread taking part; return when every one is done."""
     atomic_store(pool + JOB_FUNCTION, function)
@@ -158,7 +145,7 @@ def share_out(pool, function, args, extent, grain, chunks):
             call_void(load(pool + YIELD_THREAD))  # a worker may wait for this very processor
 
 
-@inlined
+@device
 def fill_slots(header, externals):
     """Write the data addresses of this call's arrays into the argument blocks."""
     items = load(externals + load(header + LIST_ITEMS))

@@ -11,8 +11,9 @@ from typing import Any
 
 import llvmlite.binding as llvm  # type: ignore[import-untyped]
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba.core import types
-from numba.extending import intrinsic
+
+from hybridml.kernels.language import types
+from hybridml.kernels.language.functions import intrinsic
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
@@ -30,7 +31,7 @@ def _int64_operation(arity: int, emit: Any, returns: types.Type = types.int64) -
         return context.get_dummy_value() if returns == types.none else result
 
     sig = returns(*[types.int64] * arity)
-    # Numba reads the number of arguments from the Python signature.
+    # The number of arguments is that of the Python signature.
     return intrinsic(
         {
             0: lambda typingctx: (sig, codegen),
@@ -86,6 +87,14 @@ copy_bytes = _int64_operation(
             count,
             ir.IntType(1)(0),
         ],
+    ),
+    types.none,
+)
+clear_bytes = _int64_operation(
+    2,
+    lambda b, to, count: b.call(
+        b.module.declare_intrinsic("llvm.memset", [ir.IntType(8).as_pointer(), _I64]),
+        [b.inttoptr(to, ir.IntType(8).as_pointer()), ir.IntType(8)(0), count, ir.IntType(1)(0)],
     ),
     types.none,
 )

@@ -1,7 +1,7 @@
 """Typed pointers and scalars that generated kernels read from their argument block.
 
 A kernel is ``def kernel(args, begin, end)``. ``args`` points to a block of 64-bit words: addresses of
-operands, sizes, strides, and the bits of scalars. This module turns a word into something Numba can compute
+operands, sizes, strides, and the bits of scalars. This module turns a word into something to compute
 with::
 
     from hybridml.kernels.pointer import float32_in, float32_out, float32_scalar, size
@@ -26,94 +26,41 @@ operand number must be literal integers.
 
 from __future__ import annotations
 
-import operator
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba.core import types
-from numba.core.datamodel import PrimitiveModel, register_default
-from numba.core.errors import TypingError
-from numba.core.typing import signature
-from numba.core.typing.templates import AbstractTemplate, infer_global
-from numba.extending import intrinsic, lower_builtin
 
-DTYPES: dict[str, types.Type] = {
-    "bool": types.boolean,
-    **{
-        f"{kind}{bits}": getattr(types, f"{kind}{bits}")
-        for kind in ("int", "uint")
-        for bits in (8, 16, 32, 64)
-    },
-    "float32": types.float32,
-    "float64": types.float64,
-}
+from hybridml.kernels.language import types
+from hybridml.kernels.language.functions import KernelTypeError, intrinsic
+from hybridml.kernels.language.types import Pointer, Type
 
-
-class Pointer(types.Type):
-    """The Numba type of an operand: element type, operand number (its alias scope), and whether it may be
-    written."""
-
-    def __init__(self, dtype: types.Type, operand: int, writable: bool) -> None:
-        self.dtype = dtype
-        self.operand = operand
-        self.writable = writable
-        super().__init__(name=f"Pointer({dtype}, {operand}, {'out' if writable else 'in'})")
-
-
-@register_default(Pointer)
-class _PointerModel(PrimitiveModel):
-    def __init__(self, dmm: Any, fe_type: Pointer) -> None:
-        super().__init__(dmm, fe_type, _memory_type(fe_type.dtype).as_pointer())
-
-
-def _memory_type(dtype: types.Type) -> ir.Type:
-    """The LLVM type of one element in memory: a bool takes a byte there, though it is one bit in a
-    register."""
-    if isinstance(dtype, types.Boolean):
-        return ir.IntType(8)
-    if isinstance(dtype, types.Integer):
-        return ir.IntType(int(dtype.bitwidth))  # type: ignore[attr-defined]
-    return ir.FloatType() if dtype == types.float32 else ir.DoubleType()
-
+DTYPES: dict[str, Type] = types.NUMBERS
 
 # -- p[i] --------------------------------------------------------------------------------------------------
 
 
-@infer_global(operator.getitem)
-class _TypeLoad(AbstractTemplate):
-    def generic(self, args: tuple[types.Type, ...], kws: dict[str, Any]) -> Any:
-        if len(args) == 2 and isinstance(args[0], Pointer) and isinstance(args[1], types.Integer):
-            return signature(args[0].dtype, args[0], types.int64)
-        return None
+def load(builder: Any, pointer: Type, address: Any, index: Any) -> Any:
+    """The element at an index of an operand of type `pointer`, as a value of its dtype."""
+    assert isinstance(pointer, Pointer)
+    value = builder.load(builder.gep(address, [index], inbounds=True))
+    _tag_alias_scope(builder.module, value, pointer.operand)
+    return builder.icmp_unsigned("!=", value, value.type(0)) if pointer.dtype is types.boolean else value
 
 
-@infer_global(operator.setitem)
-class _TypeStore(AbstractTemplate):
-    def generic(self, args: tuple[types.Type, ...], kws: dict[str, Any]) -> Any:
-        if len(args) == 3 and isinstance(args[0], Pointer) and isinstance(args[1], types.Integer):
-            if not args[0].writable:
-                raise TypingError(f"operand {args[0].operand} is an input: declare it with _out to write it")
-            return signature(types.none, args[0], types.int64, args[0].dtype)
-        return None
-
-
-@lower_builtin(operator.getitem, Pointer, types.Integer)
-def _lower_load(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    value = builder.load(builder.gep(args[0], [args[1]], inbounds=True))
-    _tag_alias_scope(builder.module, value, sig.args[0].operand)
-    if isinstance(sig.return_type, types.Boolean):
-        return builder.icmp_unsigned("!=", value, value.type(0))
-    return value
-
-
-@lower_builtin(operator.setitem, Pointer, types.Integer, types.Any)
-def _lower_store(context: Any, builder: Any, sig: Any, args: Any) -> Any:
-    address = builder.gep(args[0], [args[1]], inbounds=True)
-    value = args[2]
-    if isinstance(sig.args[0].dtype, types.Boolean):
+def store(builder: Any, pointer: Type, address: Any, index: Any, value: Any) -> None:
+    """Write an element of an operand."""
+    assert isinstance(pointer, Pointer)
+    check_written(pointer)
+    place = builder.gep(address, [index], inbounds=True)
+    if pointer.dtype is types.boolean:
         value = builder.zext(value, ir.IntType(8))
-    _tag_alias_scope(builder.module, builder.store(value, address), sig.args[0].operand)
-    return context.get_dummy_value()
+    _tag_alias_scope(builder.module, builder.store(value, place), pointer.operand)
+
+
+def check_written(pointer: Pointer) -> None:
+    """Raise KernelTypeError if an operand is an input."""
+    if not pointer.writable:
+        raise KernelTypeError(f"operand {pointer.operand} is an input: declare it with _out to write it")
 
 
 def _tag_alias_scope(module: Any, access: Any, operand: int) -> None:
@@ -132,13 +79,13 @@ def _tag_alias_scope(module: Any, access: Any, operand: int) -> None:
 # -- reading a word of the argument block ------------------------------------------------------------------
 
 
-def _literal(value: types.Type, what: str) -> int:
+def _literal(value: Type, what: str) -> int:
     if not isinstance(value, types.IntegerLiteral) or value.literal_value < 0:
-        raise TypingError(f"the {what} must be a literal integer >= 0, not {value}")
-    return int(value.literal_value)
+        raise KernelTypeError(f"the {what} must be a literal integer >= 0, not {value}")
+    return value.literal_value
 
 
-def _make_pointer_reader(dtype: types.Type, writable: bool) -> Any:
+def _make_pointer_reader(dtype: Type, writable: bool) -> Any:
     @intrinsic(prefer_literal=True)
     def read_pointer(typingctx: Any, args: Any, word: Any, operand: Any) -> Any:
         index = _literal(word, "word")
@@ -153,18 +100,15 @@ def _make_pointer_reader(dtype: types.Type, writable: bool) -> Any:
     return read_pointer
 
 
-def _make_scalar_reader(dtype: types.Type) -> Any:
+def _make_scalar_reader(dtype: Type) -> Any:
     @intrinsic(prefer_literal=True)
     def read_scalar(typingctx: Any, args: Any, word: Any) -> Any:
         index = _literal(word, "word")
 
         def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
             address = builder.gep(values[0], [ir.IntType(32)(index)], inbounds=True)
-            memory_type = _memory_type(dtype)
-            value = builder.load(builder.bitcast(address, memory_type.as_pointer()))
-            if isinstance(dtype, types.Boolean):
-                return builder.icmp_unsigned("!=", value, memory_type(0))
-            return value
+            value = builder.load(builder.bitcast(address, dtype.memory.as_pointer()))
+            return builder.icmp_unsigned("!=", value, value.type(0)) if dtype is types.boolean else value
 
         return dtype(args, word), codegen
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -25,12 +26,14 @@ from hybridml.kernels.steps import (
     HorizontalStep,
     KernelStep,
     PythonStep,
+    RoutineStep,
     Step,
     gemm_steps,
     is_empty,
     merge_equal_updates,
 )
 from hybridml.kernels.views import Place, places
+from hybridml.kernels.windows import lower_windows
 from hybridml.ops.registry import Kind
 from hybridml.trace.graph import Graph, Node, Value, runs_python
 
@@ -118,9 +121,13 @@ class Region:
                 yield PythonStep(n, reads, n.outputs, checks=bool(n.outputs), reason="is Python")
                 continue
             products = self._products(n) if n.op.provider == "gemm" else None
+            routines = self._routines(n)
             moves = lower_movement(n, self.places) if products is None and n.out.spec.size else None
             if products is not None:
                 yield from products
+            elif routines is not None:
+                for r in routines:
+                    yield r if isinstance(r, RoutineStep) else self._compiled(*r)
             elif moves is not None:
                 yield from [self._compiled(low, reads, n.outputs) for low in moves]
             else:
@@ -131,6 +138,10 @@ class Region:
     def _products(self, n: Node) -> Sequence[Step] | None:
         """The steps of a matrix product, or None where no routine takes its operands."""
         return gemm_steps(self.graph, n, self.places, self.threads)
+
+    def _routines(self, n: Node) -> Sequence[Any] | None:
+        """Our own routines for a convolution or a pooling, or None where there is none."""
+        return lower_windows(n, self.places, self.threads)
 
     def _merged(self, steps: list[Step]) -> list[Step]:
         """The steps, those that may share a launch put together."""
@@ -253,6 +264,8 @@ class Region:
             self._add_horizontal(site, s)
         elif isinstance(s, GemmStep):
             self._add_gemm(site, s)
+        elif isinstance(s, RoutineStep):
+            self._add_routine(site, s)
         elif isinstance(s, control.ControlStep):
             at = {v: self.address(site, v) for v in (*s.reads, *s.writes)}
             s.emit(replace(site, base=site.base + self.offset[s.key], given=()), at)
@@ -303,3 +316,15 @@ class Region:
         for word, at in ((p.a_word, a), (p.b_word, b), (p.c_word, c)):
             at.bind(site.table, block, word)
         site.table.run(p.kernel.address, block, p.extent, p.chunks, p.grain)
+
+    def _add_routine(self, site: Site, s: RoutineStep) -> None:
+        words = list(s.words)
+        for word, content in s.blocks:
+            words[word] = site.table.block(content)
+        at = [(self.address(site, v).at(offset), word) for v, offset, word in s.operands]
+        for a, word in at:
+            words[word] = a.address
+        block = site.table.block(words)
+        for a, word in at:
+            a.bind(site.table, block, word)
+        site.table.run(s.kernel.address, block, s.extent, s.pieces, s.grain)

@@ -158,6 +158,31 @@ class GemmStep:
 
 
 @dataclass
+class RoutineStep:
+    """One of our own routines: a kernel with a block of words, some of which are addresses.
+
+    `operands` are (base or scratch value, byte offset, which word takes its address).
+    """
+
+    title: str
+    kernel: Kernel
+    words: list[int]
+    operands: tuple[tuple[Value, int, int], ...]
+    reads: tuple[Value, ...]
+    writes: tuple[Value, ...]
+    extent: int
+    nanoseconds: float  # of one thread
+    pieces: int = 1
+    grain: int = 1
+    blocks: tuple[
+        tuple[int, tuple[int, ...]], ...
+    ] = ()  # (which word takes its address, words of another block)
+    checks: bool = False
+    in_place: tuple[tuple[Value, Value], ...] = ()
+    scratch: tuple[tuple[Value, int], ...] = ()
+
+
+@dataclass
 class EmptyStep:
     """A node whose results have no elements: nothing is done, but they have a place."""
 
@@ -184,7 +209,9 @@ class PythonStep:
     scratch: tuple[tuple[Value, int], ...] = ()
 
 
-Step: TypeAlias = "KernelStep | HorizontalStep | GemmStep | EmptyStep | PythonStep | ControlStep"
+Step: TypeAlias = (
+    "KernelStep | HorizontalStep | GemmStep | RoutineStep | EmptyStep | PythonStep | ControlStep"
+)
 
 
 def merge_equal_updates(steps: list[Step]) -> list[Step]:
@@ -260,18 +287,19 @@ def gemm_steps(
     runs = collapse(dims, (0,) * len(dims), strides)
     sizes = [math.prod(dims[i] for i in run) for run in runs]
     starts = [tuple([s[run[-1]] for run in runs]) for s in strides]
-    inner = sizes[-1] if sizes else 1
-    step = tuple([s[-1] if s else 0 for s in starts])
+    outer, inner = (1, 1, *sizes)[-2:]
+    steps = [(0, 0, *s)[-2:] for s in starts]  # of A, B and C along the outer and the inner axis
     plan = plan_of(
-        m, cols, k, out.dtype.name, ta, tb, inner, threads, lda=lda, ldb=ldb, strides=(step[0], step[1], step[2])
+        m, cols, k, out.dtype.name, ta, tb, inner, threads, lda=lda, ldb=ldb, strides=(steps[0][1], steps[1][1], steps[2][1]),
+        outer=outer, outer_strides=(steps[0][0], steps[1][0], steps[2][0]),
     )  # fmt: skip
     found = []
-    for index in np.ndindex(*sizes[:-1]):
+    for index in np.ndindex(*sizes[:-2]):
         offsets = [sum(i * s for i, s in zip(index, st, strict=False)) * itemsize for st in starts]
         found.append(
             GemmStep(
                 plan, (a_base, a_layout.offset * itemsize + offsets[0]), (b_base, b_layout.offset * itemsize + offsets[1]),
-                (out, offsets[2]), 2 * m * cols * k * inner,
+                (out, offsets[2]), 2 * m * cols * k * inner * outer,
             )
         )  # fmt: skip
     return found

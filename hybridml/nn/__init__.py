@@ -1,5 +1,36 @@
-"""Functions of neural networks."""
+"""Neural networks: functions are lower case, layers are classes."""
 
+from hybridml.nn.functions import (
+    batch_norm,
+    dropout,
+    embedding_lookup,
+    group_norm,
+    hard_sigmoid,
+    hard_silu,
+    mish,
+    relu6,
+    rms_norm,
+    scaled_dot_product_attention,
+    selu,
+    softsign,
+)
+from hybridml.nn.layers.attention import MultiHeadAttention, TransformerBlock
+from hybridml.nn.layers.core import (
+    Activation,
+    Add,
+    Concatenate,
+    Dense,
+    Dropout,
+    Embedding,
+    Flatten,
+    Lambda,
+    Multiply,
+    Reshape,
+)
+from hybridml.nn.layers.normalization import BatchNorm, GroupNorm, LayerNorm, RMSNorm
+from hybridml.nn.layers.recurrent import GRU, LSTM, Bidirectional, SimpleRNN
+from hybridml.nn.layers.sequential import Sequential
+from hybridml.nn.module import Module
 from hybridml.ops.composite import (
     binary_cross_entropy_with_logits,
     elu,
@@ -13,22 +44,84 @@ from hybridml.ops.composite import (
     softmax_cross_entropy,
     softplus,
 )
+from hybridml.ops.convolving import (
+    conv1d,
+    conv2d,
+    conv2d_filter_gradient,
+    conv2d_transpose,
+    depthwise_conv2d,
+)
+from hybridml.ops.pooling import (
+    avg_pool2d,
+    global_avg_pool2d,
+    global_max_pool2d,
+    max_pool2d,
+    max_pool2d_with_positions,
+    window_scatter,
+    window_take,
+)
 from hybridml.ops.structure import one_hot
 from hybridml.ops.transcendental import sigmoid, tanh
 
 __all__ = [
+    "GRU",
+    "LSTM",
+    "Activation",
+    "Add",
+    "BatchNorm",
+    "Bidirectional",
+    "Concatenate",
+    "Dense",
+    "Dropout",
+    "Embedding",
+    "Flatten",
+    "GroupNorm",
+    "Lambda",
+    "LayerNorm",
+    "Module",
+    "MultiHeadAttention",
+    "Multiply",
+    "RMSNorm",
+    "Reshape",
+    "Sequential",
+    "SimpleRNN",
+    "TransformerBlock",
+    "avg_pool2d",
+    "batch_norm",
     "binary_cross_entropy_with_logits",
+    "conv1d",
+    "conv2d",
+    "conv2d_filter_gradient",
+    "conv2d_transpose",
+    "depthwise_conv2d",
+    "dropout",
     "elu",
+    "embedding_lookup",
     "gelu",
+    "global_avg_pool2d",
+    "global_max_pool2d",
+    "group_norm",
+    "hard_sigmoid",
+    "hard_silu",
     "layer_norm",
     "leaky_relu",
     "log_softmax",
+    "max_pool2d",
+    "max_pool2d_with_positions",
+    "mish",
     "one_hot",
     "relu",
+    "relu6",
+    "rms_norm",
+    "scaled_dot_product_attention",
+    "selu",
     "sigmoid",
     "silu",
     "softmax",
     "softmax_cross_entropy",
     "softplus",
+    "softsign",
     "tanh",
+    "window_scatter",
+    "window_take",
 ]

@@ -2,6 +2,8 @@
 
 from hybridml.ops import (
     composite,
+    convolution,
+    convolving,
     einsum,
     elementwise,
     getitem,
@@ -11,6 +13,7 @@ from hybridml.ops import (
     linalg,
     logic,
     norms,
+    pooling,
     random,
     reductions,
     sorting,

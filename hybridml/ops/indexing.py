@@ -33,6 +33,11 @@ def wrap_index(xp: Any, indices: Any, n: int, axis: int) -> Any:
     return xp.where(indices < 0, indices + n, indices)
 
 
+def _second(specs: Any, attrs: dict[str, Any]) -> Any:
+    """The second operand indexes the axis of the first that an attribute names."""
+    return ((1, attrs["axis"], specs[0].shape[attrs["axis"]]),)
+
+
 def integer_index(indices: Any, like: Any = None) -> Any:
     """Indices as a signed integer tensor, or DTypeError; a list comes to lie on the device of `like`."""
     indices = lift(indices, like)
@@ -55,7 +60,7 @@ def _infer_take(x: TensorSpec, indices: TensorSpec, *, axis: int) -> TensorSpec:
 def _eager_take(xp: Any, x: Any, indices: Any, *, axis: int) -> Any:
     if xp is np:
         try:
-            return np.take(x, indices, axis=axis)
+            return x.take(indices, axis)
         except IndexError:
             pass  # told again below, by name
     return xp.take(x, wrap_index(xp, xp.asarray(indices), x.shape[axis], axis), axis=axis)
@@ -113,7 +118,7 @@ def _batch_scatter(operands: list[Any], mapped: list[bool], size: int, attrs: di
 
 TAKE = register(Op(
     "take", Kind.INDEX, batch=_batch_take,
-    provider="take", infer=_infer_take, eager=_eager_take, vjps=(_take_vjp, None), saves=Saves.INPUTS, promote=Promote.NO,
+    provider="take", indexes=_second, infer=_infer_take, eager=_eager_take, vjps=(_take_vjp, None), saves=Saves.INPUTS, promote=Promote.NO,
     samples=_take_samples, reference=lambda x, i, axis=0: np.take(x, i, axis=axis),
 ))  # fmt: skip
 
@@ -185,7 +190,7 @@ def _reference_scatter(x: Any, indices: Any, updates: Any, axis: int = 0) -> Any
 
 SCATTER_ADD = register(Op(
     "scatter_add", Kind.INDEX, batch=_batch_scatter,
-    provider="scatter_add", infer=_infer_scatter, eager=_eager_scatter, promote=Promote.NO, saves=Saves.INPUTS,
+    provider="scatter_add", indexes=_second, infer=_infer_scatter, eager=_eager_scatter, promote=Promote.NO, saves=Saves.INPUTS,
     vjps=(
         lambda g, out, x, indices, updates, *, axis: g, None,
         lambda g, out, x, indices, updates, *, axis: take(g, indices, axis=axis),
@@ -239,7 +244,8 @@ def _along_samples(rng: np.random.Generator) -> Any:
 
 
 TAKE_ALONG = register(Op(
-    "take_along_axis", Kind.INDEX, provider="take_along_axis", infer=_infer_take_along, promote=Promote.NO, saves=Saves.INPUTS,
+    "take_along_axis", Kind.INDEX, provider="take_along_axis", indexes=_second, infer=_infer_take_along,
+    promote=Promote.NO, saves=Saves.INPUTS,
     eager=lambda xp, x, indices, *, axis: x[_grid(xp, indices, x.shape[axis], axis)],
     vjps=(lambda g, out, x, i, *, axis: scatter_add_along_axis(zeros_view(x.shape, g), i, g, axis=axis), None),
     samples=_along_samples, reference=lambda x, i, axis=-1: np.take_along_axis(x, i, axis=axis),
@@ -313,8 +319,8 @@ def _scatter_along_samples(rng: np.random.Generator) -> Any:
 
 
 SCATTER_ALONG = register(Op(
-    "scatter_add_along_axis", Kind.INDEX, provider="scatter_add_along_axis", infer=_infer_scatter_along, promote=Promote.NO,
-    saves=Saves.INPUTS,
+    "scatter_add_along_axis", Kind.INDEX, provider="scatter_add_along_axis", indexes=_second, infer=_infer_scatter_along,
+    promote=Promote.NO, saves=Saves.INPUTS,
     eager=_eager_scatter_along,
     vjps=(
         lambda g, out, x, i, updates, *, axis: g, None,
@@ -361,7 +367,9 @@ def _batch_ravel(operands: list[Any], mapped: list[bool], size: int, attrs: dict
 
 
 RAVEL_INDEX = register(Op(
-    "ravel_index", Kind.INDEX, batch=_batch_ravel, provider="ravel_index", infer=_infer_ravel, eager=_eager_ravel, promote=Promote.NO,
+    "ravel_index", Kind.INDEX, batch=_batch_ravel, provider="ravel_index",
+    indexes=lambda specs, attrs: [(i, i, n) for i, n in enumerate(attrs["dims"])],
+    infer=_infer_ravel, eager=_eager_ravel, promote=Promote.NO,
     samples=lambda rng: [
         Sample(((np.array([0, -1, 2]), np.array([[1], [-4]])), (3, 4)), differentiable=False),
         Sample(((np.array([0, 1, 2]),), (3,)), differentiable=False),

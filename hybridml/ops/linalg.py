@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,12 @@ def _vjp_x(g: Any, out: Any, x: Any, y: Any, *, ta: bool, tb: bool) -> Any:
 
 
 def _vjp_y(g: Any, out: Any, x: Any, y: Any, *, ta: bool, tb: bool) -> Any:
+    if len(x.shape) > 2 and not ta and math.prod(y.shape[:-2]) == 1 and 0 not in (*x.shape, *y.shape):
+        # One matrix for the whole batch: the sum over the batch is part of one product's own sum, so no product an entry is ever
+        # written and read again.
+        x, g = reshape(x, (-1, x.shape[-1])), reshape(g, (-1, g.shape[-1]))
+        gy = call(MATMUL, g, x, ta=True, tb=False) if tb else call(MATMUL, x, g, ta=True, tb=False)
+        return reshape(gy, y.shape)
     gy = call(MATMUL, g, x, ta=True, tb=ta) if tb else call(MATMUL, x, g, ta=not ta, tb=False)
     return sum_to(gy, y.shape)
 
@@ -45,7 +52,8 @@ def _samples(rng: np.random.Generator) -> Any:
 
 MATMUL = register(Op(
     "matmul", Kind.EXTERN, infer=_infer_matmul, eager=_eager_matmul, vjps=(_vjp_x, _vjp_y), saves=Saves.INPUTS,
-    operator="matmul", provider="gemm", flags=("ta", "tb"), samples=_samples, reference=np.matmul,
+    operator="matmul", provider="gemm", flags=("ta", "tb"),
+    reads=lambda layout: layout.matrix is not None, samples=_samples, reference=np.matmul,
 ))  # fmt: skip
 
 

@@ -180,9 +180,23 @@ def _extremum_vjp(g: Any, out: Any, x: Any, *, axis: tuple[int, ...], keepdims: 
     return reshape(g, kept) * hit / sum(hit, axis=axis, keepdims=True)
 
 
+def _extremum(name: str) -> Any:
+    """The array's method, or the ufunc's on NumPy, where the method is Python."""
+    fold: Any = {"max": np.maximum, "min": np.minimum}[name].reduce
+
+    def eager(xp: Any, x: Any, *, axis: tuple[int, ...], keepdims: bool) -> Any:
+        return (
+            fold(x, axis, None, None, keepdims)
+            if xp is np
+            else getattr(x, name)(axis=axis, keepdims=keepdims)
+        )
+
+    return eager
+
+
 MAX = register(Op(
     "max", Kind.REDUCTION, infer=_infer_extremum, promote=Promote.NO,
-    eager=lambda xp, x, *, axis, keepdims: x.max(axis=axis, keepdims=keepdims),
+    eager=_extremum("max"),
     vjps=(_extremum_vjp,), saves=Saves.BOTH, reduce=Reduce(_lowest, "m_maximum({0}, {1})", "maximum"), method=True,
     samples=reduction_samples(-2, 2, empty=False), reference=_reference("max"),
 ))  # fmt: skip
@@ -204,7 +218,7 @@ def max(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
 
 MIN = register(Op(
     "min", Kind.REDUCTION, infer=_infer_extremum, promote=Promote.NO,
-    eager=lambda xp, x, *, axis, keepdims: x.min(axis=axis, keepdims=keepdims),
+    eager=_extremum("min"),
     vjps=(_extremum_vjp,), saves=Saves.BOTH, reduce=Reduce(_highest, "m_minimum({0}, {1})", "minimum"), method=True,
     samples=reduction_samples(-2, 2, empty=False), reference=_reference("min"),
 ))  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import functools
 import itertools
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -154,8 +154,11 @@ class Op:
     neutral   {operand number: scalar} that leaves the other operand as it is (x + 0, x * 1)
     involution  True if applying the op twice gives the operand back
     provider  the name of the native routine that the compiler keeps for the op ("gemm", "take")
+    reads     what layouts the native routine takes its operands in; others are copied before. None: any
     batch     what `hml.vmap` does, where the kind's rule (ops/batching.py) does not fit: (operands, which of them have the examples along
               a first axis, number of examples, attrs) -> results with the examples along their first axis, in public ops
+    indexes   (operand specs, attrs) -> (operand number, axis, size) of each operand that holds indices into an axis: those that are
+              constants of a trace are looked at while tracing, whether or not anybody uses the result
     flags     names of the attributes that say "operand i is transposed": the compiler turns transposes into them
     ufunc     the NumPy ufunc that is the whole of `eager`, where there is one: the fast path of operators
     operator  the Python operator's name ("add" for __add__ and __radd__)
@@ -180,7 +183,9 @@ class Op:
     neutral: dict[int, Scalar] = field(default_factory=dict)
     involution: bool = False
     provider: str | None = None
+    reads: Callable[[Layout], bool] | None = None
     batch: Callable[..., Any] | None = None
+    indexes: Callable[[Sequence[Any], dict[str, Any]], Iterable[tuple[int, int, int]]] | None = None
     flags: tuple[str, ...] = ()
     ufunc: Any = None
     operator: str | None = None
@@ -188,6 +193,11 @@ class Op:
     samples: SampleMaker | None = None
     reference: Callable[..., Any] | None = None
     doc: str = ""
+
+    @functools.cached_property
+    def kept(self) -> str:
+        """The NumPy kinds of dtypes that operands which share one keep; "" where each operand keeps its own."""
+        return {Promote.NO: "", Promote.SAME: "biuf", Promote.NUMBER: "iuf", Promote.FLOAT: "f"}[self.promote]
 
     def __repr__(self) -> str:
         return f"<op {self.name}>"

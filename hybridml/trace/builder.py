@@ -16,6 +16,7 @@ from hybridml.eager.variable import Variable
 from hybridml.errors import HybridMLError, SourceLine, TraceError, TracerError, located, user_line
 from hybridml.ops.door import call
 from hybridml.ops.identity import STRAIGHT_THROUGH
+from hybridml.ops.indexing import wrap_index
 from hybridml.ops.registry import PUBLIC, Op
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace.graph import Graph, Node, Operand, Value
@@ -174,7 +175,14 @@ class Builder:
         inputs = tuple([self.value_of(x) for x in operands])
         source = user_line(2)
         try:
-            specs = op.infer(*[x.spec if isinstance(x, Value) else x for x in inputs], **attrs)
+            given = [x.spec if isinstance(x, Value) else x for x in inputs]
+            specs = op.infer(*given, **attrs)
+            if op.indexes is not None:
+                for i, axis, n in op.indexes(given, attrs):
+                    if type(operands[i]) is Tensor and isinstance(
+                        n, int
+                    ):  # its values are known, and may be wrong where nobody looks at run time
+                        wrap_index(np, operands[i]._array, n, axis)
         except HybridMLError as e:
             raise type(e)(located(f"{op.name}: {e}", source)) from None
         several = isinstance(specs, tuple)

@@ -7,7 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hybridml.kernels.control import ControlStep
-from hybridml.kernels.steps import EmptyStep, GemmStep, HorizontalStep, KernelStep, PythonStep, Step
+from hybridml.kernels.steps import (
+    EmptyStep,
+    GemmStep,
+    HorizontalStep,
+    KernelStep,
+    PythonStep,
+    RoutineStep,
+    Step,
+)
 
 if TYPE_CHECKING:
     from hybridml.trace.concrete import ConcreteFunction
@@ -76,6 +84,8 @@ def _describe(s: Step) -> str:
         return (
             f"{s.title}: {s.flops / 1e6:.2f} Mflop, {s.plan.kernel.name} kernel in {s.plan.chunks} piece(s)"
         )
+    if isinstance(s, RoutineStep):
+        return s.title
     kernel = s.kernel.name.rsplit("_", 1)[0]
     if isinstance(s, HorizontalStep):
         return f"{kernel}: one launch over {len(s.parts)} buffers, {sum(s.extents)} elements"

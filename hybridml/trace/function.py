@@ -146,18 +146,25 @@ class Function:
         return trace.concrete.call(tensors)
 
     def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Trace, list[Any], bool]:
-        leaves, structure = pytree.flatten(self._binder.bind(args, kwargs))
+        bound = self._binder.bind(args, kwargs)
         if self.input_signature is not None:
-            check_signature(leaves, self.input_signature, self._binder)
+            self._check(bound)
         with self._lock:
+            leaves, structure = pytree.flatten(bound, opened=True)
             key = self._key(leaves, structure)
             trace = self._known(key)
             is_new = trace is None
             if trace is None:
-                trace, key = self._trace(key, leaves, structure)
+                trace, key, leaves = self._trace(bound)
             trace = trace.on(leaves)
             self._last, self._last_key = trace, key
         return trace, leaves, is_new
+
+    def _check(self, bound: Any) -> None:
+        """Raise SignatureError where tensors among the arguments do not fit the `input_signature`. Objects with state pass."""
+        leaves = [x for x in pytree.leaves(bound) if not pytree.is_state(x)]
+        assert self.input_signature is not None
+        check_signature(leaves, self.input_signature, self._binder)
 
     def _key(self, leaves: list[Any], structure: pytree.Structure) -> CallKey:
         """The key of a call; its variables are known by identity where the function knows them so."""
@@ -190,27 +197,44 @@ class Function:
 
     # tracing
 
-    def _trace(self, key: CallKey, leaves: list[Any], structure: pytree.Structure) -> tuple[Trace, CallKey]:
-        """A new trace, and the key it is kept under."""
+    def _trace(self, bound: Any) -> tuple[Trace, CallKey, list[Any]]:
+        """A new trace, the key it is kept under, and the leaves of the arguments.
+
+        Tracing may change the objects among the arguments: a module makes its weights at first use. So the key is that of the arguments as
+        tracing left them, and the next call finds it.
+        """
         self._forget_dead()
+        leaves, structure = pytree.flatten(bound, opened=True)
+        key = self._key(leaves, structure)
         reads = reads_of(self.python_function, self._objects(leaves, structure))
         numbers = self._numbers_that_vary(key) if self.reduce_retracing else frozenset()
-        trace = None
+        concrete = None
         if numbers:
             try:
-                trace = Trace(self.build(leaves, structure, numbers), leaves, structure, numbers)
+                concrete = self.build([_stand_in(x) for x in leaves], structure, numbers)
             except (
                 Exception
             ):  # the function needs the Python value: whatever is wrong besides shows in the plain trace
                 self._by_value.add(key.opened(None))
                 numbers = frozenset()
+                leaves, structure = pytree.flatten(bound, opened=True)
             else:
                 self._varying[key.opened(None)] = numbers
-        if trace is None:
+        if concrete is None:
             if self._last_key is not None:
                 self._history.note_retrace(self._last_key, key, self._binder)
-            trace = Trace(self.build(leaves, structure), leaves, structure, numbers)
-        trace.reads = reads
+            concrete = self.build([_stand_in(x) for x in leaves], structure)
+        before = leaves
+        leaves, structure = pytree.flatten(bound, opened=True)
+        if structure != key.structure:
+            key, numbers = self._key(leaves, structure), _moved(numbers, before, leaves)
+            self._families.setdefault(key.opened(None), key)
+            if numbers:
+                self._varying[key.opened(None)] = numbers
+        trace = Trace(concrete, [_stand_in(x) for x in leaves], structure, numbers)
+        trace.reads = tuple(
+            [r for r in reads if not r.changed]
+        )  # what tracing changed is the function's own business
         self._count["traces"] += 1
         if self._tells_apart(leaves, trace.concrete.named):
             self._by_identity.add(key.opened(None))
@@ -219,7 +243,7 @@ class Function:
         if len(self._traces) > MAX_TRACES:
             self._traces.popitem(last=False)
             self._count["evictions"] += 1
-        return trace, key
+        return trace, key, leaves
 
     def _numbers_that_vary(self, key: CallKey) -> frozenset[int]:
         """Positions of Python numbers in which this call differs from an earlier one that is otherwise the same."""
@@ -304,7 +328,7 @@ class Function:
     def get_concrete_function(self, *args: Any, **kwargs: Any) -> ConcreteFunction:
         """The trace for these arguments; a TensorSpec stands for any tensor of that shape and dtype."""
         bound = self._binder.bind(args, kwargs)
-        leaves, structure = pytree.flatten(bound)
+        leaves, structure = pytree.flatten(bound, opened=True)
         for x in leaves:
             if isinstance(x, TensorSpec) and None in x.shape:
                 raise TraceError(f"a concrete function needs whole shapes, got {x}")
@@ -312,7 +336,7 @@ class Function:
             key = self._key(leaves, structure)
             trace = self._known(key)
             if trace is None:
-                trace, _ = self._trace(key, [_stand_in(x) for x in leaves], structure)
+                trace, _, leaves = self._trace(bound)
         return trace.on(leaves).concrete
 
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
@@ -414,6 +438,14 @@ class BoundFunction:
 
 def _stand_in(x: Any) -> Any:
     return np.broadcast_to(np.zeros((), x.dtype), x.shape) if isinstance(x, TensorSpec) else x
+
+
+def _moved(numbers: frozenset[int], before: list[Any], after: list[Any]) -> frozenset[int]:
+    """Positions of the same Python numbers among the leaves after objects among the arguments got more state."""
+    if not numbers:
+        return numbers
+    old, new = ([i for i, x in enumerate(xs) if type(x) in NUMBERS] for xs in (before, after))
+    return frozenset([new[old.index(i)] for i in numbers])
 
 
 def _weak_method(f: Callable[..., Any], instance: Any, convert: bool) -> Callable[..., Any]:

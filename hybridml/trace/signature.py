@@ -182,13 +182,10 @@ def leaf_names(structure: pytree.Structure, binder: Binder) -> list[str]:
 def leaf_paths(s: pytree.Structure) -> list[str]:
     if s.node is None:
         return [""]
-    labels = (
-        [f"[{k!r}]" for k in s.aux]
-        if isinstance(s.aux, tuple)
-        else [f"[{i}]" for i in range(len(s.children))]
-    )
     return [
-        label + rest for label, child in zip(labels, s.children, strict=True) for rest in leaf_paths(child)
+        label + rest
+        for label, child in zip(pytree.labels(s), s.children, strict=True)
+        for rest in leaf_paths(child)
     ]
 
 
@@ -201,6 +198,15 @@ def difference(old: CallKey, new: CallKey, binder: Binder) -> tuple[str, str, st
     if old.device != new.device:
         return "the device", old.device, new.device, "keep a function's arguments on one device"
     if old.structure != new.structure:
+        form = pytree.difference(old.structure.children[0], new.structure.children[0])
+        if form is not None:
+            position, _, path = form[0].removeprefix("[").partition("]")
+            name = binder.name(int(position)) + path
+            return (
+                f"argument `{name}`",
+                *form[1:],
+                "keep what changes in an hml.Variable, or use one function for each value",
+            )
         return (
             "the nesting of the arguments",
             str(old.structure),

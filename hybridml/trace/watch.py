@@ -14,6 +14,8 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from hybridml import pytree
+
 FUNCTIONS = 64  # that one trace looks into
 _MISSING = object()
 _FOREIGN = ("hybridml", "numpy", "scipy", "numba")
@@ -109,6 +111,7 @@ class _Scan:
             tuple[int, str], Read
         ] = {}  # by where the value lies: the name met first is the nearest
         self.stored: set[str] = set()
+        self._shown: dict[int, str] = {}  # objects with state, by id: what people call them
         self._seen: set[Any] = set()
         self._todo: list[tuple[Any, Mapping[str, Any]]] = []
 
@@ -165,6 +168,8 @@ class _Scan:
                 x, (types.FunctionType, types.MethodType, functools.partial)
             ) or "__wrapped__" in getattr(x, "__dict__", {}):
                 self._todo.append((x, {}))
+            elif pytree.is_state(x):
+                self._state(".".join((name, *attrs[:k])), x)
             elif isinstance(type(x).__dict__.get("__call__"), types.FunctionType) and not _foreign(x):
                 self._todo.append((types.MethodType(type(x).__dict__["__call__"], x), {}))
             if k < len(attrs):
@@ -174,7 +179,25 @@ class _Scan:
         if x is not _MISSING:
             path = attrs[:k]
             last = (name, *path)[-1]
+            name = self._shown.get(id(get()), name)
             self.found.setdefault((id(owner), last), Read(".".join((name, *path)), get, path, x))
+
+    def _state(self, name: str, x: Any) -> None:
+        """Look into an object with state: what its class reads when it is called, and all settings of a layer of this package."""
+        if id(x) in self._shown:
+            return
+        form: Any = pytree.flatten(x, opened=True)[1].aux
+        for path, part, call in form.watched():
+            shown = f"{name}.{path}" if path else name
+            if self._shown.setdefault(id(part), shown) is not shown:
+                continue
+            if not _foreign(part):
+                self._todo.append((call, {}))
+                continue
+            for attribute, value in vars(part).items():
+                if is_plain(value) and not attribute.startswith("_"):
+                    read = Read(f"{shown}.{attribute}", _weakly(part), (attribute,), value)
+                    self.found.setdefault((id(part), attribute), read)
 
     def reads(self) -> Iterator[Read]:
         for (_, name), read in self.found.items():

@@ -187,11 +187,21 @@ class _Grid:
         return [back(g) for g in np.ogrid[key]]
 
 
+class _Lib:
+    """`cupy.lib`, as far as it is used."""
+
+    class stride_tricks:
+        @staticmethod
+        def as_strided(x: Any, shape: Any = None, strides: Any = None) -> Any:
+            return back(np.lib.stride_tricks.as_strided(bare(x), shape, strides), x)
+
+
 class FakeCupy:
     """The module."""
 
     ndarray = FakeArray
     ogrid = _Grid()
+    lib = _Lib
     __name__ = "fake_cupy"
 
     @staticmethod

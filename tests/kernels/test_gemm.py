@@ -94,6 +94,49 @@ def test_nothing_to_sum_gives_zeros(ta, tb, provider):
     check(5, 6, 0, "float64", ta, tb, accumulate=True, provider=provider)
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("ta, tb", FORMS)
+def test_blocks_and_panels_that_are_packed(dtype, ta, tb):
+    """More rows than a block of A, more steps than a panel of B, leading dimensions that are far apart or meet in cache sets."""
+    for m, n, k in [(131, 100, 1024), (261, 98, 258), (300, 1024, 17), (1, 2048, 300), (517, 97, 1025)]:
+        check(m, n, k, dtype, ta, tb, provider="tiled")
+        check(m, n, k, dtype, ta, tb, provider="tiled", padding=5, accumulate=True, chunks=2)
+
+
+@pytest.mark.parametrize("provider", ["tiled", "library"])
+def test_a_batch_of_two_axes(provider):
+    """Heads beside each other in one matrix: neither axis of the batch continues the other."""
+    rng = np.random.default_rng(0)
+    x = rng.random((3, 5, 4, 6), np.float32)  # entries, rows, heads, columns
+    y = rng.random((3, 4, 6, 7), np.float32)
+    out = np.empty((3, 4, 5, 7), np.float32)
+    product = gemm.plan(
+        5, 7, 6, batch=4, strides=(6, 42, 35), lda=24, outer=3, outer_strides=(120, 168, 140), provider=provider,
+    )  # fmt: skip
+    table = Table()
+    block = table.block(product.words(x.ctypes.data, y.ctypes.data, out.ctypes.data))
+    table.run(product.kernel.address, block, product.extent, 5, product.grain)
+    table.finish().run([])
+    assert product.extent == 12
+    np.testing.assert_allclose(out, x.swapaxes(1, 2) @ y, rtol=1e-6)
+
+
+def test_a_sum_of_many_terms_keeps_float32_accuracy():
+    """The error of a float32 product is bounded by k eps |A| |B|; sums in blocks stay far below that."""
+    rng = np.random.default_rng(0)
+    a = rng.normal(size=(40, 5000)).astype(np.float32)
+    b = rng.normal(size=(5000, 36)).astype(np.float32)
+    c = np.empty((40, 36), np.float32)
+    product = gemm.plan(40, 36, 5000, provider="tiled")
+    table = Table()
+    block = table.block(product.words(a.ctypes.data, b.ctypes.data, c.ctypes.data))
+    table.run(product.kernel.address, block, product.extent, product.chunks, product.grain)
+    table.finish().run([])
+    x, y = a.astype(np.float64), b.astype(np.float64)
+    bound = np.finfo(np.float32).eps * (np.abs(x) @ np.abs(y))
+    assert (np.abs(c - x @ y) <= bound * 50).all()  # 5000 in the worst case
+
+
 @pytest.mark.parametrize("m, n, batch", [(0, 4, 1), (4, 0, 1), (4, 4, 0), (0, 0, 0)])
 def test_empty_results_run_nothing(m, n, batch):
     for (ta, tb), provider in itertools.product(FORMS, ["tiled", "library"]):

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 import scipy.special
@@ -16,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hybridml.kernels.targets import scalar_functions
+from hybridml.testing import kernels as written
 
 Array = np.ndarray[Any, Any]
 
@@ -145,29 +145,10 @@ SPECIAL = [
 ]
 
 
-@functools.cache
-def loop(name: str, kind: str, arguments: int = 1) -> Callable[..., None]:
-    """A compiled loop over arrays that applies one scalar function, written as generated kernels are."""
-    function = getattr(scalar_functions("cpu"), f"m_{name}_{kind}")
-    if arguments == 1:
-
-        def run(x: Array, out: Array) -> None:
-            for i in range(x.size):
-                out[i] = function(x[i])
-
-        return numba.njit(run, error_model="numpy")
-
-    def run_2(x: Array, y: Array, out: Array) -> None:
-        for i in range(x.size):
-            out[i] = function(x[i], y[i])
-
-    return numba.njit(run_2, error_model="numpy")
-
-
 def apply(name: str, kind: str, *arrays: Array) -> Array:
-    out = np.empty_like(arrays[0])
-    loop(name, kind, len(arrays))(*arrays, out)
-    return out
+    """One scalar function over arrays, in a kernel like the generated ones."""
+    arguments = ", ".join(f"x{k}" for k in range(len(arrays)))
+    return written.apply(f"m.m_{name}_{kind}({arguments})", *map(np.ascontiguousarray, arrays))
 
 
 def quiet(function: Callable[..., Array], *arrays: Array) -> Array:

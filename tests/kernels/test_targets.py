@@ -1,4 +1,4 @@
-"""How scalar functions are compiled: vector code, the disk cache, the simulator, one module per target."""
+"""How scalar functions are compiled: vector code, the simulator, one module per target."""
 
 from __future__ import annotations
 
@@ -9,15 +9,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import numba
 import numpy as np
 import pytest
 from llvmlite import binding
-from numba import types
 
 from hybridml.kernels.targets import TARGETS, scalar_functions, source_files, source_hash
+from hybridml.testing import kernels as written
 
 # Their float64 forms call the C library's fmod; the random functions take no floats.
 NO_VECTOR_CODE = {
@@ -41,24 +39,10 @@ SCALAR_CALLS = re.compile(r"^\s+callq?\s", re.MULTILINE)
 
 def kernel_assembly(name: str) -> str:
     """Machine code of `for i in range(begin, end)` over raw pointers, as the kernel emitter writes it."""
-    function = getattr(scalar_functions("cpu"), name)
     arguments = len(inspect.signature(PYTHON[name]).parameters)
-    pointer = types.CPointer(types.float32 if name.endswith("_f32") else types.float64)
-
-    def kernel_1(x: Any, out: Any, begin: int, end: int) -> None:
-        for i in range(begin, end):
-            out[i] = function(x[i])
-
-    def kernel_2(x: Any, y: Any, out: Any, begin: int, end: int) -> None:
-        for i in range(begin, end):
-            out[i] = function(x[i], y[i])
-
-    pointers = [pointer] * (arguments + 1)
-    signature = types.void(*pointers, types.int64, types.int64)
-    compiled = numba.cfunc(signature, error_model="numpy")({1: kernel_1, 2: kernel_2}[arguments])
-    assembly = compiled._library.get_asm_str()
-    # Behind this label is Numba's C entry point, which calls the kernel once.
-    return str(assembly[: assembly.index(f"\n{compiled.native_name}:")])
+    dtype = "float32" if name.endswith("_f32") else "float64"
+    operands = ", ".join(f"x{k}" for k in range(arguments))
+    return written.assembly(f"m.{name}({operands})", [dtype] * arguments, dtype)
 
 
 @pytest.mark.skipif(not X86_FMA, reason="looks for x86 vector instructions")
@@ -96,20 +80,6 @@ def test_source_hash_follows_the_sources(monkeypatch: pytest.MonkeyPatch) -> Non
     assert source_hash.__wrapped__() != before
 
 
-KERNEL_FILE = """
-import numba
-from numba import types
-from hybridml.kernels.targets import scalar_functions
-m_tanh_f32 = scalar_functions("cpu").m_tanh_f32
-pointer = types.CPointer(types.float32)
-@numba.cfunc(types.void(pointer, pointer, types.int64, types.int64), error_model="numpy", cache=True)
-def kernel(x0, o0, begin, end):
-    for i in range(begin, end):
-        o0[i] = m_tanh_f32(x0[i])
-print(kernel.cache_hits)
-"""
-
-
 def run_python(arguments: list[str], folder: Path, **environment: str) -> str:
     path = os.pathsep.join([str(folder), *sys.path])
     variables = {**os.environ, "PYTHONPATH": path, "NUMBA_CACHE_DIR": str(folder / "cache"), **environment}
@@ -118,13 +88,6 @@ def run_python(arguments: list[str], folder: Path, **environment: str) -> str:
     )
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
-
-
-def test_kernels_with_scalar_functions_load_from_the_disk_cache(tmp_path: Path) -> None:
-    # The cache stores the modules of the inlined functions by name, so these must be importable.
-    (tmp_path / "a_kernel.py").write_text(KERNEL_FILE, encoding="utf-8")
-    hits = [run_python(["-c", "import a_kernel"], tmp_path) for _ in range(2)]
-    assert hits == ["0", "1"]
 
 
 SIMULATED_KERNEL = """

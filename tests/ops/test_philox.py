@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import pytest
 import scipy.stats
 
 from hybridml.kernels.targets import scalar_functions
 from hybridml.ops import philox
+from hybridml.testing import kernels as written
 
 # From the Random123 distribution's known-answer file: philox4x32, 10 rounds.
 KNOWN_ANSWERS = [
@@ -60,41 +60,30 @@ def test_streams_continue_where_they_stopped() -> None:
 
 @pytest.mark.parametrize(("seed", "counter"), STREAMS)
 def test_kernels_draw_the_same_bits(seed: int, counter: int) -> None:
-    m = scalar_functions("cpu")
-    bits_u32, bits_u64, uniform_f32, uniform_f64 = (
-        getattr(m, f"m_{name}")
-        for name in ("random_bits_u32", "random_bits_u64", "uniform_f32", "uniform_f64")
-    )
-
-    @numba.njit
-    def fill(seed: Any, counter: Any, a: Any, b: Any, c: Any, d: Any) -> None:
-        for i in range(a.size):
-            a[i] = bits_u32(seed, counter, i)
-            b[i] = bits_u64(seed, counter, i)
-            c[i] = uniform_f32(bits_u32(seed, counter, i))
-            d[i] = uniform_f64(bits_u64(seed, counter, i))
-
     n = 1003
-    got = [np.empty(n, dtype) for dtype in (np.uint32, np.uint64, np.float32, np.float64)]
-    fill(np.uint64(seed), np.uint64(counter), *got)
-    samplers = (philox.random_bits, philox.random_bits_u64, philox.uniform_f32, philox.uniform_f64)
-    for values, sampler in zip(got, samplers, strict=True):
-        expected = sampler(seed, counter, n)  # type: ignore[operator]
+    draws: list[tuple[str, Any, Any]] = [
+        ("m.m_random_bits_u32(c0, c1, i)", np.uint32, philox.random_bits),
+        ("m.m_random_bits_u64(c0, c1, i)", np.uint64, philox.random_bits_u64),
+        ("m.m_uniform_f32(m.m_random_bits_u32(c0, c1, i))", np.float32, philox.uniform_f32),
+        ("m.m_uniform_f64(m.m_random_bits_u64(c0, c1, i))", np.float64, philox.uniform_f64),
+    ]
+    for expression, dtype, sampler in draws:
+        values, expected = drawn(expression, dtype, seed, counter, n), sampler(seed, counter, n)
         assert values.dtype == expected.dtype and np.array_equal(values, expected)
+
+
+def drawn(expression: str, dtype: Any, seed: int, counter: int, n: int) -> Any:
+    """What a kernel draws."""
+    out = np.empty(n, dtype)
+    text = written.elementwise(expression, [], dtype, ["uint64", "uint64"])
+    written.run(text, [out], [(seed, "uint64"), (counter, "uint64")])
+    return out
 
 
 @pytest.mark.parametrize(("name", "sampler", "dtype", "tolerance"), SAMPLERS)
 def test_kernels_draw_the_same_normals(name: str, sampler: Any, dtype: Any, tolerance: float) -> None:
-    function = getattr(scalar_functions("cpu"), name)
-
-    @numba.njit
-    def fill(seed: Any, counter: Any, out: Any) -> None:
-        for i in range(out.size):
-            out[i] = function(seed, counter, i)
-
     for seed, counter in STREAMS:
-        out = np.empty(10_001, dtype)
-        fill(np.uint64(seed), np.uint64(counter), out)
+        out = drawn(f"m.{name}(c0, c1, i)", dtype, seed, counter, 10_001)
         expected = sampler(seed, counter, out.size)
         assert expected.dtype == dtype
         np.testing.assert_allclose(out, expected, rtol=tolerance, atol=tolerance)

@@ -13,7 +13,6 @@ import numpy as np
 import pytest
 
 import hybridml as hml
-from hybridml.errors import IndexOutOfRangeError
 
 TESTS = Path(__file__).resolve().parent.parent
 PAGE = TESTS.parent / "docs" / "function.md"
@@ -28,6 +27,7 @@ CONTROL, GRADIENT, TAPE, EAGER_RANDOM = (
     "eager/test_tape",
     "eager/test_random",
 )
+MODULES = "trace/test_module_arguments"
 KEY = f"{FUNCTION}::test_what_makes_a_new_trace"
 CONSTRUCT = f"{AUTOGRAPH}::test_construct"
 ERROR = f"{ERRORS}::test_error"
@@ -44,7 +44,9 @@ ROWS: dict[str, list[str]] = {
     "defaults and keywords": [f"{FUNCTION}::test_defaults_and_keywords_are_one_trace"],
     "list, tuple, dict, dataclass, Module": [
         f"{KEY}[lists of two lengths]", f"{KEY}[a list for a tuple]", f"{KEY}[dicts in any order]", f"{KEY}[dataclasses]",
-        f"{KEY}[nested structures]",
+        f"{KEY}[nested structures]", f"{MODULES}::test_modules_that_are_alike_share_a_trace_and_keep_their_own_weights",
+        f"{MODULES}::test_modules_that_differ_do_not", f"{MODULES}::test_the_first_call_builds_and_runs_the_body_once",
+        f"{MODULES}::test_a_changed_attribute_is_another_trace_and_named",
     ],
     "Variable argument": [
         "trace/test_variable_arguments::test_one_trace_for_all_variables_of_a_shape",
@@ -55,10 +57,12 @@ ROWS: dict[str, list[str]] = {
     "any other object": [
         f"{FUNCTION}::test_objects_key_by_identity_and_are_not_kept_alive", f"{KEYS}::test_object_keys_die_with_their_objects",
         "trace/test_changed_values::test_noticed_and_warned_about_once_by_name",
+        f"{MODULES}::test_a_changed_attribute_that_the_trace_read_is_noticed_by_name",
     ],
     "method": [
         f"{FUNCTION}::test_methods_have_one_function_an_instance_that_dies_with_it",
         f"{FUNCTION}::test_a_method_of_an_instance_that_nobody_else_holds", f"{TRAINING}::test_methods_of_traced_classes",
+        f"{MODULES}::test_a_traced_method_is_one_function_an_instance_and_freed_with_it",
     ],
     "three sizes of one dimension": [
         "kernels/test_executable::test_other_sizes_compile_nothing", f"{CHECKS}::test_reduce_retracing_can_be_turned_off",
@@ -206,15 +210,6 @@ def traces(f: Callable, *calls: tuple) -> int:
     return traced.cache_info().traces
 
 
-def an_unused_take_of_a_constant_index_fails() -> bool:
-    f = hml.function(lambda x: (hml.take(x, hml.asarray([9])), x)[1])
-    try:
-        f(vector(1.0, 2.0))
-    except IndexOutOfRangeError:
-        return True
-    return False
-
-
 class NotYet(NamedTuple):
     row: str
     reason: str
@@ -232,22 +227,10 @@ NOT_YET = {
             lambda: traces(lambda x: x * 2, *[(hml.ones(n),) for n in (2, 3, 4, 5)]) <= 2,
         ),
         NotYet(
-            "list, tuple, dict, dataclass, Module",
-            "there are no modules",
-            "`hml.nn.Module` and its layers as arguments",
-            lambda: hasattr(hml.nn, "Module"),
-        ),
-        NotYet(
             "while, for over `range(tensor)`, over a tensor's rows, over a Dataset; break, continue; inside with, try/finally",
             "there are no datasets; Python iterables are written out",
             "a loop over a `Dataset` in the graph",
             lambda: hasattr(hml, "data"),
-        ),
-        NotYet(
-            "unused op with a static error (shape, dtype, constant index)",
-            "the values of index tensors are looked at when the program runs, and what nobody uses is not run",
-            "an error for an unused `take` whose index tensor is a constant",
-            an_unused_take_of_a_constant_index_fails,
         ),
     ]
 }

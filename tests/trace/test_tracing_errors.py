@@ -62,8 +62,28 @@ def test_a_shape_error_while_tracing_carries_the_users_line():
 
 @pytest.mark.parametrize(
     "wrong",
-    [lambda x: x[9], lambda x: x.astype("float3"), lambda x: hml.matmul(x, x4)],
-    ids=["index", "dtype", "shape"],
+    [
+        lambda x: x[9],
+        lambda x: x.astype("float3"),
+        lambda x: hml.matmul(x, x4),
+        lambda x: hml.take(x, hml.asarray([0, 9])),
+        lambda x: hml.take(x, -4),
+        lambda x: hml.take_along_axis(x, [3]),
+        lambda x: hml.scatter_add(x, np.array([3]), [1.0]),
+        lambda x: hml.scatter_add_along_axis(x, np.array([3]), [1.0]),
+        lambda x: x[hml.asarray([0, 3])],
+    ],
+    ids=[
+        "index",
+        "dtype",
+        "shape",
+        "take",
+        "take, negative",
+        "take_along_axis",
+        "scatter_add",
+        "scatter_add_along_axis",
+        "x[tensor]",
+    ],
 )
 @pytest.mark.parametrize("inside", [False, True], ids=["plainly", "in a branch"])
 def test_static_errors_are_raised_where_nobody_uses_the_result_with_the_users_line(wrong, inside):

@@ -97,6 +97,8 @@ class ProductPlan:
     ldb: int
     strides: tuple[int, int, int]
     precision: str  # "float32", "tf32" or "bfloat16": what float32 operands are rounded to
+    outer: int = 1  # that many library calls, at these strides
+    outer_strides: tuple[int, int, int] = (0, 0, 0)
 
 
 @dataclass

@@ -20,6 +20,7 @@ from hybridml.kernels.lower import Check, Lowered
 from hybridml.kernels.memory import ALIGN
 from hybridml.kernels.region import Meter, Region
 from hybridml.kernels.steps import EmptyStep, GemmStep, KernelStep, PythonStep, Step, gemm_steps
+from hybridml.kernels.windows import GENERATED, lower_windows
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace.graph import Graph, Node, Value
 
@@ -119,6 +120,9 @@ class CudaRegion(Region):
     def _inner(self, graph: Graph) -> Region:
         return CudaRegion(graph, self.driver, self.meter, inner=True)
 
+    def _routines(self, n: Node) -> Sequence[Any] | None:
+        return lower_windows(n, self.places, 1, GENERATED)
+
     def _merged(self, steps: list[Step]) -> list[Step]:
         return steps  # a graph launches many small kernels at the price of one
 
@@ -198,7 +202,11 @@ class CudaRegion(Region):
                 yield Look(check, self.place(where, check.flag), operands, self)
         elif isinstance(s, GemmStep):
             a, b, c = [self.place(where, v).at(offset) for v, offset in (s.a, s.b, s.c)]
-            yield Product(s.plan, a, b, c)
+            count, steps, itemsize = s.plan.outer, s.plan.outer_strides, s.a[0].dtype.itemsize
+            for i in range(count):
+                yield Product(
+                    s.plan, *[p.at(i * d * itemsize) for p, d in zip((a, b, c), steps, strict=True)]
+                )
         elif isinstance(s, PythonStep):
             operands = {v: self.place(where, self.places[v][0]) for v in s.node.values}
             kept = [v for v in s.node.outputs if v in self.external or v in self.offset]
@@ -220,10 +228,10 @@ class CudaRegion(Region):
 
 def _product_plan(
     m: int, n: int, k: int, dtype: str, ta: bool, tb: bool, batch: int, threads: int, *, lda: int, ldb: int,
-    strides: tuple[int, int, int],
+    strides: tuple[int, int, int], outer: int = 1, outer_strides: tuple[int, int, int] = (0, 0, 0),
 ) -> ProductPlan:  # fmt: skip
     precision = config.get().matmul_precision
-    return ProductPlan(m, n, k, dtype, ta, tb, batch, lda, ldb, strides, precision)
+    return ProductPlan(m, n, k, dtype, ta, tb, batch, lda, ldb, strides, precision, outer, outer_strides)
 
 
 def copy(source: Place, target: Place, nbytes: int) -> list[Item]:

@@ -1,4 +1,4 @@
-"""Primitives of the Numba CPU target: one LLVM instruction or intrinsic each, so that loops vectorise.
+"""Primitives of the CPU target: one LLVM instruction or intrinsic each, so that loops vectorise.
 
 Numba's own `math.floor` returns an integer and its `math.sqrt` raises; the intrinsics here keep the float
 type and never branch.
@@ -6,33 +6,16 @@ type and never branch.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
-from numba.core import types
-from numba.extending import intrinsic, register_jitable
 
-from hybridml.kernels.compiler import KernelPipeline
+from hybridml.kernels.language import types
+from hybridml.kernels.language.functions import device, intrinsic
 
 FLOATS: dict[str, Any] = {"f32": types.float32, "f64": types.float64}
 INTEGERS: dict[str, Any] = {"f32": types.int32, "f64": types.int64}
-
-
-def device(function: Callable[..., Any]) -> Any:
-    """`function`, compiled where a compiled function calls it and inlined there by LLVM.
-
-    Division by zero gives inf or NaN, never an exception. Called from Python it raises NotImplementedError:
-    the wrappers for that would cost two fifths of the compile time; the "python" target serves the purpose.
-    """
-    return register_jitable(
-        error_model="numpy",
-        forceinline=True,
-        no_cpython_wrapper=True,
-        no_cfunc_wrapper=True,
-        pipeline_class=KernelPipeline,
-    )(function)
 
 
 def _intrinsic(name: str, typing: Any) -> Any:

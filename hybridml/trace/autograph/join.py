@@ -67,12 +67,8 @@ def shown(name: str) -> str:
 def paths(name: str, structure: pytree.Structure) -> list[str]:
     if structure.node is None:
         return [name]
-    labels = (
-        [f"[{k!r}]" for k in structure.aux] if isinstance(structure.aux, tuple) else [f"[{i}]" for i in range(len(structure.children))]
-    )  # fmt: skip
-    return [
-        p for label, child in zip(labels, structure.children, strict=True) for p in paths(name + label, child)
-    ]
+    labels = zip(pytree.labels(structure), structure.children, strict=True)
+    return [p for label, child in labels for p in paths(name + label, child)]
 
 
 @dataclass

@@ -23,7 +23,7 @@ def materialize(graph: Graph) -> Graph:
         if n.op.kind is not Kind.VIEW or n.op.view is None:
             for v in n.values:
                 at = resolved(v)[1]
-                strange = n.op.provider == "gemm" and at.matrix is None
+                strange = n.op.reads is not None and not n.op.reads(at)
                 if strange or (n.op.kind is Kind.CONTROL and not at.is_contiguous):
                     own = r.emit(copy, (r[v],), {}, n.source)
                     r.replace(v, own)

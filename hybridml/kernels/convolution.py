@@ -1,0 +1,170 @@
+"""Convolutions as steps of a program: which kernel, how much a panel holds, how the work is split.
+
+All three directions are matrix products over windows; `conv_loops` says how. Operands are contiguous.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from pathlib import Path
+from typing import Any
+
+from hybridml.kernels import conv_layout as at
+from hybridml.kernels import gemm, jit
+from hybridml.kernels.jit import Kernel
+from hybridml.kernels.lower import Lowered
+from hybridml.kernels.movement.boxes import copy, fill
+from hybridml.kernels.steps import RoutineStep
+from hybridml.kernels.views import Place
+from hybridml.ops.registry import Layout
+from hybridml.ops.spec import spec
+from hybridml.trace.graph import Node, Value
+
+Places = dict[Value, Place]
+Steps = list[RoutineStep | tuple[Lowered, tuple[Value, ...], tuple[Value, ...]]]
+
+_PANEL_ROW = 1024  # bytes of a window that a panel holds at once
+_LANE_BYTES = 64  # room behind each row of a panel
+_MOST_WINDOWS = 256
+_PART_WORK = 1 << 20  # multiplications that make a part of a sum worth its own memory
+_MOST_PARTS = 16
+_PARTS_BYTES = 1 << 25
+_MULTIPLICATIONS_A_NANOSECOND = 25.0
+_CHUNK_WORK = 1 << 18  # multiplications worth handing to another thread: some microseconds
+
+
+def load(entry: str, dtype: str) -> Kernel:
+    """The kernel ``"forward"``, ``"by_filter"``, ``"by_input"`` or ``"add_parts"`` for a dtype."""
+    return jit.load(_source(dtype), entry)
+
+
+@functools.cache
+def _source(dtype: str) -> str:
+    return Path(__file__).with_name("conv_loops.py").read_text(encoding="utf-8").replace("float32", dtype)
+
+
+def forward(n: Node, places: Places, threads: int) -> Steps | None:
+    """Results from images and filters."""
+    x, w = n.values
+    if n.out.dtype.name not in ("float32", "float64"):
+        return None
+    if not w.spec.size or not x.spec.size:
+        return [_zeros(n)]
+    words = _words(n, x.shape, w.shape, n.out.shape)
+    operands = ((*_at(x, places), at.X), (*_at(w, places), at.W), (n.out, 0, at.G))
+    work = n.out.spec.size * math.prod(w.shape[:3])
+    return [_step("forward", n, words, operands, work, words[at.ROWS], threads)]
+
+
+def by_input(n: Node, places: Places, threads: int) -> Steps | None:
+    """The gradient by the images, from results' gradients and filters, which are transposed first."""
+    g, w = n.values
+    if n.out.dtype.name not in ("float32", "float64"):
+        return None
+    if not w.spec.size or not g.spec.size:
+        return [_zeros(n)]
+    kh, kw, each, filters = w.shape
+    turned = Value(spec((kh, kw, filters, each), w.dtype))
+    strides = (kw * filters * each, filters * each, 1, each)
+    flipped = copy("conv2d_turn_filters", places[w], turned, Layout(w.shape, strides))
+    words = _words(n, n.out.shape, w.shape, g.shape)
+    operands = ((n.out, 0, at.X), (turned, 0, at.W), (*_at(g, places), at.G))
+    work = g.spec.size * kh * kw * each
+    rows = n.out.shape[0] * n.out.shape[1]
+    return [
+        (flipped, (places[w][0],), (turned,)),
+        _step("by_input", n, words, operands, work, rows, threads, reads=(places[g][0], turned)),
+    ]
+
+
+def by_filter(n: Node, places: Places, threads: int) -> Steps | None:
+    """The gradient by the filters: parts from some rows of windows each, then their sum, whatever the number of threads."""
+    x, g = n.values
+    if n.out.dtype.name not in ("float32", "float64"):
+        return None
+    if not g.spec.size or not x.spec.size:
+        return [_zeros(n)]
+    words = _words(n, x.shape, n.out.shape, g.shape)
+    work = g.spec.size * math.prod(n.out.shape[:3])
+    parts = min(_MOST_PARTS, words[at.ROWS], work // _PART_WORK, _PARTS_BYTES // n.out.spec.nbytes)
+    words[at.PARTS] = parts = max(1, parts)
+    out = n.out if parts == 1 else Value(spec((parts, *n.out.shape), n.out.dtype))
+    operands = ((*_at(x, places), at.X), (out, 0, at.W), (*_at(g, places), at.G))
+    steps: Steps = [_step("by_filter", n, words, operands, work, parts, threads, writes=(out,))]
+    if parts > 1:
+        size = n.out.spec.size
+        steps.append(
+            RoutineStep(
+                f"{n.op.name}: {parts} parts added up", load("add_parts", n.out.dtype.name), [0, 0, size, parts],
+                ((out, 0, 0), (n.out, 0, 1)), (out,), (n.out,), size, 0.1 * size * parts, grain=64,
+                pieces=_pieces(size * parts, threads),
+            )
+        )  # fmt: skip
+    return steps
+
+
+def _step(
+    entry: str, n: Node, words: list[int], operands: tuple[tuple[Value, int, int], ...], work: int, extent: int, threads: int,
+    reads: tuple[Value, ...] | None = None, writes: tuple[Value, ...] | None = None,
+) -> RoutineStep:  # fmt: skip
+    kind = n.out.dtype.name
+    product = gemm.plan(64, 64, 64, kind, split=gemm.Split.ROWS, provider="tiled")
+    words[at.TILED] = product.kernel.address
+    words[at.TEMPLATE_WORDS] = len(product.template)
+    writes = writes or (n.out,)
+    reads = reads or tuple([v for v, _, _ in operands if v not in writes])
+    taps = f"{words[at.BLOCK_WINDOWS]} windows" if entry != "by_input" else "each tap of a row"
+    title = f"{n.op.name}: {2e-6 * work:.2f} Mflop, one product for {taps}, in {min(_pieces(work, threads), extent)} piece(s)"
+    return RoutineStep(
+        title, load(entry, kind), words, operands, reads, writes, extent, work / _MULTIPLICATIONS_A_NANOSECOND,
+        pieces=min(_pieces(work, threads), extent), blocks=((at.TEMPLATE, product.template),),
+    )  # fmt: skip
+
+
+def _pieces(work: int, threads: int) -> int:
+    return max(1, min(threads, work // _CHUNK_WORK))
+
+
+def _at(v: Value, places: Places) -> tuple[Value, int]:
+    base, layout = places[v]
+    return base, layout.offset * base.dtype.itemsize
+
+
+def _zeros(n: Node) -> Any:
+    return fill(f"{n.op.name}_of_nothing", 0, n.out, Layout.contiguous((n.out.spec.size,))), (), (n.out,)
+
+
+def _words(n: Node, x: tuple[int, ...], w: tuple[int, ...], g: tuple[int, ...]) -> list[int]:
+    """The argument block, but for addresses and the number of parts."""
+    attrs, item = n.attrs, n.out.dtype.itemsize
+    groups = attrs["groups"]
+    words = [0] * at.WORDS
+    words[at.HEIGHT : at.WIDTH + 1] = x[1:3]
+    words[at.X_IMAGE : at.X_COLUMN + 1] = [x[1] * x[2] * x[3], x[2] * x[3], x[3]]
+    words[at.OUT_HEIGHT : at.OUT_WIDTH + 1] = g[1:3]
+    words[at.TAPS_DOWN : at.TAPS_ACROSS + 1] = w[:2]
+    words[at.STRIDE_DOWN : at.STRIDE_ACROSS + 1] = attrs["strides"]
+    words[at.DILATION_DOWN : at.DILATION_ACROSS + 1] = attrs["dilation"]
+    words[at.TOP], words[at.LEFT] = attrs["padding"][0][0], attrs["padding"][1][0]
+    words[at.GROUPS], words[at.CHANNELS], words[at.FILTERS] = groups, w[2], w[3] // groups
+    words[at.ROWS] = g[0] * g[1]
+    # Neighbouring windows lie side by side in memory only where there is one channel and no stride.
+    words[at.BY_TAP] = int(attrs["strides"][1] * x[3] == 1)
+    words[at.BLOCK_WINDOWS : at.BLOCK_CHANNELS + 1] = panel(w, item, bool(words[at.BY_TAP]))
+    return words
+
+
+def panel(w: tuple[int, ...], item: int, by_tap: bool) -> tuple[int, int, int]:
+    """(windows, taps, channels) that a panel holds: whole windows if they are small, else whole rows of taps, taps, or some channels."""
+    taps, across, each = w[0] * w[1], w[1], w[2]
+    most = _PANEL_ROW // item
+    channels = min(each, most)
+    if taps * each > most:
+        taps = across * (most // (across * each)) if across * each <= most else max(1, most // each)
+    row, room = taps * channels, _LANE_BYTES // item
+    windows = at.PANEL_BYTES // item // row - room if by_tap else at.PANEL_BYTES // item // (row + room)
+    return min(_MOST_WINDOWS, windows // 8 * 8), taps, channels
+
+
+__all__ = ["by_filter", "by_input", "forward", "panel"]

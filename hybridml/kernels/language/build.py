@@ -1,0 +1,53 @@
+"""A few shapes of LLVM code that emitters write again and again, by the names they have in Numba's `cgutils`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir  # type: ignore[import-untyped]
+
+
+def alloca_once(builder: Any, llvm_type: ir.Type) -> Any:
+    """A place on the stack, made at the function's entry: LLVM keeps it in a register if it can."""
+    with builder.goto_entry_block():
+        return builder.alloca(llvm_type)
+
+
+def is_not_null(builder: Any, value: Any) -> Any:
+    return builder.icmp_unsigned("!=", value, value.type(0))
+
+
+def get_or_insert_function(module: Any, function_type: Any, name: str) -> Any:
+    found = module.globals.get(name)
+    return ir.Function(module, function_type, name) if found is None else found
+
+
+@dataclass
+class Loop:
+    index: Any
+    do_break: Any  # the block after the loop
+    do_continue: Any  # the block that steps on
+
+
+@contextlib.contextmanager
+def for_range(builder: Any, count: Any, start: Any = None, step: int = 1, intp: Any = None) -> Iterator[Loop]:
+    """A loop from `start` (0) to `count`, downwards if `step` is negative; the builder is inside it, and after it in the end."""
+    integer = intp or count.type
+    before = builder.block
+    header, body, latch, after = [builder.append_basic_block(name) for name in ("for", "body", "next", "end")]
+    builder.branch(header)
+    builder.position_at_end(header)
+    index = builder.phi(integer)
+    index.add_incoming(integer(0) if start is None else start, before)
+    builder.cbranch(builder.icmp_signed("<" if step > 0 else ">", index, count), body, after)
+    builder.position_at_end(body)
+    yield Loop(index, after, latch)
+    if not builder.block.is_terminated:
+        builder.branch(latch)
+    builder.position_at_end(latch)
+    index.add_incoming(builder.add(index, integer(step), flags=("nsw",)), latch)
+    builder.branch(header)
+    builder.position_at_end(after)

@@ -1,0 +1,73 @@
+"""What a kernel may call: functions of the same language, and machine operations that write their LLVM code themselves."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir  # type: ignore[import-untyped]
+
+from hybridml.kernels.language.types import Signature, Type
+
+
+class KernelTypeError(TypeError):
+    """A kernel calls an operation with types that it does not take."""
+
+
+class Device:
+    """A Python function in the kernel language, always inlined into the kernel that calls it.
+
+    Division by zero gives inf or NaN, never an exception. Called from Python it raises; the "python" target of the scalar functions
+    serves that purpose.
+    """
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+        functools.update_wrapper(self, function)
+
+    def __call__(self, *args: Any) -> Any:
+        raise NotImplementedError(f"{self.__name__} is for kernels and cannot be called from Python")  # type: ignore[attr-defined]
+
+
+device = Device
+
+Emit = Callable[["Context", Any, Signature, Any], Any]
+
+
+class Intrinsic:
+    """A machine operation: `typing(context, *types)` gives its signature and what emits its code, or None for other types.
+
+    The emitter is called as ``emit(context, builder, signature, values)`` and returns the LLVM value of the result. As in Numba's
+    intrinsics, whose protocol this is, integer literals come as `IntegerLiteral` where `prefer_literal` asks for them.
+    """
+
+    def __init__(
+        self, typing: Callable[..., tuple[Signature, Emit] | None], prefer_literal: bool = False
+    ) -> None:
+        self.typing, self.prefer_literal = typing, prefer_literal
+        functools.update_wrapper(self, typing)
+
+    def __call__(self, *args: Any) -> Any:
+        raise NotImplementedError(f"{self.__name__} is for kernels and cannot be called from Python")  # type: ignore[attr-defined]
+
+
+def intrinsic(typing: Any = None, *, prefer_literal: bool = False) -> Any:
+    """Decorator that makes an `Intrinsic` of its typing function."""
+    if typing is None:
+        return functools.partial(Intrinsic, prefer_literal=prefer_literal)
+    return Intrinsic(typing)
+
+
+class Context:
+    """What an emitter may ask about types."""
+
+    def get_value_type(self, t: Type) -> ir.Type:
+        return t.value
+
+    def get_dummy_value(self) -> None:
+        """The value of an operation that has no result."""
+        return None
+
+
+context = Context()

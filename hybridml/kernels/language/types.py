@@ -1,0 +1,91 @@
+"""The types of kernel text, with the names and the call syntax of `numba.types`.
+
+>>> print(int64(float32, float32))
+int64(float32, float32)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir  # type: ignore[import-untyped]
+
+
+class Type:
+    """A type: `value` is how LLVM holds it in a register, `memory` in memory (a bool takes a byte there).
+
+    `kind` is "b", "i", "u" or "f" for numbers, as in NumPy, and "" for everything else.
+    """
+
+    def __init__(
+        self, name: str, value: ir.Type, memory: ir.Type | None = None, kind: str = "", bits: int = 0
+    ) -> None:
+        self.name, self.value, self.memory = name, value, memory or value
+        self.kind, self.bits = kind, bits
+
+    def __call__(self, *arguments: Type) -> Signature:
+        return Signature(self, arguments)
+
+    def __repr__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The types of a function's result and arguments."""
+
+    return_type: Type
+    args: tuple[Type, ...]
+
+    def __str__(self) -> str:
+        return f"{self.return_type}({', '.join(map(str, self.args))})"
+
+
+class Pointer(Type):
+    """An operand of a kernel: its element type, its number (which is its alias scope), and whether it may be written."""
+
+    def __init__(self, dtype: Type, operand: int, writable: bool) -> None:
+        self.dtype, self.operand, self.writable = dtype, operand, writable
+        name = f"Pointer({dtype}, {operand}, {'out' if writable else 'in'})"
+        super().__init__(name, dtype.memory.as_pointer())
+
+
+class CPointer(Type):
+    """A plain address of elements: the argument block of a kernel."""
+
+    def __init__(self, dtype: Type) -> None:
+        self.dtype = dtype
+        super().__init__(f"CPointer({dtype})", dtype.memory.as_pointer())
+
+
+class IntegerLiteral(Type):
+    """An int64 that is known when the kernel is compiled."""
+
+    def __init__(self, literal_value: int) -> None:
+        self.literal_value = literal_value
+        super().__init__(f"Literal[int]({literal_value})", ir.IntType(64), kind="i", bits=64)
+
+
+def _integer(name: str, kind: str, bits: int) -> Type:
+    return Type(name, ir.IntType(bits), kind=kind, bits=bits)
+
+
+none = Type("none", ir.VoidType())
+boolean = Type("bool", ir.IntType(1), ir.IntType(8), "b", 1)
+int8, int16, int32, int64 = [_integer(f"int{n}", "i", n) for n in (8, 16, 32, 64)]
+uint8, uint16, uint32, uint64 = [_integer(f"uint{n}", "u", n) for n in (8, 16, 32, 64)]
+float32 = Type("float32", ir.FloatType(), kind="f", bits=32)
+float64 = Type("float64", ir.DoubleType(), kind="f", bits=64)
+
+NUMBERS = {
+    t.name: t for t in (boolean, int8, int16, int32, int64, uint8, uint16, uint32, uint64, float32, float64)
+}
+"""The number types by the names of their NumPy dtypes."""
+
+
+def parse_signature(text: str) -> Signature:
+    """The signature of a C function, as in ``"void(CPointer(int64), int64, int64)"``."""
+    names: dict[str, Any] = {"__builtins__": {}, "void": none, "CPointer": CPointer, **NUMBERS}
+    signature: Signature = eval(text, names)
+    return signature

@@ -1,0 +1,104 @@
+"""LLVM: optimise a module, write its object code, link object code into this process.
+
+This module is all that is needed of llvmlite's binding, and imports it only when it is first used.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import struct
+from collections.abc import Iterable
+from typing import Any
+
+
+@functools.cache
+def binding() -> Any:
+    """llvmlite's binding, ready for this processor."""
+    import llvmlite.binding as llvm  # type: ignore[import-untyped]
+
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    return llvm
+
+
+def host_features() -> dict[str, bool]:
+    """The instruction set extensions of this processor, by LLVM's names."""
+    return dict(binding().get_host_cpu_features())
+
+
+@functools.cache
+def machine() -> Any:
+    """This processor, with all that it can do."""
+    llvm = binding()
+    triple = llvm.get_process_triple()
+    return llvm.Target.from_triple(triple).create_target_machine(
+        cpu=llvm.get_host_cpu_name(),
+        features=llvm.get_host_cpu_features().flatten(),
+        opt=3,
+        # Object code is linked into a process where it lies; see https://reviews.llvm.org/D47211.
+        reloc="static" if triple.startswith(("x86", "i686", "i386")) else "default",
+        codemodel="jitdefault",
+        jit=True,
+    )
+
+
+def optimised(text: str) -> Any:
+    """A module as LLVM's third level of optimisation leaves it, loops vectorised."""
+    llvm = binding()
+    module = llvm.parse_assembly(text)
+    module.triple = llvm.get_process_triple()
+    module.data_layout = str(machine().target_data)
+    module.verify()
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options.loop_vectorization = options.loop_interleaving = options.loop_unrolling = True
+    options.slp_vectorization = False
+    builder = llvm.create_pass_builder(machine(), options)
+    builder.getModulePassManager().run(module, builder)
+    return module
+
+
+def compile_module(text: str) -> tuple[bytes, set[str]]:
+    """The object code of a module, and the functions it leaves to others."""
+    module = optimised(text)
+    code: bytes = machine().emit_object(module)
+    declared = {f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")}
+    return code, declared
+
+
+# Engines own the code of their kernels. One for each kernel, so that symbols never meet; kept for ever, also past the interpreter's
+# own end, because a thread of the pool may still be inside.
+_engines: list[Any] = []
+
+
+def link(symbol: str, needs: Iterable[str], code: bytes) -> int | None:
+    """The address of a symbol of object code, or None if this process lacks a library function that the object calls."""
+    llvm = binding()
+    target = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(jit=True)
+    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
+    # MCJIT ends the process when a symbol is missing, so ask first. Only an engine's creation opens the process's symbols.
+    if any(llvm.address_of_symbol(needed) is None for needed in needs):
+        return None
+    engine.add_object_file(llvm.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    address: int = engine.get_function_address(symbol)
+    if not address:
+        return None
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(engine))
+    _engines.append(engine)
+    return address
+
+
+def undefined_symbols(code: bytes) -> set[str] | None:
+    """The symbols an ELF object leaves to the linker; None for another format."""
+    if code[:6] != b"\x7fELF\x02\x01":
+        return None
+    sections = {}
+    for section in binding().ObjectFileRef.from_data(code).sections():
+        title = section.name()  # bytes or str, by llvmlite's version
+        sections[title if isinstance(title, bytes) else str(title).encode()] = section.data()
+    names, undefined = sections[b".strtab"], set()
+    for name, _info, _other, section, _value, _size in struct.iter_unpack("<IBBHQQ", sections[b".symtab"]):
+        if section == 0 and name:
+            undefined.add(names[name : names.index(b"\0", name)].decode())
+    return undefined

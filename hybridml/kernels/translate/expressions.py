@@ -1,0 +1,244 @@
+"""Expressions of kernel text."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+from hybridml.kernels import pointer
+from hybridml.kernels.language import types
+from hybridml.kernels.language.functions import Device, Intrinsic, KernelTypeError, context
+from hybridml.kernels.translate import numbers
+from hybridml.kernels.translate.frame import Frame
+from hybridml.kernels.translate.numbers import cast, common, is_number, truth
+from hybridml.kernels.translate.values import CASTS, Unsupported, Value, constant
+
+# What computing needs neither memory nor much time, so that both sides of a choice may be computed: LLVM vectorises a select.
+_CHEAP = (
+    ast.Name, ast.Constant, ast.Compare, ast.BinOp, ast.UnaryOp, ast.Load,
+    ast.operator, ast.unaryop, ast.cmpop,
+)  # fmt: skip
+_MAY_TRAP = (ast.Div, ast.FloorDiv, ast.Mod)
+
+
+def _is_cheap(node: ast.expr) -> bool:
+    return all(
+        isinstance(n, _CHEAP) or _is_cast(n) for n in ast.walk(node) if not isinstance(n, _MAY_TRAP)
+    ) and not any(isinstance(n, _MAY_TRAP) for n in ast.walk(node))
+
+
+def _is_cast(node: ast.AST) -> bool:
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CAST_NAMES
+
+
+_CAST_NAMES = {f"{kind}{bits}" for kind in "iuf" for bits in (8, 16, 32, 64)} | {"cast"}
+
+
+class Expressions:
+    """Computes expressions where the builder stands."""
+
+    builder: Any
+
+    def value(self, frame: Frame, node: ast.expr) -> Value:
+        """The number (or operand) that an expression is."""
+        found = self.expression(frame, node)
+        if not isinstance(found, Value):
+            raise Unsupported(f"{ast.unparse(node)} as a number")
+        return found
+
+    def number(self, frame: Frame, node: ast.expr) -> Value:
+        found = self.value(frame, node)
+        if not is_number(found):
+            raise Unsupported(f"{ast.unparse(node)} as a number")
+        return found
+
+    def condition(self, frame: Frame, node: ast.expr) -> Value:
+        """Whether an expression is true."""
+        if isinstance(node, ast.BoolOp):
+            return self._either(frame, node)
+        if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):
+            return numbers.unary(self.builder, node.op, self.condition(frame, node.operand))
+        return truth(self.builder, self.number(frame, node))
+
+    def expression(self, frame: Frame, node: ast.expr) -> Any:
+        b = self.builder
+        match node:
+            case ast.Name(id=name):
+                return frame.lookup(b, name)
+            case ast.Constant(value=value):
+                return constant(value)
+            case ast.BinOp(left=left, op=op, right=right):
+                return numbers.binary(b, op, self.number(frame, left), self.number(frame, right))
+            case ast.UnaryOp(op=ast.Not()):
+                return self.condition(frame, node)
+            case ast.UnaryOp(op=op, operand=operand):
+                return numbers.unary(b, op, self.number(frame, operand))
+            case ast.Compare(left=left, ops=ops, comparators=rights):
+                return self._comparison(frame, left, ops, rights)
+            case ast.BoolOp(op=op, values=[first, *others]):
+                if all(isinstance(v, ast.Compare) for v in (first, *others)):
+                    return self._either(frame, node)
+                if not _is_cheap(first):
+                    raise Unsupported("the value of `and` or `or` on what should be computed once")
+                rest = ast.BoolOp(op, others) if len(others) > 1 else others[0]
+                both = (first, rest) if isinstance(op, ast.Or) else (rest, first)
+                return self._choice(frame, first, *both)
+            case ast.IfExp(test=test, body=body, orelse=other):
+                return self._choice(frame, test, body, other)
+            case ast.Subscript(value=base, slice=index):
+                return self._element(frame, base, index)
+            case ast.Tuple(elts=elements):
+                return tuple([self.expression(frame, e) for e in elements])
+            case ast.Attribute(value=base, attr=name):
+                owner = self.expression(frame, base)
+                if isinstance(owner, (Value, tuple)):
+                    raise Unsupported(f".{name}")
+                return constant(getattr(owner, name))
+            case ast.Call(func=function, args=args, keywords=[]):
+                return self._call(frame, self.expression(frame, function), args)
+        raise Unsupported(type(node).__name__)
+
+    def _comparison(
+        self, frame: Frame, left: ast.expr, ops: list[ast.cmpop], rights: list[ast.expr]
+    ) -> Value:
+        x, found = self.number(frame, left), None
+        for op, right in zip(ops, rights, strict=True):
+            y = self.number(frame, right)
+            one = numbers.compare(self.builder, op, x, y)
+            found = one if found is None else Value(one.type, self.builder.and_(found.llvm, one.llvm))
+            x = y
+        assert found is not None
+        return found
+
+    def _either(self, frame: Frame, node: ast.BoolOp) -> Value:
+        """`and`, `or`: the right side is computed only if it decides."""
+        b = self.builder
+        first, *rest = node.values
+        found = self.condition(frame, first)
+        stops_at = isinstance(node.op, ast.Or)
+        for other in rest:
+            if found.literal is not None:
+                found = found if bool(found.literal) is stops_at else self.condition(frame, other)
+                continue
+            before = b.block
+            more, after = b.append_basic_block("more"), b.append_basic_block("decided")
+            b.cbranch(found.llvm, *((after, more) if stops_at else (more, after)))
+            b.position_at_end(more)
+            second = self.condition(frame, other)
+            end = b.block
+            b.branch(after)
+            b.position_at_end(after)
+            phi = b.phi(types.boolean.value)
+            phi.add_incoming(types.boolean.value(int(stops_at)), before)
+            phi.add_incoming(second.llvm, end)
+            found = Value(types.boolean, phi)
+        return found
+
+    def _choice(self, frame: Frame, test: ast.expr, body: ast.expr, other: ast.expr) -> Value:
+        b = self.builder
+        condition = self.condition(frame, test)
+        if condition.literal is not None:
+            return self.value(frame, body if condition.literal else other)
+        if _is_cheap(body) and _is_cheap(other):
+            x, y = self.number(frame, body), self.number(frame, other)
+            t = common(x.type, y.type)
+            return Value(t, b.select(condition.llvm, cast(b, x, t).llvm, cast(b, y, t).llvm))
+        yes, no, after = [b.append_basic_block(name) for name in ("yes", "no", "chosen")]
+        b.cbranch(condition.llvm, yes, no)
+        b.position_at_end(yes)
+        x, yes = self.number(frame, body), b.block
+        b.position_at_end(no)
+        y, no = self.number(frame, other), b.block
+        t = common(x.type, y.type)
+        b.position_at_end(yes)
+        x = cast(b, x, t)
+        b.branch(after)
+        b.position_at_end(no)
+        y = cast(b, y, t)
+        b.branch(after)
+        b.position_at_end(after)
+        phi = b.phi(t.value)
+        phi.add_incoming(x.llvm, yes)
+        phi.add_incoming(y.llvm, no)
+        return Value(t, phi)
+
+    # memory
+
+    def _index(self, frame: Frame, node: ast.expr) -> Value:
+        index = self.number(frame, node)
+        if index.type.kind not in "iu":
+            raise Unsupported(f"an index of type {index.type}")
+        return cast(self.builder, index, types.int64)
+
+    def _element(self, frame: Frame, base: ast.expr, index: ast.expr) -> Any:
+        owner = self.expression(frame, base)
+        at = self._index(frame, index)
+        if isinstance(owner, tuple):
+            if not isinstance(at.literal, int):
+                raise Unsupported("a tuple's element by a number that is not known")
+            return constant(owner[at.literal])
+        if not isinstance(owner, Value):
+            raise Unsupported(f"an element of {ast.unparse(base)}")
+        if isinstance(owner.type, types.Pointer):
+            return Value(owner.type.dtype, pointer.load(self.builder, owner.type, owner.llvm, at.llvm))
+        if isinstance(owner.type, types.CPointer):
+            place = self.builder.gep(owner.llvm, [at.llvm], inbounds=True)
+            return Value(owner.type.dtype, self.builder.load(place))
+        raise Unsupported(f"an element of a {owner.type}")
+
+    def store_element(self, frame: Frame, target: ast.Subscript, v: Value) -> None:
+        owner = self.value(frame, target.value)
+        at = self._index(frame, target.slice)
+        if isinstance(owner.type, types.Pointer):
+            v = cast(self.builder, v, owner.type.dtype)
+            pointer.store(self.builder, owner.type, owner.llvm, at.llvm, v.llvm)
+        elif isinstance(owner.type, types.CPointer):
+            place = self.builder.gep(owner.llvm, [at.llvm], inbounds=True)
+            self.builder.store(cast(self.builder, v, owner.type.dtype).llvm, place)
+        else:
+            raise Unsupported(f"an element of a {owner.type}")
+
+    # calls
+
+    def _call(self, frame: Frame, function: Any, nodes: list[ast.expr]) -> Any:
+        if function in (min, max):
+            op: ast.cmpop = ast.Lt() if function is min else ast.Gt()
+            return numbers.extremum(self.builder, op, [self.number(frame, a) for a in nodes])
+        if isinstance(function, Device):
+            return self.inline(function, [self.value(frame, a) for a in nodes])
+        if isinstance(function, Intrinsic):
+            return self._intrinsic(function, [self.value(frame, a) for a in nodes])
+        try:
+            to = CASTS.get(function)
+        except TypeError:  # not hashable
+            to = None
+        if to is None or len(nodes) != 1:
+            raise Unsupported(f"a call of {function}")
+        return cast(self.builder, self.number(frame, nodes[0]), to)
+
+    def _intrinsic(self, function: Intrinsic, given: list[Value]) -> Value:
+        kinds = [
+            types.IntegerLiteral(v.literal)
+            if function.prefer_literal and v.type is types.int64 and isinstance(v.literal, int)
+            else v.type
+            for v in given
+        ]
+        try:
+            found = function.typing(context, *kinds)
+        except KernelTypeError as error:
+            raise Unsupported(str(error)) from error
+        if found is None:
+            raise Unsupported(f"{function.__name__} of {', '.join(map(str, kinds))}")  # type: ignore[attr-defined]
+        signature, emit = found
+        values = [
+            v.llvm if v.type is t or not v.type.kind else cast(self.builder, v, _plain(t)).llvm
+            for v, t in zip(given, signature.args, strict=True)
+        ]
+        return Value(signature.return_type, emit(context, self.builder, signature, values))
+
+    def inline(self, function: Device, given: list[Value]) -> Any:
+        raise NotImplementedError
+
+
+def _plain(t: types.Type) -> types.Type:
+    return types.int64 if isinstance(t, types.IntegerLiteral) else t
