@@ -15,7 +15,6 @@ from fake_cupy import FakeArray, FakeCupy
 from hybridml import backends
 from hybridml.backends import Backend
 
-
 SPECIAL = "cupyx.scipy.special"
 
 

@@ -19,7 +19,7 @@ from hybridml.kernels.emit_cuda import Phase
 from hybridml.kernels.lower import Check, Lowered
 from hybridml.kernels.memory import ALIGN
 from hybridml.kernels.region import Meter, Region
-from hybridml.kernels.steps import EmptyStep, GemmStep, KernelStep, PythonStep, Step, gemm_steps
+from hybridml.kernels.steps import EmptyStep, GemmStep, KernelStep, PythonStep, RoutineStep, Step, gemm_steps
 from hybridml.kernels.windows import GENERATED, lower_windows
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace.graph import Graph, Node, Value
@@ -121,7 +121,8 @@ class CudaRegion(Region):
         return CudaRegion(graph, self.driver, self.meter, inner=True)
 
     def _routines(self, n: Node) -> Sequence[Any] | None:
-        return lower_windows(n, self.places, 1, GENERATED)
+        found = lower_windows(n, self.places, 1, GENERATED)
+        return None if found is None or any(isinstance(r, RoutineStep) for r in found) else found
 
     def _merged(self, steps: list[Step]) -> list[Step]:
         return steps  # a graph launches many small kernels at the price of one
