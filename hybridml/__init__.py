@@ -24,6 +24,7 @@ from hybridml.dtypes import (
     uint32,
     uint64,
 )
+from hybridml.eager import compose as _compose
 from hybridml.eager import methods as _methods
 from hybridml.eager.checkpoint import checkpoint
 from hybridml.eager.creation import (
@@ -64,7 +65,7 @@ if _typing.TYPE_CHECKING:
     def __getattr__(name): ...  # type checkers cannot see what the registry provides
 
 
-from hybridml import optim, testing  # noqa: E402  (written against the names above)
+from hybridml import data, losses, optim, testing  # noqa: E402  (written against the names above)
 from hybridml.compare import compare  # noqa: E402
 
 __version__ = "0.1.0"

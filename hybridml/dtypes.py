@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from hybridml.errors import DTypeError
+from hybridml.symbolic import Dim, is_number
 
 bool_ = np.dtype("bool")
 int8, int16, int32, int64 = (np.dtype(f"int{n}") for n in (8, 16, 32, 64))
@@ -71,7 +72,7 @@ def category(dtype: np.dtype) -> int:
 
 
 def scalar_category(value: bool | int | float) -> int:
-    return 0 if isinstance(value, bool) else 1 if isinstance(value, int) else 2
+    return 0 if isinstance(value, bool) else 1 if isinstance(value, (int, Dim)) else 2
 
 
 def scalar_dtype(value: bool | int | float) -> np.dtype:
@@ -136,8 +137,8 @@ def result_type(*arrays_and_dtypes: Any) -> np.dtype:
     >>> result_type(int64, float32), result_type(float16, 2.5)
     (dtype('float32'), dtype('float16'))
     """
-    scalars = [x for x in arrays_and_dtypes if isinstance(x, (bool, int, float))]
-    typed = [_dtype_of(x) for x in arrays_and_dtypes if not isinstance(x, (bool, int, float))]
+    scalars = [x for x in arrays_and_dtypes if is_number(x)]
+    typed = [_dtype_of(x) for x in arrays_and_dtypes if not is_number(x)]
     return promote(typed, scalars)
 
 

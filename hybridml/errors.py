@@ -86,6 +86,10 @@ class CacheWarning(UserWarning):
     """The kernel cache cannot be used as asked; work goes on without it."""
 
 
+class CompileWarning(UserWarning):
+    """A program that was to be compiled in the background could not be; calls go on without it."""
+
+
 class RetraceWarning(UserWarning):
     """A function is traced again and again; the message names the argument and the cure."""
 

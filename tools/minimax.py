@@ -144,11 +144,15 @@ def tasks() -> dict[str, Callable[[], tuple[list[float], float]]]:
         "ATAN_F64": lambda: fit(atan_tail, 0, tan_eighth2, 11, 53, lambda z: z),
         "ASIN_F32": lambda: fit(asin_tail, 0, 0.2501, 4, 24, lambda z: z),
         "ASIN_F64": lambda: fit(asin_tail, 0, 0.2501, 12, 53, lambda z: z),
-        "ERF_F32": lambda: fit(erf_ratio, 0, 0.8475, 6, 24),
         "ERF_F64": lambda: fit(erf_ratio, 0, 1.001, 14, 53),
-        # 1 - erf = exp(-g): the error of g matters times erfc only.
+        # erf = 1 - exp(-a * (1 + g)): an error of g matters times a * erfc, and relative to erf.
         "ERFC_LOG_F32": lambda: fit(
-            lambda a: -mp.log(mp.erfc(a)) / a, 0.9, 3.95, 8, 24, lambda a: a * mp.erfc(a)
+            series_safe(lambda a: -mp.log(mp.erfc(a)) / a - 1, 2 / mp.sqrt(mp.pi) - 1),
+            0,
+            3.95,
+            8,
+            24,
+            lambda a: a * mp.erfc(a) / mp.erf(a) if a else mp.sqrt(mp.pi) / 2,
         ),
         "ERFCX_F64": lambda: fit(
             erfcx_of_t, -0.3334, 0.5001, 18, 53, lambda t: mp.exp(-((2 * (1 + t) / (1 - t)) ** 2))

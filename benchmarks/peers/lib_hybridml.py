@@ -58,6 +58,11 @@ def regression(w: dict[str, Any], x: Any, y: Any) -> Any:
     return hml.mean(error * error)
 
 
+def convolutional(w: dict[str, Any], x: Any, labels: Any) -> Any:
+    a = hml.nn.max_pool2d(hml.nn.relu(hml.nn.conv2d(x, w["wk"]) + w["bk"]), 2)
+    return hml.mean(hml.nn.softmax_cross_entropy(forward(w, hml.reshape(a, (x.shape[0], -1)), None), labels))
+
+
 def gru(w: dict[str, Any], x: Any, labels: Any) -> Any:
     hidden = w["wh"].shape[0]
 
@@ -104,7 +109,7 @@ def layer_norm(_: dict[str, Any], x: Any, scale: Any, offset: Any, g: Any) -> An
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "forward": forward, "regression": regression, "gru": gru, "transformer": transformer, "chain": chain,
+    "forward": forward, "regression": regression, "convolutional": convolutional, "gru": gru, "transformer": transformer, "chain": chain,
     "cross_entropy": cross_entropy, "layer_norm": layer_norm, "add": lambda x, y: x + y,
 }  # fmt: skip
 wait = None  # a call has finished when it returns

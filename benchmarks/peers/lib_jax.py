@@ -54,6 +54,16 @@ def regression(w: Any, x: Any, y: Any) -> Any:
     return jnp.mean((forward(w, x, y) - y) ** 2)
 
 
+def convolutional(w: Any, x: Any, labels: Any) -> Any:
+    layout = ("NHWC", "HWIO", "NHWC")
+    a = jax.nn.relu(
+        jax.lax.conv_general_dilated(x, w["wk"], (1, 1), "VALID", dimension_numbers=layout) + w["bk"]
+    )
+    a = jax.lax.reduce_window(a, -jnp.inf, jax.lax.max, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+    y = forward(w, a.reshape(x.shape[0], -1), None)
+    return optax.softmax_cross_entropy_with_integer_labels(y, labels).mean()
+
+
 def gru(w: Any, x: Any, labels: Any) -> Any:
     def cell(h: Any, gi: Any) -> tuple[Any, Any]:
         gh = h @ w["wh"] + w["bh"]
@@ -98,7 +108,7 @@ def layer_norm(_: Any, x: Any, scale: Any, offset: Any, g: Any) -> Any:
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "forward": forward, "regression": regression, "gru": gru, "transformer": transformer, "chain": chain,
+    "forward": forward, "regression": regression, "convolutional": convolutional, "gru": gru, "transformer": transformer, "chain": chain,
     "cross_entropy": cross_entropy, "layer_norm": layer_norm, "add": lambda x, y: x + y,
 }  # fmt: skip
 wait = jax.block_until_ready  # calls run ahead of Python, so a block of calls ends with this

@@ -58,6 +58,12 @@ def regression(w: Any, x: Any, y: Any) -> Any:
     return tf.reduce_mean(tf.math.squared_difference(forward(w, x, y), y))
 
 
+def convolutional(w: Any, x: Any, labels: Any) -> Any:
+    a = tf.nn.relu(tf.nn.bias_add(tf.nn.conv2d(x, w["wk"], 1, "VALID"), w["bk"]))
+    a = tf.reshape(tf.nn.max_pool2d(a, 2, 2, "VALID"), (x.shape[0], -1))
+    return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, forward(w, a, None)))
+
+
 def recurrent(w: dict[str, Any], inputs: list[Any]) -> None:
     """Replace the weights by Keras's layer, whose gates come as update, reset, new, and put the batch first."""
     hidden = w["wh"].shape[0]
@@ -117,7 +123,7 @@ def layer_norm(_: Any, x: Any, scale: Any, offset: Any, g: Any) -> Any:
 
 
 FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "forward": forward, "regression": regression, "gru": gru, "transformer": transformer, "chain": chain,
+    "forward": forward, "regression": regression, "convolutional": convolutional, "gru": gru, "transformer": transformer, "chain": chain,
     "cross_entropy": cross_entropy, "layer_norm": layer_norm, "add": lambda x, y: x + y,
 }  # fmt: skip
 wait = None  # a call has finished when it returns

@@ -71,6 +71,23 @@ class Network(nn.Module):
         return F.mse_loss(self(x), y)
 
 
+class Convolutional(nn.Module):
+    """PyTorch puts channels before rows and columns, in images, in filters, and in what the first dense layer reads."""
+
+    def __init__(self, w: dict[str, Any]) -> None:
+        super().__init__()
+        filters = w["wk"].shape[3]
+        self.conv = nn.Conv2d(1, filters, 3)
+        self.conv.weight.data, self.conv.bias.data = w["wk"].permute(3, 2, 0, 1).contiguous(), w["bk"]
+        side = int((w["w0"].shape[0] // filters) ** 0.5)
+        channels_first = w["w0"].reshape(side, side, filters, -1).permute(2, 0, 1, 3).flatten(0, 2)
+        self.layers = nn.Sequential(dense(channels_first, w["b0"]), nn.ReLU(), dense(w["w1"], w["b1"]))
+
+    def loss(self, x: Any, labels: Any) -> Any:
+        a = F.max_pool2d(F.relu(self.conv(x.permute(0, 3, 1, 2))), 2)
+        return F.cross_entropy(self.layers(a.flatten(1)), labels)
+
+
 class Recurrent(nn.Module):
     def __init__(self, w: dict[str, Any]) -> None:
         super().__init__()
@@ -133,7 +150,12 @@ def layer_norm(compiled: Any, x: Any, scale: Any, offset: Any, g: Any) -> Callab
     return call
 
 
-MODULES: dict[str, Any] = {"regression": Network, "gru": Recurrent, "transformer": Block}
+MODULES: dict[str, Any] = {
+    "regression": Network,
+    "convolutional": Convolutional,
+    "gru": Recurrent,
+    "transformer": Block,
+}
 FUNCTIONS: dict[str, Callable[..., Any]] = {
     "chain": chain, "cross_entropy": cross_entropy, "layer_norm": layer_norm,
 }  # fmt: skip

@@ -7,7 +7,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from workloads import NOT_BUILT, WORKLOADS
+from workloads import WORKLOADS
 
 from hybridml.compare.plot import save
 from hybridml.compare.table import seconds, size
@@ -62,7 +62,6 @@ def steady(facts: dict[str, Any]) -> str:
         ratio, best = (f"{c['ratio']:.2f}", c["best_peer"]) if c else ("-", "-")
         cells = [cell(row.get(n), n == best) for n in names]
         body.append([WORKLOADS[workload].title, ratio, best, *cells])
-    body += [[title, f"not built: {why}", "", *[""] * len(names)] for title, why in NOT_BUILT.items()]
     return table(["one call", "hybridml / best peer", "best peer", *names], body)
 
 

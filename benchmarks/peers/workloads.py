@@ -66,6 +66,18 @@ def gru(n: int, steps: int, inputs: int, hidden: int, classes: int) -> Problem:
     return Problem(weights, (normal(rng, steps, n, inputs), rng.integers(0, classes, (steps, n))))
 
 
+def convolutional(n: int, size: int, filters: int, hidden: int, classes: int) -> Problem:
+    """Images are channels last, filters [height, width, channels, filters]; the first dense layer reads rows, columns, then filters."""
+    rng = np.random.default_rng(0)
+    pooled = (size - 2) // 2
+    weights = {
+        "wk": normal(rng, 3, 3, 1, filters, scale=(2 / 9) ** 0.5),
+        "bk": normal(rng, filters, scale=0.1),
+    }
+    weights |= dense(rng, 0, pooled * pooled * filters, hidden) | dense(rng, 1, hidden, classes)
+    return Problem(weights, (normal(rng, n, size, size, 1), rng.integers(0, classes, n)))
+
+
 def transformer(n: int, steps: int, width: int) -> Problem:
     """Normalisation first, attention with HEADS heads, then four times as wide a layer between two dense ones."""
     rng = np.random.default_rng(0)
@@ -105,6 +117,8 @@ WORKLOADS: dict[str, Workload] = {
         Workload("tiny_adam", "tiny net, Adam step", "regression", TINY, "adam"),
         Workload("wide_sgd", "wide net N=256 1024-1024-1024, SGD step", "regression",
                  partial(network, 256, 1024, 1024, 1024), "sgd"),
+        Workload("conv_adam", "conv net N=64 28x28x1, 32 3x3 filters, max-pool, 64, 10, Adam step", "convolutional",
+                 partial(convolutional, 64, 28, 32, 64, 10), "adam"),
         Workload("gru_adam", "GRU N=32 T=64 64-128-10, Adam step", "gru", GRU, "adam"),
         Workload("transformer_adam", "transformer block N=8 T=128 d=256, Adam step", "transformer", BLOCK, "adam"),
         Workload("chain_4096", "gelu(x*y+1.5)*sigmoid(x)-y, 4096", "chain", partial(pair, 4096)),
@@ -115,4 +129,3 @@ WORKLOADS: dict[str, Workload] = {
         Workload("eager_add", "one eager add of 8 elements", "add", partial(pair, 8)),
     )
 }  # fmt: skip
-NOT_BUILT = {"conv net N=64 28x28x1, Adam step": "hybridml has no convolution yet"}

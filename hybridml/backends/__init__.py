@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from hybridml import config
+from hybridml import buffers, config
 from hybridml.errors import DeviceError, located, user_line
 
 _CUDA = (2, 13)  # DLPack's numbers for memory of a GPU: device and managed
@@ -43,6 +43,10 @@ class Backend:
         """The values as a NumPy array, which may share the memory of `array`. Waits for the device."""
         return np.asarray(array)
 
+    def copy(self, array: Any) -> Any:
+        """A C-contiguous copy on this device."""
+        return buffers.copy(array)
+
     def store(self, target: Any, values: Any) -> None:
         """Overwrite an array of this device in place."""
         np.copyto(target, values)
@@ -64,16 +68,16 @@ CPU = Backend()
 _lock = threading.RLock()
 _open: dict[str, Backend] = {"cpu": CPU, "cpu:0": CPU}
 _of_array: dict[type, Callable[[Any], Backend]] = {np.ndarray: lambda array: CPU}
-_elsewhere = False  # True once a device other than the CPU is open
+elsewhere = False  # True once a device other than the CPU is open
 
 
 def register(backend: Backend, of: Callable[[Any], Backend] | None = None) -> Backend:
     """Make an opened device known; `of` tells which device of its kind holds an array."""
-    global _elsewhere
+    global elsewhere
     with _lock:
         _open[backend.name] = backend
         _of_array[backend.array_type] = of or (lambda array: backend)
-        _elsewhere = _elsewhere or not backend.on_cpu
+        elsewhere = elsewhere or not backend.on_cpu
     return backend
 
 
@@ -126,11 +130,6 @@ def has_driver() -> bool:
     return bool(glob.glob("/dev/nvidia[0-9]*")) or os.path.exists("/dev/dxg")
 
 
-def elsewhere() -> bool:
-    """True once a device other than the CPU is open."""
-    return _elsewhere
-
-
 def of(array: Any) -> Backend:
     """The device that holds an array."""
     return _of_array[type(array)](array)
@@ -146,7 +145,7 @@ def common(arrays: Any) -> Backend:
 
     Raises DeviceError if there are two.
     """
-    if not _elsewhere:
+    if not elsewhere:
         return CPU
     found: Backend | None = None
     for a in arrays:

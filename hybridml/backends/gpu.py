@@ -35,6 +35,9 @@ class Gpu(Backend):
         found: np.ndarray = self.xp.asnumpy(array)
         return found
 
+    def copy(self, array: Any) -> Any:
+        return self.xp.array(array, order="C")
+
     def store(self, target: Any, values: Any) -> None:
         target[...] = values
 

@@ -105,7 +105,7 @@ def _recomputation(
                 leaves = [x.value() if isinstance(x, Variable) else x for x in pytree.leaves(run())]
         results = [x for x in leaves if isinstance(x, Tensor)]
         pairs = [(r, g) for r, g in zip(results, grads, strict=True) if g is not None]
-        found = tape._walk([r for r, _ in pairs], [g for _, g in pairs], sources)
+        found = tape._gradients([r for r, _ in pairs], [g for _, g in pairs], sources)
         return [g if want else None for g, want in zip(found, wanted, strict=True)]
 
     return pull

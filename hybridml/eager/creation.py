@@ -8,9 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from hybridml import backends, dtypes
+from hybridml import backends, buffers, dtypes
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.errors import DTypeError
+from hybridml.ops.registry import PUBLIC
+from hybridml.ops.spec import is_int
+from hybridml.symbolic import Dim, Sized, dim, has_dims
+from hybridml.symbolic.slices import length
 
 Shape = Sequence[int] | int
 
@@ -57,6 +61,9 @@ def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Tens
     wanted = None if dtype is None else dtypes.as_dtype(dtype)
     if isinstance(obj, Tensor):
         return obj if wanted is None else obj.astype(wanted)  # type: ignore[attr-defined]
+    if isinstance(obj, Sized):  # known when the trace runs
+        start = wrap(np.zeros((), dtypes.scalar_dtype(obj)))  # type: ignore[arg-type]  # it has a category
+        return asarray(start + obj, dtype=wanted)  # type: ignore[operator]
     if hasattr(obj, "value") and hasattr(obj, "assign_add"):
         return asarray(obj.value(), dtype=dtype)
     typed = hasattr(obj, "dtype")
@@ -73,12 +80,11 @@ def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Tens
             leaf = leaf[0]
         typed = hasattr(leaf, "dtype")
         if any(isinstance(o, Tensor) and type(o) is not Tensor for o in obj):
-            from hybridml.ops.registry import PUBLIC
-
             return PUBLIC["stack"](list(obj))
         obj = _plain(obj)
     try:
-        array = np.array(obj)
+        plain = type(obj) is np.ndarray and obj.dtype.kind in "biuf"
+        array = buffers.copy(obj) if plain else np.array(obj)
     except ValueError as e:
         raise ValueError(f"cannot make a tensor of a ragged nest: {e}") from None
     array = array.astype(array.dtype.newbyteorder("="), copy=False)
@@ -102,17 +108,25 @@ def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Tens
 
 
 def _shape(shape: Shape) -> tuple[int, ...]:
-    return (int(shape),) if isinstance(shape, (int, np.integer)) else tuple([int(d) for d in shape])
+    return (dim(shape),) if is_int(shape) else tuple([dim(d) for d in shape])  # type: ignore[union-attr]  # it is no int
+
+
+def _filled(shape: tuple[int, ...], value: Any, dtype: np.dtype) -> Tensor:
+    xp = backends.current().xp
+    if Dim in map(type, shape) or isinstance(value, Sized):  # known when the trace runs
+        one = asarray(value, dtype=dtype) if isinstance(value, Sized) else wrap(xp.full((), value, dtype))
+        return PUBLIC["broadcast_to"](one, shape)  # type: ignore[no-any-return]
+    return wrap(xp.zeros(shape, dtype) if type(value) is int and value == 0 else xp.full(shape, value, dtype))
 
 
 def zeros(shape: Shape, *, dtype: Any = None) -> Tensor:
     """Zeros of a shape, float32 unless told otherwise."""
-    return wrap(backends.current().xp.zeros(_shape(shape), dtypes.as_dtype(dtype or float)))
+    return _filled(_shape(shape), 0, dtypes.as_dtype(dtype or float))
 
 
 def ones(shape: Shape, *, dtype: Any = None) -> Tensor:
     """Ones of a shape, float32 unless told otherwise."""
-    return wrap(backends.current().xp.ones(_shape(shape), dtypes.as_dtype(dtype or float)))
+    return _filled(_shape(shape), 1, dtypes.as_dtype(dtype or float))
 
 
 def empty(shape: Shape, *, dtype: Any = None) -> Tensor:
@@ -125,7 +139,7 @@ def full(shape: Shape, fill_value: Any, *, dtype: Any = None) -> Tensor:
     d = dtypes.scalar_dtype(fill_value) if dtype is None else dtypes.as_dtype(dtype)
     if isinstance(fill_value, (Tensor, np.ndarray)):
         fill_value = fill_value.item()
-    return wrap(backends.current().xp.full(_shape(shape), fill_value, d))
+    return _filled(_shape(shape), fill_value, d)
 
 
 def arange(start: Any, /, stop: Any = None, step: Any = 1, *, dtype: Any = None) -> Tensor:
@@ -137,6 +151,10 @@ def arange(start: Any, /, stop: Any = None, step: Any = 1, *, dtype: Any = None)
     if stop is None:
         start, stop = 0, start
     d = dtypes.promote([], [start, stop, step]) if dtype is None else dtypes.as_dtype(dtype)
+    if has_dims((start, stop, step)) and is_int(start) and is_int(stop) and is_int(step):
+        count = length(start, stop, dim(step))
+        index = PUBLIC["iota"]((count,), 0, dtypes.default_int)
+        return (index * step + start).astype(d)  # type: ignore[no-any-return]
     return wrap(backends.current().xp.arange(start, stop, step).astype(d))
 
 
@@ -148,6 +166,10 @@ def linspace(start: float, stop: float, /, num: int, *, dtype: Any = None, endpo
 
 def eye(n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = None) -> Tensor:
     """Ones on the k-th diagonal, zeros elsewhere."""
+    if has_dims((n_rows, n_cols, k)):
+        shape = (n_rows, n_rows if n_cols is None else n_cols)
+        row, column = PUBLIC["iota"](shape, 0), PUBLIC["iota"](shape, 1)
+        return PUBLIC["equal"](row + k, column).astype(dtypes.as_dtype(dtype or float))  # type: ignore[no-any-return]
     return wrap(backends.current().xp.eye(n_rows, n_cols, k=k, dtype=dtypes.as_dtype(dtype or float)))
 
 

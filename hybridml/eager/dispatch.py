@@ -19,8 +19,10 @@ from hybridml.eager.variable import Variable
 from hybridml.ops import door
 from hybridml.ops.elementwise import CAST
 from hybridml.ops.registry import Op, Promote
+from hybridml.symbolic import Sized, has_dims
 
 _enter, _leave, _QUIET = quiet.enter_with, quiet.leave, quiet.QUIET
+_new: Any = Tensor.__new__
 
 
 def lift(x: Any, like: Any = None) -> Tensor:
@@ -44,7 +46,7 @@ def lift_operands(op: Op, operands: tuple[Any, ...]) -> list[Any]:
         cls = type(x)
         if cls is not Tensor:
             uniform = False
-            if cls is not float and cls is not int and cls is not bool:
+            if cls is not float and cls is not int and cls is not bool and not issubclass(cls, Sized):
                 x = lift(x, _placed(operands))
         elif x._array.dtype is not common:
             uniform = uniform and common is None
@@ -117,21 +119,22 @@ def run(op: Op, operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
             rank = r if r > rank else rank
             arrays.append(x)
     else:
-        if common is not None and (rank <= _CATEGORY[common.kind] or not kept):
-            return _compute(op, operands, arrays, attrs)
+        plain = common is not None and (rank <= _CATEGORY[common.kind] or not kept)
+        if plain and (not attrs or not state.traces or not has_dims(attrs)):
+            return compute(op, operands, arrays, attrs)
     lifted = lift_operands(op, operands)
     if any([isinstance(x, Tensor) and type(x) is not Tensor for x in lifted]):
         return _first(lifted)._append(op, lifted, attrs)
-    if not lifted and state.traces:
-        return state.traces[-1].append(op, lifted, attrs)  # made of nothing, inside a trace: part of it
-    return _compute(op, lifted, [x._array if isinstance(x, Tensor) else x for x in lifted], attrs)
+    if state.traces and (not lifted or has_dims(lifted) or has_dims(attrs)):
+        return state.traces[-1].append(op, lifted, attrs)  # made of nothing, or for an open size: part of it
+    return compute(op, lifted, [x._array if isinstance(x, Tensor) else x for x in lifted], attrs)
 
 
-def _compute(op: Op, operands: Sequence[Any], arrays: list[Any], attrs: dict[str, Any]) -> Any:
+def compute(op: Op, operands: Sequence[Any], arrays: list[Any], attrs: dict[str, Any]) -> Any:
     """Run `op` on the operands' arrays, and tell the tapes."""
     token = _enter(_QUIET)
     try:
-        backend = backends.common(arrays)
+        backend = backends.common(arrays) if backends.elsewhere else backends.CPU
         if backend.on_cpu:
             out = op.ufunc(*arrays) if op.ufunc is not None else op.eager(np, *arrays, **attrs)
         else:
@@ -143,7 +146,12 @@ def _compute(op: Op, operands: Sequence[Any], arrays: list[Any], attrs: dict[str
         raise explain_failure(op, operands, attrs, cause) from cause
     finally:
         _leave(token)
-    result = tuple([wrap(a) for a in out]) if type(out) is tuple else wrap(out)
+    if type(out) is np.ndarray:
+        result = _new(Tensor)
+        result._array = out
+        result._id = None
+    else:
+        result = tuple([wrap(a) for a in out]) if type(out) is tuple else wrap(out)
     if state.tapes:
         record(op, attrs, operands, result)
     return result

@@ -20,13 +20,6 @@ from hybridml.ops.registry import ATTRIBUTES, METHODS, PUBLIC, Op, Promote
 _COMPARISONS = {"lt", "gt", "le", "ge", "eq", "ne"}
 
 
-def _binary(f: Callable[..., Any]) -> Callable[[Any, Any], Any]:
-    def operate(self: Any, other: Any) -> Any:
-        return f(self, other)
-
-    return operate
-
-
 def _reversed(f: Callable[..., Any]) -> Callable[[Any, Any], Any]:
     def operate(self: Any, other: Any) -> Any:
         return f(other, self)
@@ -80,18 +73,11 @@ def _fast_binary(op: Op, f: Callable[..., Any], swapped: bool = False) -> Callab
     return operate
 
 
-def _unary(f: Callable[..., Any]) -> Callable[[Any], Any]:
-    def operate(self: Any) -> Any:
-        return f(self)
-
-    return operate
-
-
 def _attach_operator(name: str, op: Op, f: Callable[..., Any]) -> None:
     if op.ufunc is not None and op.ufunc.nin == 1:
-        setattr(Operators, f"__{name}__", _unary(f))
+        setattr(Operators, f"__{name}__", f)
         return
-    setattr(Operators, f"__{name}__", _binary(f))
+    setattr(Operators, f"__{name}__", f)
     if name not in _COMPARISONS:  # Python reflects comparisons by itself
         setattr(Operators, f"__r{name}__", _reversed(f))
     if op.ufunc is not None:
@@ -107,17 +93,9 @@ def attach() -> None:
         if op is not None and op.operator is not None:
             _attach_operator(op.operator, op, f)
     for name, f in METHODS.items():
-        setattr(Operators, name, _as_method(f))
+        setattr(Operators, name, f)
     for name, f in ATTRIBUTES.items():
-        setattr(Operators, name, property(_unary(f), doc=f.__doc__))
-
-
-def _as_method(f: Callable[..., Any]) -> Callable[..., Any]:
-    def method(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return f(self, *args, **kwargs)
-
-    method.__name__, method.__doc__ = f.__name__, f.__doc__
-    return method
+        setattr(Operators, name, property(f, doc=f.__doc__))
 
 
 attach()

@@ -23,16 +23,19 @@ from hybridml.ops.elementwise import astype, less, where
 from hybridml.ops.indexing import take
 from hybridml.ops.random import blocks_used, stateless_bits, stateless_normal, stateless_uniform
 from hybridml.ops.sorting import argsort
+from hybridml.ops.spec import is_int
 from hybridml.ops.statistics import argmax
 from hybridml.ops.transcendental import log, log1p
 from hybridml.ops.view import expand_dims
+from hybridml.symbolic import dim
 
 Shape = Sequence[int] | int
 RANDOM_STATE = "random_state"
+_SECOND = np.array([0, 1], np.uint64)  # the counter of a state
 
 
 def _shape(shape: Shape) -> tuple[int, ...]:
-    return (int(shape),) if isinstance(shape, (int, np.integer)) else tuple([int(d) for d in shape])
+    return (dim(shape),) if is_int(shape) else tuple([dim(d) for d in shape])  # type: ignore[union-attr]  # it is no int
 
 
 class Generator:
@@ -81,10 +84,11 @@ class Generator:
         return out
 
     def _advance(self, f: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:
-        used = np.array([0, blocks_used(shape, dtype)], np.uint64)
+        used = blocks_used(shape, dtype)
+        step = asarray(np.array([0, used], np.uint64)) if type(used) is int else asarray(_SECOND) * used  # type: ignore[operator]
         with self._lock:
             now = self.state.value()
-            self.state.assign(now + asarray(used))  # type: ignore[operator]
+            self.state.assign(now + step)  # type: ignore[operator]
         return f(now, shape, dtype)
 
     def _floats(self, f: Any, shape: Shape, dtype: Any) -> Any:
@@ -163,8 +167,8 @@ class Generator:
         >>> sorted(Generator(0).permutation(4).tolist())
         [0, 1, 2, 3]
         """
-        if isinstance(x, (int, np.integer)):
-            return argsort(self._draw(stateless_bits, (int(x),), dtypes.uint64))
+        if is_int(x):
+            return argsort(self._draw(stateless_bits, (dim(x),), dtypes.uint64))
         x = lift(x)
         if x.ndim == 0:
             raise ShapeError("permutation needs an int or a tensor of at least 1 dimension, got a 0-d tensor")

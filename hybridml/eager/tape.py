@@ -1,71 +1,26 @@
 """GradientTape: record what happened, then walk it backwards.
 
-An entry keeps what its gradient rule reads (`Op.saves`) and specs for the rest. Rules are written in public ops, so walking back
-under another tape, or inside a trace, needs nothing special: that is how higher orders and traced gradients come about.
+An entry keeps what its gradient rule reads (`Op.saves`) and specs for the rest. `backward` walks them; its rules are written in public
+ops, so walking back under another tape, or inside a trace, needs nothing special: that is how higher orders and traced gradients come
+about.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from hybridml import dtypes, pytree
+from hybridml.eager.backward import Entry, Rule, gradients
 from hybridml.eager.creation import asarray, beside, ones_like, zeros_like
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor
 from hybridml.eager.variable import Variable, next_id
 from hybridml.errors import GradientWarning, ShapeError, TapeError, user_line, user_stacklevel
-from hybridml.ops.registry import PUBLIC, Op, Saves
-from hybridml.ops.view import sum_to
+from hybridml.ops.registry import PUBLIC, Op
 
-Pullback = Callable[[list[Any], list[bool]], list[Any]]
-
-
-class Entry:
-    """One recorded step: who went in, who came out, and the rule that takes gradients back."""
-
-    __slots__ = ("inputs", "outputs", "pullback")
-
-    def __init__(self, inputs: list[int | None], outputs: list[int], pullback: Pullback) -> None:
-        self.inputs, self.outputs, self.pullback = inputs, outputs, pullback
-
-
-def op_pullback(op: Op, attrs: dict[str, Any], operands: Sequence[Any], results: tuple[Any, ...]) -> Pullback:
-    """The rule of a row, holding on to no more than the row says it reads."""
-    assert op.vjps is not None
-    rules = op.vjps
-    specs = [x.spec if isinstance(x, Tensor) else x for x in operands]
-    kept = operands if Saves.INPUTS in op.saves else specs
-    outs = results if Saves.OUTPUT in op.saves else tuple([r.spec for r in results])
-    several = len(results) > 1
-
-    def pull(grads: list[Any], wanted: list[bool]) -> list[Any]:
-        g = [zeros(o) if g is None else g for g, o in zip(grads, outs, strict=True)] if several else grads[0]
-        out = outs if several else outs[0]
-        found: list[Any] = []
-        for rule, s, want in zip(rules, specs, wanted, strict=False):
-            if not want or rule is None:
-                found.append(None)
-                continue
-            gx = rule(g, out, *kept, **attrs)
-            if gx is not None and gx.shape != s.shape:
-                gx = sum_to(gx, s.shape)
-            found.append(gx if gx is None or gx.dtype is s.dtype else gx.astype(s.dtype))
-        return found
-
-    return pull
-
-
-def _whole_pullback(
-    op: Op, attrs: dict[str, Any], operands: Sequence[Any], results: tuple[Any, ...]
-) -> Pullback:
-    assert op.pullback is not None
-    return op.pullback(attrs, operands, results)
-
-
-def zeros(x: Any) -> Tensor:
-    return zeros_like(x)
+Pullback = Rule
 
 
 class GradientTape:
@@ -152,26 +107,42 @@ class GradientTape:
 
     def record(self, op: Op, attrs: dict[str, Any], operands: Sequence[Any], result: Any) -> None:
         """Called by the door after every op."""
-        watched = self._watched
         if (op.vjps is None and op.pullback is None) or self._stopped:
             return
+        watched = self._watched
         ids = [x._id if isinstance(x, Tensor) and x._id in watched else None for x in operands]
         if not any(ids):
             return
         results = result if type(result) is tuple else (result,)
-        make = op_pullback if op.pullback is None else _whole_pullback
-        self.add(ids, results, make(op, attrs, operands, results))
+        if op.pullback is not None:
+            self.add(ids, results, op.pullback(attrs, operands, results))
+            return
+        kept = operands if op.reads_inputs else [x.spec if isinstance(x, Tensor) else x for x in operands]
+        outs = results if op.reads_output else tuple([r.spec for r in results])
+        self._entries.append(Entry(ids, self._named(results), op, attrs, kept, outs))
+
+    def record_played(
+        self, op: Op, operands: Sequence[Any], kept: Sequence[Any], results: Sequence[Tensor]
+    ) -> None:
+        """A composite was played as one step, `op`, whose rule reads `kept`: operands, or specs of them."""
+        ids = [x._id if x._id in self._watched else None for x in operands]
+        if any(ids) and not self._stopped:
+            self._entries.append(Entry(ids, self._named(results), op, {}, kept, results))
 
     def add(self, inputs: list[int | None], results: Sequence[Tensor], pullback: Pullback) -> None:
         """Record a step with its own rule; `inputs` are ids, None for what is not watched."""
+        self._entries.append(Entry(inputs, self._named(results), None, {}, (), (), pullback))
+
+    def _named(self, results: Sequence[Tensor]) -> list[int]:
+        """The results' names; floats among them are watched from now on."""
         outputs = []
         for r in results:
             if r._id is None:
                 r._id = next_id()
             outputs.append(r._id)
-            if dtypes.is_float(r.dtype):
+            if r.dtype.kind == "f":
                 self._watched.add(r._id)
-        self._entries.append(Entry(inputs, outputs, pullback))
+        return outputs
 
     def is_watching(self, x: Any) -> bool:
         return isinstance(x, (Tensor, Variable)) and x._id in self._watched and not self._stopped
@@ -202,7 +173,7 @@ class GradientTape:
         if active:
             state.tapes.remove(self)
         try:
-            found = self._walk(targets, seeds, flat_sources)
+            found = self._gradients(targets, seeds, flat_sources)
             reasons = [
                 self._why_none(s) if g is None and unconnected_gradients == "none" else ""
                 for s, g in zip(flat_sources, found, strict=True)
@@ -221,30 +192,15 @@ class GradientTape:
             out.append(g)
         return pytree.unflatten(structure, out)
 
-    def _walk(self, targets: list[Any], seeds: list[Any], sources: list[Any]) -> list[Any]:
-        source_ids = {s._id for s in sources if isinstance(s, (Tensor, Variable))} & self._watched
-        reached = set(source_ids)
-        path: list[tuple[Entry, list[bool]]] = []
-        for e in self._entries:
-            wanted = [i in reached for i in e.inputs]
-            if any(wanted):
-                reached.update(e.outputs)
-                path.append((e, wanted))
-        grads: dict[int, Any] = {}
-        for t, seed in zip(targets, seeds, strict=True):
-            if isinstance(t, Tensor) and t._id in reached:
-                grads[t._id] = grads[t._id] + seed if t._id in grads else seed  # type: ignore[index,operator]
-        for e, wanted in reversed(path):
-            gs = [grads.get(o) if o in source_ids else grads.pop(o, None) for o in e.outputs]
-            if all(g is None for g in gs):
-                continue
-            for i, g in zip(e.inputs, e.pullback(gs, wanted), strict=False):
-                if g is not None and i is not None:
-                    grads[i] = grads[i] + g if i in grads else g
-        return [
-            grads.get(s._id) if isinstance(s, (Tensor, Variable)) and s._id is not None else None
-            for s in sources
+    def _gradients(self, targets: list[Any], seeds: list[Any], sources: list[Any]) -> list[Any]:
+        names = [s._id if isinstance(s, (Tensor, Variable)) else None for s in sources]
+        begin = [
+            (t._id, g)
+            for t, g in zip(targets, seeds, strict=True)
+            if isinstance(t, Tensor) and t._id is not None
         ]
+        found = gradients(self._entries, begin, {i for i in names if i in self._watched})  # type: ignore[misc]
+        return [None if i is None else found.get(i) for i in names]
 
     def _why_none(self, source: Any) -> str:
         if not isinstance(source, (Tensor, Variable)):
@@ -335,10 +291,12 @@ def _one_hot(target: Any, i: int) -> Tensor:
 def _columns_seed(target: Any, j: int) -> Tensor:
     import numpy as np
 
-    seed = np.zeros((target.shape[0], target.size // max(target.shape[0], 1)), target.dtype)
-    seed[:, j] = 1
+    n = target.shape[0]
+    one_row = np.zeros(target.size // max(n, 1), target.dtype)
+    one_row[j] = 1
     with beside(target):
-        return asarray(seed.reshape(target.shape))
+        row = asarray(one_row)
+    return PUBLIC["reshape"](PUBLIC["broadcast_to"](row, (n, len(one_row))), target.shape)  # type: ignore[no-any-return]
 
 
 def _seeds(targets: list[Any], output_gradients: Any) -> list[Any]:

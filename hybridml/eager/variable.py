@@ -6,8 +6,8 @@ somebody does, the variable moves to a fresh array and the old value stays what 
 
 from __future__ import annotations
 
+import itertools
 import sys
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -20,8 +20,6 @@ from hybridml.eager.tensor import Operators, Tensor, wrap
 from hybridml.errors import DeviceError, ShapeError
 from hybridml.ops.spec import TensorSpec, spec
 
-_ids_lock = threading.Lock()
-_last_id = [0]
 _moves = [0]
 
 
@@ -30,11 +28,9 @@ def moves() -> int:
     return _moves[0]
 
 
-def next_id() -> int:
-    """A number no other tensor or variable has in this process."""
-    with _ids_lock:
-        _last_id[0] += 1
-        return _last_id[0]
+next_id: Callable[[], int] = itertools.count(
+    1
+).__next__  # a number that no other tensor or variable of this process has
 
 
 class Variable(Operators):
@@ -66,7 +62,7 @@ class Variable(Operators):
         if isinstance(initial, Callable):  # type: ignore[arg-type]
             initial = initial()
         value = asarray(initial, dtype=dtype)
-        self._array: Any = backends.of(value._array).xp.array(value._array, order="C")
+        self._array: Any = backends.of(value._array).copy(value._array)
         self.trainable = bool(trainable) and dtypes.is_float(value.dtype)
         self._id = next_id()
         self.name = name if name is not None else "variable"
@@ -130,7 +126,7 @@ class Variable(Operators):
         if type(array) is not type(self._array):
             raise backends.mixed(backends.of(self._array), backends.of(array))
         if sys.getrefcount(self._array) > 2:
-            self._array = backends.of(array).xp.array(array, order="C")
+            self._array = backends.of(array).copy(array)
         elif type(array) is np.ndarray:
             np.copyto(self._array, array)
         else:

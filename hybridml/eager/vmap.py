@@ -13,8 +13,9 @@ from hybridml.eager.state import traced_form
 from hybridml.eager.tensor import Tensor
 from hybridml.eager.variable import Variable
 from hybridml.errors import ShapeError
-from hybridml.ops.spec import normalize_axis
+from hybridml.ops.spec import all_equal, normalize_axis
 from hybridml.ops.view import moveaxis
+from hybridml.symbolic import is_number
 
 Axes = Any  # int, None, or a nest of them
 
@@ -51,7 +52,7 @@ def vmap(f: Callable[..., Any], in_axes: Axes = 0, out_axes: Axes = 0) -> Callab
             a if i < given or _is_tensor(x) else None
             for i, (x, a) in enumerate(zip(leaves, axes, strict=True))
         ]
-        sizes: dict[int, Any] = {}
+        sizes: list[Any] = []
         moved: list[Any] = []
         for x, axis in zip(leaves, axes, strict=True):
             if axis is not None:
@@ -61,20 +62,20 @@ def vmap(f: Callable[..., Any], in_axes: Axes = 0, out_axes: Axes = 0) -> Callab
                         "vmap maps along an axis, but an argument has no dimensions; give it in_axes None"
                     )
                 axis = normalize_axis(axis, x.ndim)
-                sizes.setdefault(x.shape[axis], x)
+                sizes.append(x.shape[axis])
                 x = moveaxis(x, axis, 0)
             moved.append(x)
-        if len(sizes) != 1:
+        if not sizes or not all_equal(sizes):
             if not sizes:
                 raise ValueError(
                     "vmap has nothing to map: every axis in in_axes is None, or there are no tensors"
                 )
             shapes = [x.shape for x, a in zip(leaves, axes, strict=True) if a is not None]
             raise ShapeError(
-                f"vmap found different numbers of examples, {sorted(sizes)}: arguments of shapes {shapes} along axes "
+                f"vmap found different numbers of examples, {sorted(set(sizes))}: arguments of shapes {shapes} along axes "
                 f"{[a for a in axes if a is not None]}"
             )
-        with Level(next(iter(sizes))).entered() as level:
+        with Level(sizes[0]).entered() as level:
             examples = [x if a is None else level.wrap(x) for x, a in zip(moved, axes, strict=True)]
             inner_args, inner_kwargs = pytree.unflatten(structure, examples)
             out, shape = pytree.flatten(traced_form(f)(*inner_args, **inner_kwargs))
@@ -105,7 +106,7 @@ def _result(level: Level, x: Any, axis: int | None) -> Any:
         if mapped:
             raise ValueError(f"out_axes is None for a result that differs from example to example ({x!r})")
         return x
-    if not isinstance(x, (Tensor, bool, int, float)):
+    if not isinstance(x, Tensor) and not is_number(x):
         return x
     with level.outside():
         wide = level.physical(lift(x))

@@ -29,7 +29,7 @@ class Arguments:
         self._indices: dict[int, str] = {}
         self._scalar_names: dict[tuple[str, np.dtype], str] = {}
         self.axes = [Axis("", "")] * len(geometry.sizes)
-        for letter, members in (("i", geometry.outer), ("j", geometry.inner)):
+        for letter, members in (("i", geometry.outer), ("r", geometry.crossed), ("j", geometry.inner)):
             for position, k in enumerate(members):
                 name = f"{letter}{position}" if len(members) > 1 else letter
                 self.axes[k] = Axis(name, self._word(f"n_{name}", geometry.sizes[k]))
@@ -64,11 +64,12 @@ class Arguments:
             self._reads[key] = operand, self._affine(operand.name, strides)
         return self._reads[key]
 
-    def write(self, v: Value, kept: bool) -> Access:
-        """A value that this kernel writes, and may read back."""
+    def write(self, i: int) -> Access:
+        """The result of node i, which this kernel writes, and may read back."""
+        v = self._geometry.nodes[i].out
         if v not in self._writes:
             operand = self._operand(True, v, 0)
-            self._writes[v] = operand, self._affine(operand.name, self._geometry.own_strides(kept))
+            self._writes[v] = operand, self._affine(operand.name, self._geometry.own_strides(i))
         return self._writes[v]
 
     def index(self, i: int) -> str:

@@ -5,11 +5,9 @@ Walking along memory and adding to a row of accumulators vectorises; walking dow
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from hybridml.kernels.geometry import Geometry
 from hybridml.kernels.lower import Lowering, Scope
-from hybridml.kernels.spec import Let, Load, Loop, Statement, Store
+from hybridml.kernels.spec import Loop, Statement, Store
 
 
 class ColumnLowering(Lowering):
@@ -77,13 +75,7 @@ class ColumnLowering(Lowering):
                 continue
             if g.reduces(i):
                 starts.append(Store(*self.held[i], self.identity(i)))
-                value = self.operands(i, scope)[0]
-                before, after = self.new(), self.new()
-                scope.body.append(Load(before, *self.held[i]))
-                step = replace(self.accumulate(i, before, value), name=before)
-                text = step.combine.format(before, value)
-                scope.body.append(Let(after, text, step.dtype, self.nodes[i].op.name, step))
-                scope.stores.append(Store(*self.held[i], after))
+                scope.stores.append(self.added(i, scope))
             elif i in self.held:
                 scope.stores.append(Store(*self.held[i], self.value(i, scope)))
         return starts

@@ -44,14 +44,14 @@ def compile_object(source: str, name: str, signature: str, path: str, unique: st
     symbol = f"{name}_{unique}"
     with _no_collection():
         try:
-            text = str(translate(source, name, signature, symbol, path))
+            translated = translate(source, name, signature, symbol, path)
         except Unsupported:
             from hybridml.kernels import numba_compiler
 
             symbol, code, declared = numba_compiler.compile_object(source, name, signature, path, unique)
             return Compiled(symbol, code, declared, "numba", time.perf_counter() - started, 0.0)
         middle = time.perf_counter()
-        code, declared = llvm.compile_module(text)
+        code, declared = llvm.compile_module(translated.text, translated.loops)
     return Compiled(symbol, code, declared, "translator", middle - started, time.perf_counter() - middle)
 
 

@@ -101,8 +101,10 @@ def gather_by_window(args, panel, row_bytes, first, windows, tap, taps, channel,
     """panel[window][tap, channel] for a block of windows, which are counted over all images."""
     taps_across = args[TAPS_ACROSS]
     # Taps of a row lie side by side if they are not dilated and all channels are wanted.
-    whole_rows = tap % taps_across == 0 and taps % taps_across == 0
-    side_by_side = args[DILATION_ACROSS] == 1 and args[X_COLUMN] == channels and whole_rows
+    whole_rows = tap % taps_across + taps % taps_across == 0
+    side_by_side = False
+    if whole_rows and args[DILATION_ACROSS] == 1:
+        side_by_side = args[X_COLUMN] == channels
     for k in range(windows):
         row = (first + k) // args[OUT_WIDTH]
         line = row % args[OUT_HEIGHT] * args[STRIDE_DOWN] - args[TOP]
@@ -168,49 +170,61 @@ def forward(args, begin, end):
     """Results, for some rows of windows: panels times filters."""
     panel = scratch(PANEL)
     words = scratch(PRODUCT_BYTES)
-    groups, each, many = args[GROUPS], args[CHANNELS], args[FILTERS]
-    filters = groups * many
+    each, many = args[CHANNELS], args[FILTERS]
+    filters = args[GROUPS] * many
     start_product(args, words, args[BY_TAP], many, filters)
     taps_in_all = args[TAPS_DOWN] * args[TAPS_ACROSS]
+    first = begin * args[OUT_WIDTH]
     last = end * args[OUT_WIDTH]
-    for first in range(begin * args[OUT_WIDTH], last, args[BLOCK_WINDOWS]):
+    while first < last:
         windows = min(args[BLOCK_WINDOWS], last - first)
-        for group in range(groups):
+        for group in range(args[GROUPS]):
             c = args[G] + (first * filters + group * many) * ITEM
-            for tap in range(0, taps_in_all, args[BLOCK_TAPS]):
+            tap = 0
+            while tap < taps_in_all:
                 taps = min(args[BLOCK_TAPS], taps_in_all - tap)
-                for channel in range(0, each, args[BLOCK_CHANNELS]):
+                channel = 0
+                while channel < each:
                     channels = min(args[BLOCK_CHANNELS], each - channel)
                     row = gather(args, panel, first, windows, tap, taps, group * each + channel, channels)
                     b = args[W] + ((tap * each + channel) * filters + group * many) * ITEM
                     again = 1 if tap + channel > 0 else 0
                     product(args, words, windows, taps * channels, panel, row, b, filters, c, again)
+                    channel += channels
+                tap += taps
+        first += windows
 
 
 def by_filter(args, begin, end):
     """Parts of the gradient by the filters, each from some of the rows of windows: panels, transposed, times results' gradients."""
     panel = scratch(PANEL)
     words = scratch(PRODUCT_BYTES)
-    groups, each, many = args[GROUPS], args[CHANNELS], args[FILTERS]
-    filters = groups * many
+    each, many = args[CHANNELS], args[FILTERS]
+    filters = args[GROUPS] * many
     start_product(args, words, 1 - args[BY_TAP], many, filters)
     taps_in_all = args[TAPS_DOWN] * args[TAPS_ACROSS]
     for part in range(begin, end):
         out = args[W] + part * taps_in_all * each * filters * ITEM
         start = args[ROWS] * part // args[PARTS] * args[OUT_WIDTH]
         last = args[ROWS] * (part + 1) // args[PARTS] * args[OUT_WIDTH]
-        for first in range(start, last, args[BLOCK_WINDOWS]):
-            windows = min(args[BLOCK_WINDOWS], last - first)
-            for group in range(groups):
-                b = args[G] + (first * filters + group * many) * ITEM
-                for tap in range(0, taps_in_all, args[BLOCK_TAPS]):
-                    taps = min(args[BLOCK_TAPS], taps_in_all - tap)
-                    for channel in range(0, each, args[BLOCK_CHANNELS]):
-                        channels = min(args[BLOCK_CHANNELS], each - channel)
+        tap = 0
+        while tap < taps_in_all:  # outside of the windows, so that what is added to stays in the cache
+            taps = min(args[BLOCK_TAPS], taps_in_all - tap)
+            channel = 0
+            while channel < each:
+                channels = min(args[BLOCK_CHANNELS], each - channel)
+                first = start
+                while first < last:
+                    windows = min(args[BLOCK_WINDOWS], last - first)
+                    again = 1 if first > start else 0
+                    for group in range(args[GROUPS]):
                         row = gather(args, panel, first, windows, tap, taps, group * each + channel, channels)
+                        b = args[G] + (first * filters + group * many) * ITEM
                         c = out + ((tap * each + channel) * filters + group * many) * ITEM
-                        again = 1 if first > start else 0
                         product(args, words, taps * channels, windows, panel, row, b, filters, c, again)
+                    first += windows
+                channel += channels
+            tap += taps
 
 
 def by_input(args, begin, end):

@@ -27,21 +27,28 @@ Steps = list[RoutineStep | tuple[Lowered, tuple[Value, ...], tuple[Value, ...]]]
 _PANEL_ROW = 1024  # bytes of a window that a panel holds at once
 _LANE_BYTES = 64  # room behind each row of a panel
 _MOST_WINDOWS = 256
+_PIECE_WORK = 1 << 18  # multiplications that make a piece worth handing to another thread
 _PART_WORK = 1 << 20  # multiplications that make a part of a sum worth its own memory
 _MOST_PARTS = 16
 _PARTS_BYTES = 1 << 25
-_MULTIPLICATIONS_A_NANOSECOND = 25.0
-_CHUNK_WORK = 1 << 18  # multiplications worth handing to another thread: some microseconds
+_MULTIPLICATIONS_A_NANOSECOND = {False: 25.0, True: 5.0}  # depthwise or not
+_FEW_FILTERS = 16
+_NARROW = 24  # windows in a row: fewer do not fill the tiles of a product
 
 
-def load(entry: str, dtype: str) -> Kernel:
-    """The kernel ``"forward"``, ``"by_filter"``, ``"by_input"`` or ``"add_parts"`` for a dtype."""
-    return jit.load(_source(dtype), entry)
+def load(entry: str, dtype: str, depthwise: bool = False) -> Kernel:
+    """The kernel ``"forward"``, ``"by_filter"``, ``"by_input"`` or (not depthwise) ``"add_parts"`` for a dtype."""
+    return jit.load(_source("depthwise_loops.py" if depthwise else "conv_loops.py", dtype), entry)
 
 
 @functools.cache
-def _source(dtype: str) -> str:
-    return Path(__file__).with_name("conv_loops.py").read_text(encoding="utf-8").replace("float32", dtype)
+def _source(file: str, dtype: str) -> str:
+    return Path(__file__).with_name(file).read_text(encoding="utf-8").replace("float32", dtype)
+
+
+def is_depthwise(w: tuple[int, ...], groups: int) -> bool:
+    """True where filters see one channel of several, and are so few that products would be mostly empty vectors."""
+    return groups > 1 and w[2] == 1 and w[3] // groups < _FEW_FILTERS
 
 
 def forward(n: Node, places: Places, threads: int) -> Steps | None:
@@ -64,17 +71,42 @@ def by_input(n: Node, places: Places, threads: int) -> Steps | None:
         return None
     if not w.spec.size or not g.spec.size:
         return [_zeros(n)]
+    words = _words(n, n.out.shape, w.shape, g.shape)
+    work = g.spec.size * math.prod(w.shape[:3])
+    rows = n.out.shape[0] * n.out.shape[1]
+    if is_depthwise(w.shape, n.attrs["groups"]):
+        operands = ((n.out, 0, at.X), (*_at(w, places), at.W), (*_at(g, places), at.G))
+        return [_step("by_input", n, words, operands, work, rows, threads)]
+    if n.attrs["strides"] == (1, 1) and n.attrs["groups"] == 1 and g.shape[2] < _NARROW:
+        return _as_forward(n, places, threads, work)
     kh, kw, each, filters = w.shape
     turned = Value(spec((kh, kw, filters, each), w.dtype))
     strides = (kw * filters * each, filters * each, 1, each)
     flipped = copy("conv2d_turn_filters", places[w], turned, Layout(w.shape, strides))
-    words = _words(n, n.out.shape, w.shape, g.shape)
     operands = ((n.out, 0, at.X), (turned, 0, at.W), (*_at(g, places), at.G))
-    work = g.spec.size * kh * kw * each
-    rows = n.out.shape[0] * n.out.shape[1]
     return [
         (flipped, (places[w][0],), (turned,)),
-        _step("by_input", n, words, operands, work, rows, threads, reads=(places[g][0], turned)),
+        _step("by_input", n, words, operands, work, rows, threads),
+    ]
+
+
+def _as_forward(n: Node, places: Places, threads: int, work: int) -> Steps:
+    """Without strides the gradient by the images is a convolution by the filters turned around; rows too short to make products of
+    are better gathered."""
+    g, w = n.values
+    (kh, kw, each, filters), (dh, dw) = w.shape, n.attrs["dilation"]
+    turned = Value(spec((kh, kw, filters, each), w.dtype))
+    strides = (-kw * filters * each, -filters * each, 1, each)
+    around = copy(
+        "conv2d_turn_filters", places[w], turned, Layout(w.shape, strides, (kh * kw - 1) * filters * each)
+    )
+    words = _words(n, g.shape, turned.shape, n.out.shape)
+    (top, _), (left, _) = n.attrs["padding"]
+    words[at.TOP], words[at.LEFT] = (kh - 1) * dh - top, (kw - 1) * dw - left
+    operands = ((*_at(g, places), at.X), (turned, 0, at.W), (n.out, 0, at.G))
+    return [
+        (around, (places[w][0],), (turned,)),
+        _step("forward", n, words, operands, work, words[at.ROWS], threads),
     ]
 
 
@@ -88,7 +120,9 @@ def by_filter(n: Node, places: Places, threads: int) -> Steps | None:
     words = _words(n, x.shape, n.out.shape, g.shape)
     work = g.spec.size * math.prod(n.out.shape[:3])
     parts = min(_MOST_PARTS, words[at.ROWS], work // _PART_WORK, _PARTS_BYTES // n.out.spec.nbytes)
-    words[at.PARTS] = parts = max(1, parts)
+    words[at.PARTS] = parts = 1 << (
+        max(1, parts).bit_length() - 1
+    )  # a power of two: any usual number of threads shares it evenly
     out = n.out if parts == 1 else Value(spec((parts, *n.out.shape), n.out.dtype))
     operands = ((*_at(x, places), at.X), (out, 0, at.W), (*_at(g, places), at.G))
     steps: Steps = [_step("by_filter", n, words, operands, work, parts, threads, writes=(out,))]
@@ -106,24 +140,33 @@ def by_filter(n: Node, places: Places, threads: int) -> Steps | None:
 
 def _step(
     entry: str, n: Node, words: list[int], operands: tuple[tuple[Value, int, int], ...], work: int, extent: int, threads: int,
-    reads: tuple[Value, ...] | None = None, writes: tuple[Value, ...] | None = None,
+    writes: tuple[Value, ...] | None = None,
 ) -> RoutineStep:  # fmt: skip
-    kind = n.out.dtype.name
-    product = gemm.plan(64, 64, 64, kind, split=gemm.Split.ROWS, provider="tiled")
-    words[at.TILED] = product.kernel.address
-    words[at.TEMPLATE_WORDS] = len(product.template)
-    writes = writes or (n.out,)
-    reads = reads or tuple([v for v, _, _ in operands if v not in writes])
-    taps = f"{words[at.BLOCK_WINDOWS]} windows" if entry != "by_input" else "each tap of a row"
-    title = f"{n.op.name}: {2e-6 * work:.2f} Mflop, one product for {taps}, in {min(_pieces(work, threads), extent)} piece(s)"
+    kind, writes = n.out.dtype.name, writes or (n.out,)
+    depthwise = is_depthwise(
+        (0, 0, words[at.CHANNELS], words[at.GROUPS] * words[at.FILTERS]), words[at.GROUPS]
+    )
+    blocks: tuple[tuple[int, tuple[int, ...]], ...] = ()
+    if not depthwise:
+        product = gemm.plan(64, 64, 64, kind, split=gemm.Split.ROWS, provider="tiled")
+        words[at.TILED] = product.kernel.address
+        words[at.TEMPLATE_WORDS] = len(product.template)
+        blocks = ((at.TEMPLATE, product.template),)
+    pieces = min(_pieces(work, threads), extent)
+    how = (
+        "one product for each row and tap"
+        if entry == "by_input"
+        else f"products of {words[at.BLOCK_WINDOWS]} windows"
+    )
     return RoutineStep(
-        title, load(entry, kind), words, operands, reads, writes, extent, work / _MULTIPLICATIONS_A_NANOSECOND,
-        pieces=min(_pieces(work, threads), extent), blocks=((at.TEMPLATE, product.template),),
+        f"{n.op.name}: {2e-6 * work:.2f} Mflop, {'channel by channel' if depthwise else how}, in {pieces} piece(s)",
+        load(entry, kind, depthwise), words, operands, tuple([v for v, _, _ in operands if v not in writes]), writes, extent,
+        work / _MULTIPLICATIONS_A_NANOSECOND[depthwise], pieces=pieces, blocks=blocks,
     )  # fmt: skip
 
 
 def _pieces(work: int, threads: int) -> int:
-    return max(1, min(threads, work // _CHUNK_WORK))
+    return max(1, min(threads, work // _PIECE_WORK))
 
 
 def _at(v: Value, places: Places) -> tuple[Value, int]:

@@ -187,6 +187,10 @@ class _Printer:
             raise ValueError(
                 f"kernel {spec.title} has several passes or stores every element: it runs in one phase"
             )
+        if spec.crossed:
+            raise ValueError(
+                f"kernel {spec.title} adds up across its rows: on a GPU, fuse without, and let a COLUMN kernel do it in parts"
+            )
         self.spec, self.shape, self.phase, self.scratch = spec, shape, phase, scratch
         self.out = Lines()
         self.out.depth = 1

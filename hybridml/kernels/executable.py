@@ -13,11 +13,12 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from hybridml import config
+from hybridml import buffers, config
 from hybridml.errors import GraphError, located
 from hybridml.kernels import driver, memory
 from hybridml.kernels.address import External
 from hybridml.kernels.control import ControlStep
+from hybridml.kernels.group import Fusions
 from hybridml.kernels.region import Fault, Meter, Region, Site
 from hybridml.kernels.steps import EmptyStep, PythonStep, Step, run_eagerly
 from hybridml.kernels.views import Place
@@ -30,10 +31,10 @@ GIL_NANOSECONDS = 30_000.0  # shorter programs keep the interpreter lock: giving
 class Executable:
     """Runs one graph. `run(externals)` takes inputs and variables as C-contiguous arrays and returns fresh outputs."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    def __init__(self, graph: Graph, known: Fusions | None = None) -> None:
         self.meter = Meter()
-        self.region = Region(graph, config.get().num_threads, self.meter)
+        self.region = Region(graph, config.get().num_threads, self.meter, known=known)
+        self.graph = self.region.graph
         self._build()
 
     # facts for people
@@ -116,7 +117,7 @@ class Executable:
 
     def run(self, externals: list[np.ndarray]) -> list[np.ndarray]:
         """Run once. Variables among the externals are overwritten; the outputs are new arrays."""
-        outputs = [np.empty(shape, dtype) for shape, dtype in self._allocate]
+        outputs = [buffers.empty(shape, dtype) for shape, dtype in self._allocate]
         externals += outputs
         if self._only is not None:
             self._only.run(externals)

@@ -46,7 +46,7 @@ A_ROW = (
 A_TILE = 8 * STEPS + 16  # likewise for packed columns of A, eight elements of each
 A_BYTES = BLOCK_ROWS * A_ROW * ITEM
 MANY_ROWS = 128  # rows of A that use a panel of B before packing it pays
-MANY_PANELS = 3
+MANY_PANELS = 16  # panels of B that use a block of A before packing it pays
 FAR_APART = 1024  # bytes
 
 
@@ -94,7 +94,9 @@ def tiled(args, begin, end):
         a = start_of(args, 0, entry)
         b = start_of(args, 1, entry)
         c = start_of(args, 2, entry)
-        for top in range(first_row, last_row, most_rows):
+        bottom = first_row
+        while bottom < last_row:
+            top = bottom
             bottom = min(top + most_rows, last_row)
             start = 0
             while True:
@@ -107,16 +109,14 @@ def tiled(args, begin, end):
                         a_here, a_tile, a_row, a_column = a + (start * lda + top) * ITEM, 8, 1, lda
                 elif transa:
                     a_here, a_tile, a_row, a_column = block, A_TILE, 1, 8
-                    for row in range(0, bottom - top, 8):
-                        of = a + (start * lda + top + row) * ITEM
-                        to = block + row // 8 * A_TILE * ITEM
-                        if bottom - top - row >= 8:
-                            for step in range(steps):
-                                float32_copy_eight(to + step * 8 * ITEM, of + step * lda * ITEM)
-                        else:
-                            for step in range(steps):
-                                for r in range(bottom - top - row):
-                                    float32_copy(to, step * 8 + r, of, step * lda + r)
+                    whole_rows = (bottom - top) // 8 * 8
+                    for step in range(steps):
+                        of = a + ((start + step) * lda + top) * ITEM
+                        to = block + step * 8 * ITEM
+                        for row in range(0, whole_rows, 8):
+                            float32_copy_eight(to + row // 8 * A_TILE * ITEM, of + row * ITEM)
+                        for row in range(whole_rows, bottom - top):
+                            float32_copy(to, row // 8 * A_TILE + row % 8, of, row)
                 else:
                     a_here, a_tile, a_row, a_column = block, 8 * A_ROW, A_ROW, 1
                     for row in range(bottom - top):
@@ -155,6 +155,7 @@ def tiled(args, begin, end):
                             a_here + (row // 8 * a_tile + row % 8 * a_row) * ITEM,
                             a_row,
                             a_column,
+                            a_tile,
                             b_here,
                             b_row,
                             c + ((top + row) * ldc + column) * ITEM,
@@ -186,7 +187,7 @@ def row(args, begin, end):
         for column in range(first_column, last_column, 8 * WIDTH):
             columns = last_column - column
             float32_tile(
-                1, 8, a, 0, a_step, b + column * ITEM, ldb, c + column * ITEM, 0, depth, columns, args[17]
+                1, 8, a, 0, a_step, 0, b + column * ITEM, ldb, c + column * ITEM, 0, depth, columns, args[17]
             )
 
 

@@ -24,6 +24,7 @@ _FEATURES = llvm.get_host_cpu_features()
 VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx2") else 16
 # With 32 registers eight rows of two vectors fit beside what is loaded, with 16 only four.
 _ROWS_AT_ONCE = 8 if _FEATURES.get("avx512f") or not _FEATURES.get("sse2") else 4
+_TILE_ROWS = 8
 _FREE_MASKS = bool(_FEATURES.get("avx512f"))
 
 float32_width = VECTOR_BYTES // 4
@@ -83,6 +84,13 @@ class Emitter:
         function = self._masked("store", ir.VoidType(), [self.vector, pointer.type, _I32, self.mask])
         self.builder.call(function, [value, pointer, _I32(self.item_bytes), mask])
 
+    def prefetch(self, address: Any, write: bool) -> None:
+        """Fetch the cache line at an address, which need not be a valid one."""
+        pointer = self.builder.inttoptr(address, ir.IntType(8).as_pointer())
+        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
+        self.builder.call(function, [pointer, _I32(int(write)), _I32(3), _I32(1)])
+
     def _masked(self, what: str, result: ir.Type, parameters: Sequence[ir.Type]) -> Any:
         name = f"llvm.masked.{what}.v{self.width}f{self.item_bytes * 8}.p0"
         return cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(result, parameters), name)
@@ -115,7 +123,7 @@ class Emitter:
 
 
 def _emit_tile(builder: Any, element: ir.Type, rows: int, vectors: int, values: Sequence[Any]) -> None:
-    columns = values[8]
+    columns = values[9]
     emit = Emitter(builder, element)
     if _FREE_MASKS:
         _emit_tile_body(builder, emit, rows, vectors, values, masked=True)
@@ -131,7 +139,7 @@ def _emit_tile(builder: Any, element: ir.Type, rows: int, vectors: int, values: 
 def _emit_tile_body(
     builder: Any, emit: Emitter, rows: int, vectors: int, values: Sequence[Any], masked: bool
 ) -> None:
-    a, a_row, a_column, b, b_row, c, c_row, depth, columns, accumulate = values
+    a, a_row, a_column, a_next, b, b_row, c, c_row, depth, columns, accumulate = values
     width = emit.width
     masks = [
         emit.first_lanes(builder.sub(columns, _I64(v * width))) if masked else None for v in range(vectors)
@@ -140,10 +148,16 @@ def _emit_tile_body(
         block = range(first, min(first + _ROWS_AT_ONCE, rows))
         sums = {(r, v): place for r in block for v, place in enumerate(emit.variables(vectors))}
         row_starts = {r: emit.address(a, builder.mul(a_row, _I64(r))) for r in block}
+        for r in block:  # while the sums are made, the lines of C that they are stored to arrive
+            for v in range(vectors):
+                emit.prefetch(emit.address(c, builder.mul(c_row, _I64(r)), _I64(v * width)), write=True)
         with cgutils.for_range(builder, depth, intp=_I64) as loop:
             step = builder.mul(loop.index, b_row)
             b_vectors = [emit.load(emit.address(b, step, _I64(v * width)), masks[v]) for v in range(vectors)]
             across = builder.mul(loop.index, a_column)
+            if rows == _TILE_ROWS and first == 0:  # a row a step of the tile after this one
+                row = builder.mul(a_row, builder.and_(loop.index, _I64(_TILE_ROWS - 1)))
+                emit.prefetch(emit.address(a, a_next, row, across), write=False)
             for r in block:
                 factor = emit.splat(emit.scalar(emit.address(row_starts[r], across)), emit.vector)
                 for v in range(vectors):
@@ -165,7 +179,7 @@ def _emit_fitting_tile(builder: Any, element: ir.Type, left: Any, values: Sequen
 
     def either_width(rows: int) -> None:
         builder.store(_I64(rows), done)
-        with builder.if_else(builder.icmp_signed("<=", values[8], _I64(width))) as (narrow, wide):
+        with builder.if_else(builder.icmp_signed("<=", values[9], _I64(width))) as (narrow, wide):
             with narrow:
                 _emit_tile(builder, element, rows, 1, values)
             with wide:
@@ -181,7 +195,7 @@ def _emit_fitting_tile(builder: Any, element: ir.Type, left: Any, values: Sequen
             with fewer:
                 from_rows(rows // 2)
 
-    from_rows(8)
+    from_rows(_TILE_ROWS)
     return builder.load(done)
 
 
@@ -213,7 +227,7 @@ def _emit_dots(builder: Any, element: ir.Type, rows: int, values: Sequence[Any])
 def _make_tile(element: ir.Type) -> Any:
     @intrinsic(prefer_literal=True)
     def tile(  # type: ignore[no-untyped-def]
-        typingctx, rows, vectors, a, a_row, a_column, b, b_row, c, c_row, depth, columns, accumulate
+        typingctx, rows, vectors, a, a_row, a_column, a_next, b, b_row, c, c_row, depth, columns, accumulate
     ):
         """C[rows, vectors * width] = A[rows, depth] @ B[depth, columns] (+ C); rows and vectors are
         literal."""
@@ -222,7 +236,7 @@ def _make_tile(element: ir.Type) -> Any:
             _emit_tile(builder, element, rows.literal_value, vectors.literal_value, values[2:])
             return context.get_dummy_value()
 
-        return types.none(rows, vectors, *[types.int64] * 10), codegen
+        return types.none(rows, vectors, *[types.int64] * 11), codegen
 
     return tile
 
@@ -230,14 +244,14 @@ def _make_tile(element: ir.Type) -> Any:
 def _make_fitting_tile(element: ir.Type) -> Any:
     @intrinsic
     def fitting_tile(  # type: ignore[no-untyped-def]
-        typingctx, left, a, a_row, a_column, b, b_row, c, c_row, depth, columns, accumulate
+        typingctx, left, a, a_row, a_column, a_next, b, b_row, c, c_row, depth, columns, accumulate
     ):
         """As ``tile`` for up to two vectors of columns, and for as many of ``left`` rows as it returns."""
 
         def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
             return _emit_fitting_tile(builder, element, values[0], values[1:])
 
-        return types.int64(*[types.int64] * 11), codegen
+        return types.int64(*[types.int64] * 12), codegen
 
     return fitting_tile
 

@@ -28,6 +28,7 @@ class Geometry:
     mode     how the space is walked
     sizes    of the axes, after all that every operand walks as one have been merged
     outer    axes that the kernel's extent runs over
+    crossed  axes of its loops over rows, if something is added up across them
     inner    axes of its loops, outermost first
     stage    of a node: the pass over the row in which it is computed; of a kept node: the passes that come before it
     """
@@ -55,7 +56,11 @@ class Geometry:
         return self._member_of.get(self.places[v][0])
 
     def reduces(self, i: int) -> bool:
-        return self.nodes[i].op.reduce is not None
+        return self.nodes[i].op.reduce is not None and not self.crosses(i)
+
+    def crosses(self, i: int) -> bool:
+        """True for a reduction across the rows: its result has one element for each element of a row."""
+        return i in self.group.crossing
 
     def is_kept(self, i: int) -> bool:
         """True if the node's *result* has one element a row."""
@@ -84,7 +89,7 @@ class Geometry:
         n, layout = self.nodes[i], self.places[v][1]
         if n.op.kind is Kind.RANDOM:
             return (0,) * len(self.group.space)  # its state is read whole
-        return self._over_space(stretch(layout, v.shape if self.reduces(i) else n.out.shape), i)
+        return self._over_space(stretch(layout, n.out.shape if n.op.reduce is None else v.shape), i)
 
     def _raw_index(self, i: int) -> Strides:
         n = self.nodes[i]
@@ -105,9 +110,16 @@ class Geometry:
         """The affine index that {index} stands for: along attrs["axis"], or linear where there is no axis."""
         return self._merged(self._raw_index(i))
 
-    def own_strides(self, kept: bool) -> Strides:
-        """How a result of the group is laid out: row-major over its level."""
-        return self._merged(canonical(self.group.space, self.group.kept_axes if kept else None))
+    def own_strides(self, i: int) -> Strides:
+        """How the result of node i is laid out: row-major over its level."""
+        return self._merged(canonical(self.group.space, self._level(i)))
+
+    def _level(self, i: int) -> tuple[int, ...] | None:
+        """The axes of the group's space that the result of node i has; None for all of them."""
+        g = self.group
+        if self.crosses(i):
+            return tuple([k for k in range(len(g.space)) if k not in g.crossed])
+        return g.kept_axes if self.is_kept(i) else None
 
     # axes
 
@@ -119,18 +131,22 @@ class Geometry:
         walked += [self._raw_index(i) for i in self.members if self.uses_index(i)]
         if g.reduced:
             walked.append(canonical(g.space, g.kept_axes))
-        if not g.reduced or any(not self.is_kept(i) and self.is_output(i) for i in self.members):
+        walked += [canonical(g.space, self._level(i)) for i in g.crossing]
+        if not g.reduced or any(self._level(i) is None and self.is_output(i) for i in self.members):
             walked.append(canonical(g.space))
-        self._runs = collapse(g.space, tuple([int(k in g.reduced) for k in range(len(g.space))]), walked)
+        classes = tuple([2 * (k in g.crossed) + (k in g.reduced) for k in range(len(g.space))])
+        self._runs = collapse(g.space, classes, walked)
         self.sizes = [prod(g.space[k] for k in run) for run in self._runs]
         reduced = [run[0] in g.reduced for run in self._runs]
+        self.crossed = [k for k, run in enumerate(self._runs) if run[0] in g.crossed]
         every, last = list(range(len(self._runs))), len(self._runs) - 1
         if not g.reduced:
             self.mode = Mode.MAP
             self.outer, self.inner = (every[:-1], [last]) if last > 0 else (every, [])
         elif reduced[last]:
             self.mode = Mode.ROW
-            self.outer, self.inner = [k for k in every if not reduced[k]], [k for k in every if reduced[k]]
+            self.outer = [k for k in every if not reduced[k] and k not in self.crossed]
+            self.inner = [k for k in every if reduced[k]]
         else:
             self.mode = Mode.COLUMN
             self.outer = [k for k in every if not reduced[k] and k != last]

@@ -2,7 +2,8 @@
 
 A group has one iteration space. Its nodes live on one of two levels: *full*, one element per point of the space, or *kept*, one per
 point of the axes that the group's reductions keep. Producers fold into a reduction, consumers follow it, and several
-reductions over the same rows share a kernel, because all of them are merely levels of one space.
+reductions over the same rows share a kernel, because all of them are merely levels of one space. Sums *across* the rows may ride
+along (`crossing`), if nobody in the group waits for them.
 
 Merging is greedy, in order of bytes saved. It is legal if the two spaces can be unified, every value that passes between the groups is
 read where it is written (element for element, or once a row), and no path leaves the merged group and comes back. Every refusal is
@@ -14,11 +15,12 @@ from __future__ import annotations
 import heapq
 import itertools
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from hybridml.errors import GraphError
+from hybridml.kernels import crossing
 from hybridml.kernels.space import Space, canonical, parts, refine, squeeze, stretch, strides_over
-from hybridml.kernels.views import Place
+from hybridml.kernels.views import Place, places
 from hybridml.ops.registry import Kind
 from hybridml.trace.graph import Graph, Node, Value, has_effects, runs_python
 
@@ -40,14 +42,32 @@ class Refusal(NamedTuple):
     reason: str
 
 
+class Fusion(NamedTuple):
+    """The merges that made a graph's groups, in the order in which they happened, and what stayed apart.
+
+    A merge is the first nodes of two groups and the number of the way in which their spaces were unified.
+    """
+
+    merges: tuple[tuple[int, int, int], ...]
+    refusals: dict[tuple[int, int], Refusal]
+
+
+Fusions = dict[tuple[Any, ...], Fusion]  # of graphs that are one but for their sizes, by their wiring
+
+
 @dataclass(eq=False)
 class Group:
-    """Nodes of one kernel. `kept` are the nodes that live on the kept level; `reduced` are axes of `space`."""
+    """Nodes of one kernel. `kept` are the nodes that live on the kept level; `reduced` are axes of `space`.
+
+    `crossing` are reductions over `crossed`, axes of the rows: one result for each point of the other axes.
+    """
 
     nodes: list[int]
     space: Space
     reduced: frozenset[int] = frozenset()
     kept: frozenset[int] = frozenset()
+    crossing: frozenset[int] = frozenset()
+    crossed: frozenset[int] = frozenset()
     fusible: bool = True
     before: set[Group] = field(default_factory=set)
     after: set[Group] = field(default_factory=set)
@@ -87,12 +107,13 @@ def can_fuse(n: Node) -> bool:
 
 
 class Fuser:
-    """Groups the compute nodes of one graph."""
+    """Groups the compute nodes of one graph; with sums across rows in the rows' kernels, if the target can (`across`)."""
 
-    def __init__(self, graph: Graph, places: dict[Value, Place]) -> None:
-        self.graph, self.places = graph, places
+    def __init__(self, graph: Graph, places: dict[Value, Place], across: bool = False) -> None:
+        self.graph, self.places, self.across = graph, places, across
         self.nodes = graph.nodes
         self.refusals: dict[tuple[int, int], Refusal] = {}
+        self._merges: list[tuple[int, int, int]] = []
         self.owner: dict[int, Group] = {}
         self._producer = {v: i for i, n in enumerate(self.nodes) for v in n.outputs}
         self._readers: dict[Value, list[int]] = {}
@@ -185,6 +206,22 @@ class Fuser:
         }
         return self.groups
 
+    @property
+    def fusion(self) -> Fusion:
+        """What was decided, for the same graph at other sizes."""
+        return Fusion(tuple(self._merges), dict(self.refusals))
+
+    def repeat(self, fusion: Fusion) -> bool:
+        """Merge what was merged for the same graph at other sizes, from the start. False if that is not legal for these sizes."""
+        for a, b, way in fusion.merges:
+            left, right = self.owner[a], self.owner[b]
+            ways = self._unifications(left, right)
+            if way >= len(ways):
+                return False
+            self._replace(left, right, ways[way])
+        self.refusals = dict(fusion.refusals)
+        return all(self._check(g) is None for g in set(self.owner.values()) if len(g.nodes) > 1)
+
     def _refuse(self, a: int, b: int, reason: str) -> None:
         self.refusals[a, b] = Refusal(self._name(a), self._name(b), reason)
 
@@ -205,9 +242,10 @@ class Fuser:
         if self._between(a, b) or self._between(b, a):
             return "another kernel lies between them"
         reason: str | None = "their iteration spaces differ"
-        for merged in self._unifications(a, b):
-            reason = self._check(merged, a, b)
+        for way, merged in enumerate(self._unifications(a, b)):
+            reason = self._check(merged)
             if reason is None:
+                self._merges.append((a.first, b.first, way))
                 self._replace(a, b, merged)
                 return None
         return reason
@@ -251,9 +289,15 @@ class Fuser:
         found: list[Group] = []
         fine = refine(a.space, b.space)
         if fine is not None:
-            ra, rb = _refined(a, fine), _refined(b, fine)
-            if not ra or not rb or ra == rb:
-                found.append(Group(nodes, fine, ra or rb, a.kept | b.kept))
+            ra, rb = (refined(g.space, g.reduced, fine) for g in (a, b))
+            ca, cb = (refined(g.space, g.crossed, fine) for g in (a, b))
+            if (not ra or not rb or ra == rb) and (not ca or not cb or ca == cb):
+                found.append(Group(nodes, fine, ra or rb, a.kept | b.kept, a.crossing | b.crossing, ca or cb))
+            for rows, down, along, c, over in ((a, b, ra, ca, rb), (b, a, rb, cb, ra)):
+                rides = self.across and not down.kept and not down.crossing and c in (frozenset(), over)
+                if rides and crossing.fits(fine, along, over):
+                    across = frozenset(i for i in down.nodes if self.nodes[i].op.reduce is not None)
+                    found.append(Group(nodes, fine, along, rows.kept, rows.crossing | across, over))
         for plain, reducing in ((a, b), (b, a)):
             if plain.reduced or not reducing.reduced:
                 continue
@@ -263,19 +307,26 @@ class Fuser:
                 continue
             space: list[int] = []
             reduced: set[int] = set()
+            crossed: set[int] = set()
             pieces = dict(zip(reducing.kept_axes, parts(kept, fine), strict=True))
             for k, d in enumerate(reducing.space):
                 if k in reducing.reduced:
                     reduced.add(len(space))
                     space.append(d)
                 else:
+                    if k in reducing.crossed:
+                        crossed.update(range(len(space), len(space) + len(pieces[k])))
                     space += [fine[p] for p in pieces[k]]
             found.append(
-                Group(nodes, tuple(space), frozenset(reduced), reducing.kept | frozenset(plain.nodes))
-            )
+                Group(
+                    nodes, tuple(space), frozenset(reduced), reducing.kept | frozenset(plain.nodes),
+                    reducing.crossing, frozenset(crossed),
+                )
+            )  # fmt: skip
         return found
 
-    def _check(self, g: Group, a: Group, b: Group) -> str | None:
+    def _check(self, g: Group) -> str | None:
+        """Why a group cannot be one kernel, or None."""
         members = set(g.nodes)
         operands: set[Value] = set()
         outputs = 0
@@ -296,6 +347,8 @@ class Fuser:
                 if n.op.kind is Kind.RANDOM:
                     return "a random state is read whole"
                 assert source is not None
+                if source in g.crossing:
+                    return "it is read before all rows are added up"
                 reduces = self.nodes[source].op.reduce is not None
                 from_kept = source in g.kept or reduces
                 wait = max(wait, waits[source] + reduces)
@@ -342,7 +395,37 @@ class Fuser:
         self._rank_merged(a, b, merged)
 
 
-def _refined(g: Group, fine: Space) -> frozenset[int]:
-    """The group's reduced axes as axes of a finer space."""
-    pieces = parts(g.space, fine)
-    return frozenset(p for k in g.reduced for p in pieces[k])
+def refined(space: Space, axes: frozenset[int], fine: Space) -> frozenset[int]:
+    """Axes of a space as axes of a finer one."""
+    pieces = parts(space, fine)
+    return frozenset(p for k in axes for p in pieces[k])
+
+
+def fused(graph: Graph, known: Fusions | None = None) -> Fuser:
+    """The graph's groups, for the CPU; sums that rows could take along are cut into blocks first.
+
+    `known` holds what was decided for the graph at other sizes, and takes what is decided now: the search is most of the work.
+    """
+    fuser = _searched(graph, known)
+    in_blocks = crossing.cut(fuser)
+    return fuser if in_blocks is None else _searched(in_blocks, known)
+
+
+def _searched(graph: Graph, known: Fusions | None) -> Fuser:
+    fuser = Fuser(graph, places(graph), across=True)
+    if known is None:
+        fuser.fuse()
+        return fuser
+    key = _wiring(graph)
+    if key in known and fuser.repeat(known[key]):
+        return fuser
+    fuser = Fuser(graph, fuser.places, across=True)
+    fuser.fuse()
+    known[key] = fuser.fusion
+    return fuser
+
+
+def _wiring(graph: Graph) -> tuple[Any, ...]:
+    """What a graph is but for its sizes: the operations, and who reads whom."""
+    numbers = graph.numbers()
+    return tuple([(n.op, *[numbers[v] for v in n.values]) for n in graph.nodes])

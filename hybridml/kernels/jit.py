@@ -135,6 +135,11 @@ def load(source: str, name: str, signature: str = KERNEL) -> Kernel:
         return kernel
 
 
+def close() -> None:
+    """Wait for the kernel that is being loaded, and let no other thread load any more: the interpreter is about to end."""
+    _lock.acquire()
+
+
 def stats() -> Stats:
     """A copy of the counters: take it before and after, and subtract."""
     with _lock:

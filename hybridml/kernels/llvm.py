@@ -43,24 +43,28 @@ def machine() -> Any:
     )
 
 
-def optimised(text: str) -> Any:
-    """A module as LLVM's third level of optimisation leaves it, loops vectorised."""
+def optimised(text: str, loops: bool = True) -> Any:
+    """A module as LLVM's third level of optimisation leaves it.
+
+    `loops` says that they are to be vectorised and unrolled. That takes LLVM half of its time, and is for naught in loops that call
+    kernels or hold vector code as they are.
+    """
     llvm = binding()
     module = llvm.parse_assembly(text)
     module.triple = llvm.get_process_triple()
     module.data_layout = str(machine().target_data)
     module.verify()
     options = llvm.create_pipeline_tuning_options(speed_level=3)
-    options.loop_vectorization = options.loop_interleaving = options.loop_unrolling = True
+    options.loop_vectorization = options.loop_interleaving = options.loop_unrolling = loops
     options.slp_vectorization = False
     builder = llvm.create_pass_builder(machine(), options)
     builder.getModulePassManager().run(module, builder)
     return module
 
 
-def compile_module(text: str) -> tuple[bytes, set[str]]:
-    """The object code of a module, and the functions it leaves to others."""
-    module = optimised(text)
+def compile_module(text: str, loops: bool = True) -> tuple[bytes, set[str]]:
+    """The object code of a module, and the functions it leaves to others; see `optimised`."""
+    module = optimised(text, loops)
     code: bytes = machine().emit_object(module)
     declared = {f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")}
     return code, declared

@@ -8,7 +8,7 @@ computed twice. `rows` and `columns` say what the passes look like.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Any
 
@@ -82,6 +82,7 @@ class Lowering:
         self.borrowed: dict[
             int, Access
         ] = {}  # the rows of later outputs that hold expensive values until then
+        self.passes: list[Statement] = []  # those of one row, where the kernel's body is not that already
         self._hold()
 
     def statements(self) -> list[Statement]:
@@ -93,10 +94,9 @@ class Lowering:
         body = self.statements()
         title = "_".join(dict.fromkeys(self.nodes[i].op.name for i in self.members))
         notes = [f"{self.nodes[i].op.name} -> {self.nodes[i].out.dtype.name}" for i in self.members]
-        spec = KernelSpec(
-            g.mode, a.operands, a.words, a.scalars, [self.axes[k] for k in g.outer], body, title, notes
-        )
-        in_place = self._in_place(body)
+        outer, crossed = ([self.axes[k] for k in axes] for axes in (g.outer, g.crossed))
+        spec = KernelSpec(g.mode, a.operands, a.words, a.scalars, outer, body, title, notes, tuple(crossed))
+        in_place = self._in_place(self.passes or body)
         return Lowered(
             spec, a.bases, a.word_values, a.scalar_values, g.extent, prod(g.sizes), self.temporaries, in_place
         )
@@ -109,7 +109,7 @@ class Lowering:
 
     def write(self, i: int) -> Access:
         """Where the result of node i goes."""
-        return self.arguments.write(self.nodes[i].out, self.geometry.is_kept(i))
+        return self.arguments.write(i)
 
     def text(self, i: int, names: list[str]) -> str:
         """The node's scalar text over these names, its functions chosen by dtype, its result of the output's dtype."""
@@ -142,6 +142,16 @@ class Lowering:
         n = self.nodes[i]
         assert n.op.reduce is not None
         return self.arguments.scalar(n.op.reduce.identity(n.out.dtype), n.out.dtype)
+
+    def added(self, i: int, scope: Scope) -> Store:
+        """The step of a reduction whose accumulators lie in memory: what stores the sum so far and one more value."""
+        value = self.operands(i, scope)[0]
+        before, after = self.new(), self.new()
+        scope.body.append(Load(before, *self.held[i]))
+        step = replace(self.accumulate(i, before, value), name=before)
+        text = step.combine.format(before, value)
+        scope.body.append(Let(after, text, step.dtype, self.nodes[i].op.name, step))
+        return Store(*self.held[i], after)
 
     # values
 
@@ -201,7 +211,7 @@ class Lowering:
     def _hold(self) -> None:
         """Full-level values of an earlier pass: in their own output, or, if expensive, in the row of a later output."""
         g = self.geometry
-        full = [i for i in self.members if not g.is_kept(i)]
+        full = [i for i in self.members if not g.is_kept(i) and not g.crosses(i)]
         last_use: dict[int, int] = {}
         for i in self.members:
             for x in self.nodes[i].values:
@@ -220,7 +230,7 @@ class Lowering:
                     free.remove(o)
                     break
 
-    def _in_place(self, body: list[Statement]) -> list[tuple[Value, Value]]:
+    def _in_place(self, passes: list[Statement]) -> list[tuple[Value, Value]]:
         """(input, output) pairs that may share memory: the input is not read after the output is first written.
 
         Stores come last in their loop, so reading and writing one element in the same pass is in order.
@@ -238,7 +248,7 @@ class Lowering:
                 for inner in s.body:
                     walk(inner, at)
 
-        for at, s in enumerate(body):
+        for at, s in enumerate(passes):
             walk(s, at)
         walked: dict[Value, set[Any]] = {}
         for i in self.members:
@@ -252,9 +262,9 @@ class Lowering:
         found = []
         for i in self.members:
             o = self.nodes[i].out
-            if not g.is_output(i) or (g.reduces(i) and g.mode is Mode.COLUMN):
-                continue  # a column's reduction accumulates in its output from the start
-            own = {(g.own_strides(g.is_kept(i)), 0)}
+            if not g.is_output(i) or g.crosses(i) or (g.reduces(i) and g.mode is Mode.COLUMN):
+                continue  # a reduction down the columns accumulates in its output from the start
+            own = {(g.own_strides(i), 0)}
             for x, seen in walked.items():
                 same_size = x.dtype.itemsize == o.dtype.itemsize and x.spec.size == o.spec.size
                 if same_size and seen == own and last_load.get(names[x], -1) <= first_store[names[o]]:

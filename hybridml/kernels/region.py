@@ -17,7 +17,7 @@ import numpy as np
 from hybridml.kernels import control, driver, horizontal, jit, memory
 from hybridml.kernels.address import Address, Fixed, add_copy
 from hybridml.kernels.emit import emit
-from hybridml.kernels.group import Fuser, Group, Refusal
+from hybridml.kernels.group import Fuser, Fusions, Group, Refusal, fused
 from hybridml.kernels.lower import Check, Lowered, lower
 from hybridml.kernels.movement import lower_movement
 from hybridml.kernels.steps import (
@@ -32,7 +32,7 @@ from hybridml.kernels.steps import (
     is_empty,
     merge_equal_updates,
 )
-from hybridml.kernels.views import Place, places
+from hybridml.kernels.views import Place
 from hybridml.kernels.windows import lower_windows
 from hybridml.ops.registry import Kind
 from hybridml.trace.graph import Graph, Node, Value, runs_python
@@ -72,14 +72,16 @@ class Site:
 class Region:
     """Steps and buffers of one graph. `variables` of the graph are overwritten by its `updates`.
 
-    `inner` says that it is a sub-graph: its variables are loop variables, which nobody sees if the call fails.
+    `inner` says that it is a sub-graph: its variables are loop variables, which nobody sees if the call fails. `known` is what fusion
+    decided for the same graph at other sizes.
     """
 
-    def __init__(self, graph: Graph, threads: int, meter: Meter, inner: bool = False) -> None:
-        self.graph, self.threads, self.meter, self.inner = graph, threads, meter, inner
-        self.places = places(graph)
-        fuser = Fuser(graph, self.places)
-        self.groups = fuser.fuse()
+    def __init__(
+        self, graph: Graph, threads: int, meter: Meter, inner: bool = False, known: Fusions | None = None
+    ) -> None:
+        self.threads, self.meter, self.inner, self._known = threads, meter, inner, known
+        fuser = self._fused(graph)
+        self.graph, self.places, self.groups = fuser.graph, fuser.places, fuser.groups
         self.refusals: list[Refusal] = list(fuser.refusals.values())
         self._readers = fuser._readers
         self._member = dict(fuser.owner)
@@ -143,13 +145,17 @@ class Region:
         """Our own routines for a convolution or a pooling, or None where there is none."""
         return lower_windows(n, self.places, self.threads)
 
+    def _fused(self, graph: Graph) -> Fuser:
+        """The graph's groups, as this target can run them."""
+        return fused(graph, self._known)
+
     def _merged(self, steps: list[Step]) -> list[Step]:
         """The steps, those that may share a launch put together."""
         return merge_equal_updates(steps)
 
     def _inner(self, graph: Graph) -> Region:
         """The region of a branch or a loop body."""
-        return Region(graph, self.threads, self.meter, inner=True)
+        return Region(graph, self.threads, self.meter, True, self._known)
 
     def _kernel(self, g: Group, reads: tuple[Value, ...]) -> KernelStep:
         started = time.perf_counter()

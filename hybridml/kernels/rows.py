@@ -1,4 +1,7 @@
-"""MAP and ROW kernels: passes over the inner axes, with the kept values between them as scalars."""
+"""MAP and ROW kernels: passes over the inner axes, with the kept values between them as scalars.
+
+Reductions across the rows accumulate in a row of memory, which stays in the nearest cache while the rows go by.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +15,17 @@ class RowLowering(Lowering):
     """For each row: kept values that are known, a pass over the row, more kept values, the next pass, ... then the row's results."""
 
     def statements(self) -> list[Statement]:
+        g = self.geometry
+        across = [i for i in self.members if g.crosses(i)]
+        self.held |= {i: self.write(i) for i in across}
+        body = self.passes = self._row()
+        for k in reversed(g.crossed):
+            body = [Loop(self.axes[k], body)]
+        if across:
+            body = self._loops([Store(*self.held[i], self.identity(i)) for i in across], ()) + body
+        return body
+
+    def _row(self) -> list[Statement]:
         g = self.geometry
         accumulators = {i: f"a{k}" for k, i in enumerate(i for i in self.members if g.reduces(i))}
         row: dict[Any, str] = {}
@@ -43,6 +57,8 @@ class RowLowering(Lowering):
             if g.reduces(i):
                 reductions.append(i)
                 scope.body.append(self.accumulate(i, accumulators[i], self.operands(i, scope)[0]))
+            elif g.crosses(i):
+                scope.stores.append(self.added(i, scope))
             elif i in self.held:
                 scope.stores.append(Store(*self.held[i], self.value(i, scope)))
         return reductions

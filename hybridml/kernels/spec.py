@@ -130,6 +130,7 @@ class KernelSpec:
     words     names of the int64 words after the operands' addresses: sizes and strides
     parallel  the axes that [begin, end) runs over, flattened in row-major order; empty where a Loop is `split`
     body      what happens for each of them
+    crossed   the axes of rows across which something is added up, in memory, by loops of the body
     title     the ops, in order, for people
     """
 
@@ -141,3 +142,4 @@ class KernelSpec:
     body: list[Statement]
     title: str
     notes: list[str]
+    crossed: tuple[Axis, ...] = ()

@@ -15,6 +15,16 @@ from hybridml.nn.functions import (
     softsign,
 )
 from hybridml.nn.layers.attention import MultiHeadAttention, TransformerBlock
+from hybridml.nn.layers.convolution import (
+    AvgPool2D,
+    Conv1D,
+    Conv2D,
+    Conv2DTranspose,
+    DepthwiseConv2D,
+    GlobalAvgPool2D,
+    GlobalMaxPool2D,
+    MaxPool2D,
+)
 from hybridml.nn.layers.core import (
     Activation,
     Add,
@@ -60,6 +70,7 @@ from hybridml.ops.pooling import (
     window_scatter,
     window_take,
 )
+from hybridml.ops.standardize import standardize
 from hybridml.ops.structure import one_hot
 from hybridml.ops.transcendental import sigmoid, tanh
 
@@ -68,16 +79,24 @@ __all__ = [
     "LSTM",
     "Activation",
     "Add",
+    "AvgPool2D",
     "BatchNorm",
     "Bidirectional",
     "Concatenate",
+    "Conv1D",
+    "Conv2D",
+    "Conv2DTranspose",
     "Dense",
+    "DepthwiseConv2D",
     "Dropout",
     "Embedding",
     "Flatten",
+    "GlobalAvgPool2D",
+    "GlobalMaxPool2D",
     "GroupNorm",
     "Lambda",
     "LayerNorm",
+    "MaxPool2D",
     "Module",
     "MultiHeadAttention",
     "Multiply",
@@ -121,6 +140,7 @@ __all__ = [
     "softmax_cross_entropy",
     "softplus",
     "softsign",
+    "standardize",
     "tanh",
     "window_scatter",
     "window_take",

@@ -139,7 +139,8 @@ class Module:
             raise
         finally:
             _calls.training = outer
-        record.output_shape = getattr(out, "shape", None)
+        shape = getattr(out, "shape", None)
+        record.output_shape = shape and tuple([d if isinstance(d, int) else None for d in shape])
         return out
 
     def _build(self, args: Sequence[Any]) -> None:

@@ -17,6 +17,7 @@ from hybridml.ops import (
     random,
     reductions,
     sorting,
+    standardize,
     statistics,
     structure,
     transcendental,

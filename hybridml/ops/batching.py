@@ -14,7 +14,7 @@ from typing import Any
 from hybridml.ops.door import call
 from hybridml.ops.joining import stack
 from hybridml.ops.registry import Kind, Op
-from hybridml.ops.spec import TensorSpec, is_scalar
+from hybridml.ops.spec import TensorSpec, all_equal, is_scalar
 from hybridml.ops.view import broadcast_to, reshape, strided_slice
 
 # How an attribute of one example becomes that of all: (value, number of examples) -> value.
@@ -27,7 +27,8 @@ _ATTRIBUTES: dict[str, Callable[[Any, int], Any]] = {
     "stops": lambda v, n: (n, *v),
     "steps": lambda v, n: (1, *v),
 } | dict.fromkeys(
-    ("keepdims", "dtype", "value", "descending", "reverse", "ta", "tb", "k", "message"), lambda v, n: v
+    ("keepdims", "dtype", "value", "descending", "reverse", "ta", "tb", "k", "message", "epsilon"),
+    lambda v, n: v,
 )  # these mean the same for any number of examples
 
 _ONE_BY_ONE = (
@@ -61,7 +62,7 @@ def aligned(operands: Sequence[Any], mapped: Sequence[bool], size: int, stretch:
         x.shape[1:] if m else x.shape for x, m in zip(operands, mapped, strict=True) if not is_scalar(x)
     ]
     ndim = max(map(len, shapes))
-    stretch = stretch or len(set(shapes)) == 1
+    stretch = stretch or all_equal(shapes)
     return [
         x if is_scalar(x)
         else _after_examples(x, ndim) if m

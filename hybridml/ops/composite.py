@@ -17,8 +17,9 @@ from hybridml.ops.reductions import max as max_
 from hybridml.ops.reductions import sum as sum_
 from hybridml.ops.registry import composite
 from hybridml.ops.spec import normalize_axis
-from hybridml.ops.statistics import iota, logsumexp, mean
-from hybridml.ops.transcendental import erf, exp, expm1, log, logaddexp, rsqrt, sigmoid, tanh
+from hybridml.ops.standardize import standardize
+from hybridml.ops.statistics import iota, logsumexp
+from hybridml.ops.transcendental import erf, exp, expm1, log, logaddexp, sigmoid, tanh
 from hybridml.ops.view import expand_dims
 
 # Activations
@@ -140,8 +141,7 @@ def layer_norm(
     x = lift(x)
     if x.dtype is dtypes.float16:
         return astype(layer_norm(astype(x, dtypes.float32), scale, bias, axis, epsilon), dtypes.float16)
-    centred = x - mean(x, axis=axis, keepdims=True)
-    out = centred * rsqrt(mean(centred * centred, axis=axis, keepdims=True) + epsilon)
+    out = standardize(x, axis, epsilon)
     out = out if scale is None else out * scale
     return out if bias is None else out + bias
 

@@ -24,33 +24,34 @@ from hybridml.ops.convolution_samples import (
     reference_input,
 )
 from hybridml.ops.door import call
+from hybridml.ops.linalg import matmul
 from hybridml.ops.registry import Kind, Layout, Op, Saves, register
 from hybridml.ops.spec import Shape, spec
-from hybridml.ops.view import permute_dims, reshape
+from hybridml.ops.view import matrix_transpose, permute_dims, reshape
 from hybridml.ops.windows import Pair, Windows
 
 
-def _check(name: str, *operands: Any) -> None:
+def _check(*operands: Any) -> None:
     for a in operands:
         if a.dtype.kind != "f":
-            raise DTypeError(f"{name} takes floating point tensors, got {a.dtype.name}; cast it with .astype")
+            raise DTypeError(f"expected floating point tensors, got {a.dtype.name}; cast it with .astype")
         if len(a.shape) != 4:
-            raise ShapeError(f"{name} takes images and filters of 4 dimensions, got shape {tuple(a.shape)}")
+            raise ShapeError(f"expected images and filters of 4 dimensions, got shape {tuple(a.shape)}")
 
 
-def _check_channels(name: str, x: Shape, filters: Shape, groups: int) -> None:
+def _check_channels(x: Shape, filters: Shape, groups: int) -> None:
     channels, each, count = x[3], filters[2], filters[3]
     if channels != each * groups or count % groups:
         raise ShapeError(
-            f"{name} of images {tuple(x)} and filters {tuple(filters)} in {groups} group{'s' * (groups != 1)}: expected filters of shape "
+            f"images {tuple(x)} and filters {tuple(filters)} in {groups} group{'s' * (groups != 1)}: expected filters of shape "
             f"(height, width, {channels} // {groups}, a multiple of {groups})"
         )
 
 
-def _check_windows(name: str, g: Shape, x: Shape, windows: Windows, count: int) -> None:
+def _check_windows(g: Shape, x: Shape, windows: Windows, count: int) -> None:
     if tuple(g) != (x[0], *windows.count, count):
         raise ShapeError(
-            f"{name}: the convolution of images {tuple(x)} by {windows.window} has the shape "
+            f"the convolution of images {tuple(x)} by {windows.window} has the shape "
             f"{(x[0], *windows.count, count)}, got {tuple(g)}"
         )
 
@@ -59,25 +60,25 @@ def _check_windows(name: str, g: Shape, x: Shape, windows: Windows, count: int) 
 
 
 def _conv_shape(x: Any, w: Any, **attrs: Any) -> Shape:
-    _check("conv2d", x, w)
-    _check_channels("conv2d", x.shape, w.shape, attrs["groups"])
+    _check(x, w)
+    _check_channels(x.shape, w.shape, attrs["groups"])
     return (x.shape[0], *geometry(x.shape, w.shape, attrs).count, w.shape[3])
 
 
 def _input_shape(g: Any, w: Any, *, size: Pair, **attrs: Any) -> Shape:
-    _check("conv2d_transpose", g, w)
+    _check(g, w)
     x = (g.shape[0], *size, w.shape[2] * attrs["groups"])
-    _check_channels("conv2d_transpose", x, w.shape, attrs["groups"])
-    _check_windows("conv2d_transpose", g.shape, x, geometry(x, w.shape, attrs), w.shape[3])
+    _check_channels(x, w.shape, attrs["groups"])
+    _check_windows(g.shape, x, geometry(x, w.shape, attrs), w.shape[3])
     return x
 
 
 def _filter_shape(x: Any, g: Any, *, window: Pair, **attrs: Any) -> Shape:
-    _check("conv2d_filter_gradient", x, g)
+    _check(x, g)
     groups = attrs["groups"]
     w = (*window, x.shape[3] // groups, g.shape[3])
-    _check_channels("conv2d_filter_gradient", x.shape, w, groups)
-    _check_windows("conv2d_filter_gradient", g.shape, x.shape, geometry(x.shape, w, attrs), g.shape[3])
+    _check_channels(x.shape, w, groups)
+    _check_windows(g.shape, x.shape, geometry(x.shape, w, attrs), g.shape[3])
     return w
 
 
@@ -163,6 +164,35 @@ def _gradient_by_filter(x: Any, g: Any, w: Any, attrs: dict[str, Any]) -> Any:
     return call(CONV_FILTER, x, g, window=tuple(w.shape[:2]), **attrs)
 
 
+# compiled: a window of one element is a matrix product over the channels
+
+
+def _is_product(window: Pair, *, strides: Pair, padding: Any, groups: int, **_: Any) -> bool:
+    return tuple(window) == (1, 1) == strides and padding == ((0, 0), (0, 0)) and groups == 1
+
+
+def _rows(x: Any) -> Any:
+    return reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
+
+
+def _expand_conv(x: Any, w: Any, **attrs: Any) -> Any:
+    if not _is_product(w.shape[:2], **attrs):
+        return None
+    return reshape(matmul(_rows(x), _rows(w)), (*x.shape[:3], w.shape[3]))
+
+
+def _expand_input(g: Any, w: Any, *, size: Pair, **attrs: Any) -> Any:
+    if not _is_product(w.shape[:2], **attrs):
+        return None
+    return reshape(matmul(_rows(g), matrix_transpose(_rows(w))), (*g.shape[:3], w.shape[2]))
+
+
+def _expand_filter(x: Any, g: Any, *, window: Pair, **attrs: Any) -> Any:
+    if not _is_product(window, **attrs):
+        return None
+    return reshape(matmul(matrix_transpose(_rows(x)), _rows(g)), (1, 1, x.shape[3], g.shape[3]))
+
+
 # vmap: examples of an image batch are more images; where filters differ from example to example, examples are groups
 
 
@@ -209,7 +239,7 @@ def _dense(layout: Layout) -> bool:
 
 
 CONV: Op = register(Op(
-    "conv2d", Kind.EXTERN, provider="conv", reads=_dense, eager=_eager_conv, saves=Saves.INPUTS,
+    "conv2d", Kind.EXTERN, provider="conv", reads=_dense, eager=_eager_conv, expand=_expand_conv, saves=Saves.INPUTS,
     infer=lambda x, w, **attrs: spec(_conv_shape(x, w, **attrs), x.dtype),
     vjps=(
         lambda g, out, x, w, **attrs: _gradient_by_input(g, w, x, attrs),
@@ -219,7 +249,7 @@ CONV: Op = register(Op(
 ))  # fmt: skip
 
 CONV_INPUT: Op = register(Op(
-    "conv2d_transpose", Kind.EXTERN, provider="conv_input", reads=_dense, eager=_eager_input, saves=Saves.INPUTS,
+    "conv2d_transpose", Kind.EXTERN, provider="conv_input", reads=_dense, eager=_eager_input, expand=_expand_input, saves=Saves.INPUTS,
     infer=lambda g, w, **attrs: spec(_input_shape(g, w, **attrs), g.dtype),
     vjps=(
         lambda h, out, g, w, *, size, **attrs: call(CONV, h, w, **attrs),
@@ -229,7 +259,8 @@ CONV_INPUT: Op = register(Op(
 ))  # fmt: skip
 
 CONV_FILTER: Op = register(Op(
-    "conv2d_filter_gradient", Kind.EXTERN, provider="conv_filter", reads=_dense, eager=_eager_filter, saves=Saves.INPUTS,
+    "conv2d_filter_gradient", Kind.EXTERN, provider="conv_filter", reads=_dense, eager=_eager_filter, expand=_expand_filter,
+    saves=Saves.INPUTS,
     infer=lambda x, g, **attrs: spec(_filter_shape(x, g, **attrs), x.dtype),
     vjps=(
         lambda v, out, x, g, *, window, **attrs: _gradient_by_input(g, v, x, attrs),

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Sequence
 from typing import Any
@@ -19,6 +20,7 @@ from hybridml.ops.registry import composite
 from hybridml.ops.spec import normalize_axis
 from hybridml.ops.structure import diagonal
 from hybridml.ops.view import broadcast_to, expand_dims, moveaxis, permute_dims, reshape
+from hybridml.symbolic import hint
 
 Term = tuple[str, Any]  # the labels of a tensor's axes, and the tensor
 
@@ -89,7 +91,7 @@ def _arranged(term: Term, labels: str) -> Any:
 
 
 def _product(shape: Sequence[int]) -> int:
-    return int(np.prod(shape, dtype=np.int64))
+    return math.prod(shape)
 
 
 def _pair(a: Term, b: Term, keep: set[str]) -> Term:
@@ -146,7 +148,7 @@ def einsum(equation: str, /, *operands: Any) -> Any:
 def _order(inputs: list[str], result: str, terms: list[Term]) -> list[tuple[int, ...]]:
     if len(terms) <= 2:
         return [tuple(range(len(terms)))]
-    stand_ins = [np.broadcast_to(np.float32(0), x.shape) for _, x in terms]
+    stand_ins = [np.broadcast_to(np.float32(0), [hint(d) for d in x.shape]) for _, x in terms]
     path, _ = np.einsum_path(f"{','.join(inputs)}->{result}", *stand_ins, optimize="greedy")
     return [tuple(step) for step in path[1:]]
 

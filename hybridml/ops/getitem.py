@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -10,10 +11,28 @@ from hybridml.errors import DTypeError, IndexOutOfRangeError
 from hybridml.ops.door import lift
 from hybridml.ops.indexing import integer_index, nonzero, ravel_index, take
 from hybridml.ops.registry import composite
+from hybridml.ops.spec import is_int
 from hybridml.ops.view import moveaxis, permute_dims, reshape, strided_slice
+from hybridml.symbolic import dim
+from hybridml.symbolic.slices import bounds, length
+
+_BASIC = frozenset((int, slice, type(None), type(Ellipsis)))
 
 
-@composite(method="__getitem__")
+def _direct(x: Any, key: Any) -> Any:
+    """NumPy's own indexing, which means the same where the key is of these kinds."""
+    cls = type(key)
+    if cls is int or cls is slice:
+        return x[key]
+    if cls is np.ndarray and key.dtype.kind == "i":
+        return x.take(key, 0)
+    for k in key if cls is tuple else (key,):
+        if type(k) not in _BASIC and not (type(k) is np.ndarray and k.ndim and k.dtype.kind in "ib"):
+            return NotImplemented
+    return x[key]
+
+
+@composite(method="__getitem__", direct=_direct)
 def getitem(x: Any, key: Any, /) -> Any:
     """What `x[key]` is: integers, slices, None, Ellipsis, integer tensors and bool masks, with NumPy's meaning.
 
@@ -42,9 +61,9 @@ def _items(x: Any, key: Any) -> list[Any]:
         if k is None or k is Ellipsis or isinstance(k, slice):
             used += isinstance(k, slice)
             items.append(k)
-        elif isinstance(k, (int, np.integer)) and not isinstance(k, bool):
+        elif is_int(k) and not isinstance(k, bool):
             used += 1
-            items.append(int(k))
+            items.append(dim(k))
         else:
             found = _index_tensors(k, x)
             used += len(found)
@@ -102,16 +121,16 @@ def _basic(x: Any, items: list[Any]) -> tuple[Any, list[tuple[int, Any]], int]:
         axis = len(starts)
         n = x.shape[axis]
         start, stop, step = 0, n, 1
-        if isinstance(k, int):
+        if is_int(k):
             if not -n <= k < n:
                 raise IndexOutOfRangeError(
                     f"index {k} is out of range for axis {axis} of size {n} of a tensor of shape {x.shape}"
                 )
-            start = k % n
+            start = k + n if k < 0 else k
             stop = start + 1
         elif isinstance(k, slice):
-            start, stop, step = k.indices(n)
-            shape.append(len(range(start, stop, step)))
+            start, stop, step = bounds(k, n)
+            shape.append(length(start, stop, step))
         else:
             if isinstance(k, _Masked):
                 if k.size != n:
@@ -144,5 +163,5 @@ def _gather(x: Any, arrays: list[tuple[int, Any]], place: int) -> Any:
     order = rest[:place] + axes + rest[place:]
     dims = tuple([x.shape[a] for a in axes])
     x = permute_dims(x, order)
-    merged = reshape(x, (*x.shape[:place], int(np.prod(dims)), *x.shape[place + len(axes) :]))
+    merged = reshape(x, (*x.shape[:place], math.prod(dims), *x.shape[place + len(axes) :]))
     return take(merged, ravel_index([i for _, i in arrays], dims), axis=place)

@@ -86,7 +86,9 @@ def _examples_merged(x: Any, axis: int) -> Any:
 def _index_of_merged(indices: Any, mapped: bool, size: int, n: int) -> Any:
     if not mapped:
         indices = broadcast_to(indices, (size, *indices.shape))
-    example = lift(np.arange(size).reshape(size, *(1,) * (indices.ndim - 1)), indices)
+    from hybridml.ops.statistics import iota  # it is made of rows that are made of these
+
+    example = iota((size, *(1,) * (indices.ndim - 1)), 0)
     return ravel_index((example, indices), (size, n))
 
 

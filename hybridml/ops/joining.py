@@ -11,8 +11,9 @@ import numpy as np
 from hybridml.errors import ShapeError
 from hybridml.ops.door import call, lift
 from hybridml.ops.registry import EachOperand, Kind, Op, Promote, Sample, composite, public, register
-from hybridml.ops.spec import Shape, TensorSpec, normalize_axis, spec
+from hybridml.ops.spec import Shape, TensorSpec, all_equal, is_int, normalize_axis, spec
 from hybridml.ops.view import broadcast_to, expand_dims, narrow, reshape, strided_slice
+from hybridml.symbolic import dim
 
 # concat
 
@@ -74,10 +75,10 @@ def stack(arrays: Sequence[Any], /, *, axis: int = 0) -> Any:
     [[1.0, 3.0], [2.0, 4.0]]
     """
     xs = [lift(x) for x in arrays]
-    shapes = {x.shape for x in xs}
-    if len(shapes) != 1:
+    shapes = [x.shape for x in xs]
+    if not xs or not all_equal(shapes):
         raise ShapeError(
-            f"stack needs tensors of one shape, got {', '.join(map(str, sorted(shapes))) or 'none'}"
+            f"stack needs tensors of one shape, got {', '.join(map(str, sorted(set(shapes)))) or 'none'}"
         )
     where = normalize_axis(axis, xs[0].ndim + 1)
     return concat([expand_dims(x, axis=where) for x in xs], axis=where)
@@ -154,9 +155,9 @@ def pad(x: Any, /, pad_width: Any, *, value: float = 0) -> Any:
     [0.0, 1.0, 2.0, 0.0, 0.0]
     """
     x = lift(x)
-    if isinstance(pad_width, (int, np.integer)):
+    if is_int(pad_width):
         pad_width = ((pad_width, pad_width),) * x.ndim
-    widths = tuple([(int(a), int(b)) for a, b in pad_width])
+    widths = tuple([(dim(a), dim(b)) for a, b in pad_width])
     if len(widths) != x.ndim or any(w < 0 for pair in widths for w in pair):
         raise ShapeError(
             f"pad of shape {x.shape} needs {x.ndim} pairs of widths that are not negative, got {pad_width}"
@@ -175,7 +176,7 @@ def tile(x: Any, repetitions: Sequence[int], /) -> Any:
     >>> hml.tile([1., 2.], (2,)).tolist()
     [1.0, 2.0, 1.0, 2.0]
     """
-    x, times = lift(x), [int(r) for r in repetitions]
+    x, times = lift(x), [dim(r) for r in repetitions]
     times = [1] * (x.ndim - len(times)) + times
     shape = (1,) * (len(times) - x.ndim) + x.shape
     apart: Shape = tuple([n for d in shape for n in (1, d)])
@@ -198,9 +199,9 @@ def repeat(x: Any, repeats: Any, /, *, axis: int | None = None) -> Any:
         x, axis = reshape(x, (-1,)), 0
     axis = normalize_axis(axis, x.ndim)
     lead, n, rest = x.shape[:axis], x.shape[axis], x.shape[axis + 1 :]
-    if isinstance(repeats, (int, np.integer)):
-        spread = broadcast_to(reshape(x, (*lead, n, 1, *rest)), (*lead, n, int(repeats), *rest))
-        return reshape(spread, (*lead, n * int(repeats), *rest))
+    if is_int(repeats):
+        spread = broadcast_to(reshape(x, (*lead, n, 1, *rest)), (*lead, n, dim(repeats), *rest))
+        return reshape(spread, (*lead, n * dim(repeats), *rest))
     from hybridml.ops.indexing import take
 
     return take(x, np.repeat(np.arange(n), np.asarray(repeats)), axis=axis)

@@ -15,11 +15,13 @@ from hybridml.errors import DTypeError, ShapeError
 from hybridml.ops.batching import stretched
 from hybridml.ops.convolving import conv2d
 from hybridml.ops.door import call, lift
+from hybridml.ops.elementwise import equal, less_equal, where
+from hybridml.ops.logic import logical_and, logical_not
 from hybridml.ops.reductions import max as max_
 from hybridml.ops.registry import Kind, Layout, Op, Promote, Sample, Saves, composite, public, register
 from hybridml.ops.spec import Shape, TensorSpec, spec
 from hybridml.ops.statistics import mean
-from hybridml.ops.view import reshape
+from hybridml.ops.view import broadcast_to, reshape, strided_slice
 from hybridml.ops.windows import Padding, Pair, Windows, as_padding, as_pair, check_image
 
 
@@ -65,16 +67,16 @@ def _max_vjp(g: Any, out: Any, x: Any, **attrs: Any) -> Any:
 # an element of each window by its place, and back
 
 
-def _check_places(name: str, shape: Shape, places: Any) -> None:
+def _check_places(shape: Shape, places: Any) -> None:
     if tuple(places.shape) != tuple(shape):
-        raise ShapeError(f"{name} needs positions of shape {tuple(shape)}, got {tuple(places.shape)}")
+        raise ShapeError(f"expected positions of shape {tuple(shape)}, got {tuple(places.shape)}")
     if places.dtype.kind not in "iu":
-        raise DTypeError(f"{name} needs positions of integers, got {places.dtype.name}")
+        raise DTypeError(f"expected positions of integers, got {places.dtype.name}")
 
 
 def _take_shape(x: Any, places: Any, *, window: Pair, strides: Pair, padding: Padding) -> Shape:
     shape = (x.shape[0], *geometry(x.shape[1:3], window, strides, padding).count, x.shape[3])
-    _check_places("window_take", shape, places)
+    _check_places(shape, places)
     return shape
 
 
@@ -84,9 +86,9 @@ def _scatter_shape(
     count = geometry(size, window, strides, padding).count
     if tuple(g.shape[1:3]) != count:
         raise ShapeError(
-            f"window_scatter: an image of {size} has {count} windows of {window}, got values of shape {tuple(g.shape)}"
+            f"an image of {size} has {count} windows of {window}, got values of shape {tuple(g.shape)}"
         )
-    _check_places("window_scatter", g.shape, places)
+    _check_places(g.shape, places)
     return (g.shape[0], *size, g.shape[3])
 
 
@@ -102,6 +104,57 @@ def _eager_scatter(xp: Any, g: Any, places: Any, *, size: Pair, **attrs: Any) ->
     for tap, at, elements in geometry(size, **attrs).each():
         out[elements] += xp.where(places[at] == tap, g[at], g.dtype.type(0))
     return out
+
+
+# compiled: windows that tile the image make every tap a strided view, and the rest is arithmetic that fuses with its neighbours
+
+_FEW_TAPS = 16
+
+
+def _tiles(windows: Windows) -> bool:
+    """True if every element of the image is in exactly one window."""
+    sizes = tuple([c * k for c, k in zip(windows.count, windows.window, strict=True)])
+    return windows.strides == windows.window and sizes == windows.size and len(windows.taps) <= _FEW_TAPS
+
+
+def _slices(x: Any, windows: Windows) -> list[Any]:
+    (kh, kw), (n, h, w, c) = windows.window, x.shape
+    return [strided_slice(x, (0, a, b, 0), (n, h, w, c), (1, kh, kw, 1)) for a, b in windows.taps]
+
+
+def _expand_max(x: Any, **attrs: Any) -> Any:
+    windows = geometry(x.shape[1:3], **attrs)
+    if not _tiles(windows):
+        return None
+    best, *rest = _slices(x, windows)
+    place: Any = None
+    kind = position_dtype(windows.window)
+    for tap, new in enumerate(rest, start=1):
+        larger = logical_and(logical_not(less_equal(new, best)), equal(best, best))
+        best = where(larger, new, best)
+        place = where(larger, lift(kind.type(tap)), lift(kind.type(0)) if place is None else place)
+    return best, broadcast_to(lift(kind.type(0)), best.shape) if place is None else place
+
+
+def _expand_take(x: Any, places: Any, **attrs: Any) -> Any:
+    windows = geometry(x.shape[1:3], **attrs)
+    if not _tiles(windows):
+        return None
+    out: Any = x.dtype.type(0).item()
+    for tap, new in enumerate(_slices(x, windows)):
+        out = where(equal(places, tap), new, out)
+    return out
+
+
+def _expand_scatter(g: Any, places: Any, *, size: Pair, **attrs: Any) -> Any:
+    windows = geometry(size, **attrs)
+    if not _tiles(windows):
+        return None
+    (n, h, w, c), (kh, kw) = g.shape, windows.window
+    numbers = np.arange(kh * kw).astype(places.dtype).reshape(1, 1, kh, 1, kw, 1)
+    apart = (n, h, 1, w, 1, c)
+    here = equal(reshape(places, apart), lift(numbers))
+    return reshape(where(here, reshape(g, apart), g.dtype.type(0).item()), (n, *size, c))
 
 
 # vmap: examples are more images
@@ -227,21 +280,21 @@ def _dense(layout: Layout) -> bool:
 
 MAX_POOL: Op = register(Op(
     "max_pool2d", Kind.INDEX, provider="max_pool", reads=_dense, infer=_infer_max, eager=_eager_max, promote=Promote.NO, vjps=(_max_vjp,),
-    saves=Saves.OUTPUT, batch=lambda *args: _merged(MAX_POOL, *args), samples=_max_samples, reference=_reference_max,
+    saves=Saves.OUTPUT, expand=_expand_max, batch=lambda *args: _merged(MAX_POOL, *args), samples=_max_samples, reference=_reference_max,
 ))  # fmt: skip
 
 WINDOW_TAKE: Op = register(Op(
     "window_take", Kind.INDEX, provider="window_take", reads=_dense, promote=Promote.NO, eager=_eager_take, saves=Saves.INPUTS,
     infer=lambda x, places, **attrs: spec(_take_shape(x, places, **attrs), x.dtype),
     vjps=(lambda g, out, x, places, **attrs: call(WINDOW_SCATTER, g, places, size=tuple(x.shape[1:3]), **attrs), None),
-    batch=lambda *args: _merged(WINDOW_TAKE, *args), samples=_take_samples, reference=_reference_take,
+    expand=_expand_take, batch=lambda *args: _merged(WINDOW_TAKE, *args), samples=_take_samples, reference=_reference_take,
 ))  # fmt: skip
 
 WINDOW_SCATTER: Op = register(Op(
     "window_scatter", Kind.INDEX, provider="window_scatter", reads=_dense, promote=Promote.NO, eager=_eager_scatter, saves=Saves.INPUTS,
     infer=lambda g, places, **attrs: spec(_scatter_shape(g, places, **attrs), g.dtype),
     vjps=(lambda h, out, g, places, *, size, **attrs: call(WINDOW_TAKE, h, places, **attrs), None),
-    batch=lambda *args: _merged(WINDOW_SCATTER, *args), samples=_scatter_samples, reference=_reference_scatter,
+    expand=_expand_scatter, batch=lambda *args: _merged(WINDOW_SCATTER, *args), samples=_scatter_samples, reference=_reference_scatter,
 ))  # fmt: skip
 
 

@@ -6,6 +6,7 @@ The same state gives the same bits eagerly, traced, on the CPU and on a GPU. Who
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -21,7 +22,7 @@ from hybridml.ops.spec import Shape, TensorSpec, spec
 
 def blocks_used(shape: Shape, dtype: np.dtype) -> int:
     """How far a draw moves the counter: blocks of four 32-bit words, whole ones."""
-    words = int(np.prod(shape, dtype=np.int64)) * (2 if dtype.itemsize == 8 else 1)
+    words = math.prod(shape) * (2 if dtype.itemsize == 8 else 1)
     return -(-words // 4)
 
 
@@ -37,7 +38,7 @@ def _row(
 
     def eager(xp: Any, state: Any, *, shape: Shape, dtype: np.dtype) -> Any:
         seed, counter = state.tolist()
-        return stream[dtype](seed, counter, int(np.prod(shape, dtype=np.int64)), xp).reshape(shape)
+        return stream[dtype](seed, counter, math.prod(shape), xp).reshape(shape)
 
     state = np.array([7, 2**64 - 1], np.uint64)
     return register(Op(

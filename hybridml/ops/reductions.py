@@ -105,7 +105,7 @@ def _others(x: Any) -> Any:
     from hybridml.ops.joining import concat, stack
     from hybridml.ops.view import strided_slice
 
-    n = x.shape[-1]
+    n = int(x.shape[-1])  # how often it is halved is written into a graph, which is then for one size
     if n <= 1:
         return x * 0 + 1
     if n % 2:

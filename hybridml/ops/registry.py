@@ -150,7 +150,7 @@ class Op:
               depends on them
     reduce    the algebra of a reduction
     view      (Layout, **attrs) -> Layout, or None where only a copy can do it
-    expand    the op written in simpler public ops, for the compiler only
+    expand    the op written in simpler public ops, for the compiler only; None from it where the op had better stay
     neutral   {operand number: scalar} that leaves the other operand as it is (x + 0, x * 1)
     involution  True if applying the op twice gives the operand back
     provider  the name of the native routine that the compiler keeps for the op ("gemm", "take")
@@ -199,6 +199,14 @@ class Op:
         """The NumPy kinds of dtypes that operands which share one keep; "" where each operand keeps its own."""
         return {Promote.NO: "", Promote.SAME: "biuf", Promote.NUMBER: "iuf", Promote.FLOAT: "f"}[self.promote]
 
+    @functools.cached_property
+    def reads_inputs(self) -> bool:
+        return Saves.INPUTS in self.saves
+
+    @functools.cached_property
+    def reads_output(self) -> bool:
+        return Saves.OUTPUT in self.saves
+
     def __repr__(self) -> str:
         return f"<op {self.name}>"
 
@@ -236,22 +244,51 @@ def public(op: Op, *, namespace: str = "") -> Callable[[Callable[..., Any]], Cal
     return attach
 
 
+class _Composer:
+    """How composites are called. The eager layer puts in what plays calls that came before."""
+
+    run: Callable[[Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+    run_direct: Callable[[Callable[..., Any], Callable[..., Any], tuple[Any, ...], dict[str, Any]], Any]
+
+
+composer = _Composer()
+
+
 def composite(
-    *, method: bool | str = False, attribute: str = "", namespace: str = ""
+    *,
+    method: bool | str = False,
+    attribute: str = "",
+    namespace: str = "",
+    direct: Callable[..., Any] | None = None,
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator: a public function written in other public ops. It has no row, and the compiler makes it fast by fusing it.
+
+    What it does depends on nothing but its arguments, and on tensors only by shape and dtype: eager calls are recorded and played again.
 
     method     tensors have a method of this name (True: the function's own)
     attribute  tensors have a property of this name
     namespace  where people find it ("nn", "random"); "" is the package itself
+    direct     the same on bare arrays, where the array library has it as one cheap call: arrays in the places of tensors -> array, or
+               NotImplemented for arguments that it does not know
     """
 
     def attach(f: Callable[..., Any]) -> Callable[..., Any]:
-        _names(namespace)[f.__name__] = f
+        if direct is None:
+
+            @functools.wraps(f)
+            def composed(*args: Any, **kwargs: Any) -> Any:
+                return composer.run(f, args, kwargs)
+        else:
+
+            @functools.wraps(f)
+            def composed(*args: Any, **kwargs: Any) -> Any:
+                return composer.run_direct(direct, f, args, kwargs)
+
+        _names(namespace)[f.__name__] = composed
         if method:
-            METHODS[method if isinstance(method, str) else f.__name__] = f
+            METHODS[method if isinstance(method, str) else f.__name__] = composed
         if attribute:
-            ATTRIBUTES[attribute] = f
-        return f
+            ATTRIBUTES[attribute] = composed
+        return composed
 
     return attach

@@ -9,9 +9,10 @@ import numpy as np
 
 from hybridml import dtypes
 from hybridml.errors import ShapeError
+from hybridml.symbolic import Dim, Sized
 
 Scalar = bool | int | float
-Shape = tuple[int, ...]
+Shape = tuple[int, ...]  # in a trace, sizes that may vary are Dims
 
 
 class TensorSpec:
@@ -44,7 +45,11 @@ class TensorSpec:
         return self.size * self.dtype.itemsize
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, TensorSpec) and self.shape == other.shape and self.dtype == other.dtype
+        return (
+            isinstance(other, TensorSpec)
+            and self.dtype == other.dtype
+            and same_shape(self.shape, other.shape)
+        )
 
     def __hash__(self) -> int:
         return hash((self.shape, self.dtype))
@@ -61,9 +66,24 @@ def spec(shape: Sequence[int], dtype: np.dtype) -> TensorSpec:
     return s
 
 
+def same_shape(a: Shape, b: Shape) -> bool:
+    """Equality that asks nothing of the sizes where the numbers of dimensions differ, as comparing tuples would."""
+    return len(a) == len(b) and a == b
+
+
 def is_scalar(x: Any) -> bool:
-    """True for a weak Python scalar (NumPy scalars are tensors of their dtype)."""
-    return type(x) in (float, int, bool)
+    """True for a weak Python scalar (NumPy scalars are tensors of their dtype), or a number that depends on sizes."""
+    return type(x) in (float, int, bool) or isinstance(x, Sized)
+
+
+def is_int(x: Any) -> bool:
+    """True for a whole number: Python's, NumPy's, or a size that is not known."""
+    return isinstance(x, (int, np.integer, Dim))
+
+
+def all_equal(items: Sequence[Any]) -> bool:
+    """True if no two differ. (A set would tell sizes apart that are equal for the sizes at hand.)"""
+    return all(x == items[0] for x in items)
 
 
 def broadcast_shapes(*shapes: Shape) -> Shape:
@@ -71,7 +91,7 @@ def broadcast_shapes(*shapes: Shape) -> Shape:
     if not shapes:
         return ()
     first = shapes[0]
-    if all(s == first for s in shapes):
+    if all(same_shape(s, first) for s in shapes):
         return first
     ndim = max(map(len, shapes))
     result = [1] * ndim

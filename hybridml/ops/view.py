@@ -11,7 +11,17 @@ import numpy as np
 from hybridml.errors import ShapeError
 from hybridml.ops.door import call, lift
 from hybridml.ops.registry import Kind, Layout, Op, Promote, Sample, composite, public, register
-from hybridml.ops.spec import Shape, TensorSpec, broadcast_shapes, normalize_axes, normalize_axis, spec
+from hybridml.ops.spec import (
+    Shape,
+    TensorSpec,
+    broadcast_shapes,
+    is_int,
+    normalize_axes,
+    normalize_axis,
+    spec,
+)
+from hybridml.symbolic import dim
+from hybridml.symbolic.slices import bounds, length
 
 
 def _view(name: str, **fields: Any) -> Op:
@@ -79,13 +89,14 @@ def reshape(x: Any, /, shape: Shape | Sequence[int] | int) -> Any:
     (2, 3)
     """
     x = lift(x)
-    dims = [int(d) for d in ((shape,) if isinstance(shape, int) else shape)]
-    if -1 in dims and dims.count(-1) == 1:
-        known = math.prod(d for d in dims if d != -1)
+    dims = [dim(d) for d in ((shape,) if is_int(shape) else shape)]  # type: ignore[union-attr]  # it is no int
+    free = [i for i, d in enumerate(dims) if type(d) is int and d == -1]
+    if len(free) == 1:
+        known = math.prod([d for i, d in enumerate(dims) if i not in free])
         if known == 0 or x.size % known:
             raise ShapeError(f"cannot reshape {x.size} elements to {tuple(dims)}: -1 has no whole size")
-        dims[dims.index(-1)] = x.size // known
-    if dims and min(dims) < 0:
+        dims[free[0]] = x.size // known
+    if any([d < 0 for d in dims]):
         raise ShapeError(f"cannot reshape to {tuple(dims)}: at most one size may be -1, and none below it")
     new = tuple(dims)
     return x if new == x.shape else call(RESHAPE, x, shape=new)
@@ -180,7 +191,7 @@ def broadcast_to(x: Any, /, shape: Sequence[int]) -> Any:
     >>> hml.broadcast_to([1., 2.], (2, 2)).tolist()
     [[1.0, 2.0], [1.0, 2.0]]
     """
-    x, new = lift(x), tuple(int(d) for d in shape)
+    x, new = lift(x), tuple([dim(d) for d in shape])
     return x if new == x.shape else call(BROADCAST, x, shape=new)
 
 
@@ -201,7 +212,7 @@ def sum_to(g: Any, shape: Shape) -> Any:
 
 
 def _slice_shape(shape: Shape, key: tuple[slice, ...]) -> Shape:
-    return tuple([len(range(*s.indices(d))) for s, d in zip(key, shape, strict=True)])
+    return tuple([length(*bounds(s, d)) for s, d in zip(key, shape, strict=True)])
 
 
 def _bounds(starts: Shape, stops: tuple[int | None, ...], steps: Shape) -> tuple[slice, ...]:
@@ -210,7 +221,11 @@ def _bounds(starts: Shape, stops: tuple[int | None, ...], steps: Shape) -> tuple
 
 def _slice_layout(v: Layout, *, starts: Shape, stops: Any, steps: Shape) -> Layout:
     shape = _slice_shape(v.shape, _bounds(starts, stops, steps))
-    offset = v.offset + int(np.dot(starts, v.strides)) if 0 not in shape else v.offset
+    offset = (
+        v.offset + sum([a * s for a, s in zip(starts, v.strides, strict=True)])
+        if 0 not in shape
+        else v.offset
+    )
     return Layout(shape, tuple([s * k for s, k in zip(v.strides, steps, strict=True)]), offset)
 
 
@@ -244,6 +259,15 @@ def strided_slice(x: Any, /, starts: Shape, stops: tuple[int | None, ...], steps
     return call(SLICE, lift(x), starts=tuple(starts), stops=tuple(stops), steps=tuple(steps))
 
 
+def _infer_slice_scatter(
+    g: TensorSpec, *, shape: Shape, starts: Shape, stops: Any, steps: Shape
+) -> TensorSpec:
+    expected = _slice_shape(shape, _bounds(starts, stops, steps))
+    if g.shape != expected:
+        raise ShapeError(f"slice_scatter into a slice of shape {expected} of {shape} got {g}")
+    return spec(shape, g.dtype)
+
+
 def _eager_slice_scatter(xp: Any, g: Any, *, shape: Shape, starts: Shape, stops: Any, steps: Shape) -> Any:
     out = xp.zeros(shape, g.dtype)
     out[_bounds(starts, stops, steps)] = g
@@ -259,7 +283,7 @@ def _reference_slice_scatter(g: Any, shape: Any, starts: Any, stops: Any, steps:
 
 SLICE_SCATTER = register(Op(
     "slice_scatter", Kind.INDEX, provider="slice_scatter", promote=Promote.NO,
-    infer=lambda g, *, shape, starts, stops, steps: spec(shape, g.dtype),
+    infer=_infer_slice_scatter,
     eager=_eager_slice_scatter, reference=_reference_slice_scatter,
     vjps=(lambda g, out, x, *, shape, starts, stops, steps: strided_slice(g, starts, stops, steps),),
     samples=lambda rng: [
@@ -382,7 +406,7 @@ def swapaxes(x: Any, axis1: int, axis2: int, /) -> Any:
     return permute_dims(x, order)
 
 
-@composite(attribute="mT")
+@composite(attribute="mT", direct=lambda x: x.mT)
 def matrix_transpose(x: Any, /) -> Any:
     """The last two axes exchanged.
 
@@ -396,7 +420,7 @@ def matrix_transpose(x: Any, /) -> Any:
     return swapaxes(x, -1, -2)
 
 
-@composite(attribute="T")
+@composite(attribute="T", direct=lambda x: x.T)
 def transpose(x: Any, /, axes: Sequence[int] | None = None) -> Any:
     """The axes in reverse order, or in the order given.
 

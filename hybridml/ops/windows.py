@@ -13,6 +13,7 @@ import numpy as np
 
 from hybridml.errors import ShapeError
 from hybridml.ops.spec import Shape
+from hybridml.symbolic import dim
 
 Pair = tuple[int, int]
 Padding = tuple[Pair, Pair]
@@ -99,7 +100,7 @@ class Windows:
 
 def _pair(values: Any) -> Pair:
     first, second = values
-    return int(first), int(second)
+    return dim(first), dim(second)
 
 
 def as_pair(value: int | Sequence[int], name: str, least: int = 1) -> Pair:

@@ -49,7 +49,7 @@ def address(text: str, by: By = "translator") -> int:
 
         symbol, code, _ = numba_compiler.compile_object(text, "written", jit.KERNEL, "written.py", unique)
     else:
-        code, _ = llvm.compile_module(str(translate(text, "written", jit.KERNEL, symbol, "written.py")))
+        code, _ = llvm.compile_module(translate(text, "written", jit.KERNEL, symbol, "written.py").text)
     return llvm.link(symbol, (), code) or 0
 
 
@@ -72,7 +72,6 @@ def apply(expression: str, *arrays: Array, out: Any = None, by: By = "translator
 
 def assembly(expression: str, inputs: Sequence[Any], output: Any) -> str:
     """Machine code of the loop over an expression."""
-    text = str(
-        translate(elementwise(expression, inputs, output), "written", jit.KERNEL, "written", "written.py")
-    )
+    source = elementwise(expression, inputs, output)
+    text = translate(source, "written", jit.KERNEL, "written", "written.py").text
     return str(llvm.machine().emit_assembly(llvm.optimised(text)))

@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
+
+import numpy as np
 
 from hybridml import backends, pytree
 from hybridml.eager.creation import asarray
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable, moves
-from hybridml.errors import DeviceError, SignatureError
+from hybridml.errors import CompileWarning, DeviceError, SignatureError, user_stacklevel
+from hybridml.kernels.executable import Executable
+from hybridml.kernels.group import Fusions
 from hybridml.kernels.programs import executable
+from hybridml.ops.spec import TensorSpec
+from hybridml.symbolic import Dim, substitute
+from hybridml.symbolic.polynomial import Symbol
+from hybridml.trace.background import Later
+from hybridml.trace.bind import bound
 from hybridml.trace.check import check
-from hybridml.trace.gradient import PureFunction, inline
+from hybridml.trace.gradient import Prepared, PureFunction, inline
 from hybridml.trace.graph import Graph
+from hybridml.trace.interpret import interpret
 from hybridml.trace.passes import optimize
 
 
@@ -47,9 +59,51 @@ class OutputPlan:
     slots: tuple[int | None, ...]
     constants: tuple[Any, ...]
 
+    def at(self, values: Mapping[Symbol, Any]) -> OutputPlan:
+        """With sizes among the constants put in."""
+        return OutputPlan(self.structure, self.slots, substitute(self.constants, values))
+
     @property
     def single(self) -> bool:
         return self.structure is pytree.LEAF and self.slots == (0,)
+
+
+@dataclass(frozen=True)
+class Binding:
+    """Sizes that were put into a symbolic graph, and the optimised graph with them in; `seconds` is what that took. `prepare` gives the
+    gradient's graphs for these sizes; `fusions` are what fusion decided for other sizes."""
+
+    values: Mapping[Symbol, int]
+    optimized: Graph
+    seconds: float
+    prepare: Callable[[], Prepared | None]
+    fusions: Fusions
+
+
+def as_pure(graph: Graph) -> Graph:
+    """The graph with its variables as inputs and their new values as outputs."""
+    return graph.replace(
+        inputs=graph.inputs + graph.variables, variables=(), outputs=graph.results, updates=()
+    )
+
+
+def fits(given: TensorSpec, expected: TensorSpec) -> bool:
+    """True for a tensor that a signature allows; sizes that are open are met by any."""
+    return (
+        given.dtype == expected.dtype
+        and given.ndim == expected.ndim
+        and all(isinstance(e, Dim) or d == e for d, e in zip(given.shape, expected.shape, strict=True))
+    )
+
+
+def _compiled(
+    graph: Graph, binding: Binding | None, backend: backends.Backend
+) -> tuple[float, Graph, Executable]:
+    """Seconds that the passes took, what they made of the graph, and its program."""
+    started = time.perf_counter()
+    optimized = optimize(graph) if binding is None else binding.optimized
+    seconds = time.perf_counter() - started if binding is None else binding.seconds
+    return seconds, optimized, executable(optimized, backend, None if binding is None else binding.fusions)
 
 
 class ConcreteFunction:
@@ -67,9 +121,11 @@ class ConcreteFunction:
         trace_seconds: float = 0.0,
         check: bool = False,
         named: frozenset[int] = frozenset(),
+        binding: Binding | None = None,
+        background: bool = False,
         backend: backends.Backend = backends.CPU,
     ) -> None:
-        self.graph = graph
+        self._traced, self._binding = graph, binding
         self.variables = tuple(variables)
         self._plan = outputs
         self._assigned = [variables[i] for i, _ in graph.updates]
@@ -77,19 +133,45 @@ class ConcreteFunction:
         self._check = check
         self.named = named  # ids of the variables that the function put into a dict or a set
         self._made: dict[str, PureFunction] = {}  # shared with copies for other variables
-        started = time.perf_counter()
-        self.optimized = optimize(graph)
-        self._passes_seconds = time.perf_counter() - started
-        self.backend = backend
+        alone = not graph.inputs and bool(variables)  # then its variables say where it runs
+        self.backend = backends.common([v._array for v in variables]) if alone else backend
         self._moves = moves()
         self._check_places()
-        self.program = executable(self.optimized, backend)
+        self._background = background
+        self._later = Later(partial(_compiled, graph, binding, self.backend)) if background else None
+        self._later_gradient: list[Later[None]] = []  # at most one; shared with copies
+        if self._later is None:
+            self._passes_seconds, self.optimized, self.program = _compiled(graph, binding, self.backend)
+
+    # What the passes made of the graph, and its program. In the background they are awaited when they are first asked for.
+
+    @cached_property
+    def _passes_seconds(self) -> float:
+        return self._made_later[0]
+
+    @cached_property
+    def optimized(self) -> Graph:
+        return self._made_later[1]
+
+    @cached_property
+    def program(self) -> Executable:
+        return self._made_later[2]
+
+    @property
+    def _made_later(self) -> tuple[float, Graph, Executable]:
+        assert self._later is not None
+        return self._later.result()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Wait until calls run the compiled program; False if they do not after `timeout` seconds, or never will."""
+        later = self._later
+        return later is None or (later.wait(timeout) and later.error is None)
 
     def on(self, variables: Sequence[Variable]) -> ConcreteFunction:
         """The same program on other variables of the same shapes and dtypes."""
         other = copy.copy(self)
         other.variables = tuple(variables)
-        other._assigned = [variables[i] for i, _ in self.graph.updates]
+        other._assigned = [variables[i] for i, _ in self._traced.updates]
         return other
 
     def _check_places(self) -> None:
@@ -98,15 +180,19 @@ class ConcreteFunction:
             there = backends.of(v._array)
             if there is not self.backend:
                 raise DeviceError(
-                    f"@hml.function `{self.graph.name}` runs on {self.backend.name} and uses {v!r}, which is on {there.name}; move it "
+                    f"@hml.function `{self.name}` runs on {self.backend.name} and uses {v!r}, which is on {there.name}; move it "
                     f'before the call with variable.to("{self.backend.name}"), or pass tensors of {there.name}'
                 )
 
     # facts
 
+    @cached_property
+    def graph(self) -> Graph:
+        return self._traced if self._binding is None else bound(self._traced, self._binding.values)
+
     @property
     def name(self) -> str:
-        return self.graph.name
+        return self._traced.name
 
     @property
     def inputs(self) -> tuple[Any, ...]:
@@ -144,7 +230,7 @@ class ConcreteFunction:
             )
         lifted = [x if isinstance(x, Tensor) else asarray(x) for x in tensors]
         for x, s, v in zip(lifted, self.inputs, self.graph.inputs, strict=True):
-            if x.spec != s:
+            if not fits(x.spec, s):
                 raise SignatureError(f"{self.name}: argument `{v.name}`: expected {s}, got {x.spec}")
         return self.call(lifted)
 
@@ -164,10 +250,38 @@ class ConcreteFunction:
             self._moves = moves()
         for v in self._assigned:
             if v.is_held():
-                v._array = v._array.copy()
+                v._array = backends.of(v._array).copy(v._array)
+        if self._later is not None and not self._has_arrived(self._later):
+            return self._run_meanwhile(arrays)
         if self._check:
             return self._run_checked(arrays)
         return self.program.run(arrays + [v._array for v in self.variables])
+
+    def _has_arrived(self, later: Later[Any]) -> bool:
+        """True if what was to be made in the background can be used, or must be: arrays of a device are not interpreted."""
+        if not later.ready:
+            return not all(isinstance(v._array, np.ndarray) for v in self.variables)
+        if later.error is None:
+            return True
+        if not later.said:
+            later.said = True
+            warnings.warn(
+                f"@hml.function `{self.name}` could not be compiled in the background, so its operations go on one by one: "
+                f"{type(later.error).__name__}: {later.error}. Without background=True the call itself raises this.",
+                CompileWarning,
+                stacklevel=user_stacklevel(),
+            )
+        return False
+
+    def _run_meanwhile(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        """A call by the interpreter: one operation after the other, each as it runs eagerly."""
+        if not all(isinstance(a, np.ndarray) for a in arrays):
+            return self.program.run(arrays + [v._array for v in self.variables])
+        found, new = interpret(self.graph, arrays, [v._array for v in self.variables])
+        outputs, new = [[np.array(a, order="C") for a in results] for results in (found, new)]
+        for v, a in zip(self._assigned, new, strict=True):
+            np.copyto(v._array, a)
+        return outputs
 
     def _run_checked(self, arrays: list[Any]) -> list[Any]:
         before = [v._array.copy() for v in self.variables]
@@ -186,12 +300,11 @@ class ConcreteFunction:
 
     def _inline(self, tensors: Sequence[Tensor]) -> list[Any]:
         """Run the graph through the door: one more way to write it into a trace."""
-        g = self.graph
-        pure = g.replace(inputs=g.inputs + g.variables, variables=(), outputs=g.results, updates=())
-        results = inline(pure, [*tensors, *[v.value() for v in self.variables]])
-        for v, new in zip(self._assigned, results[len(g.outputs) :], strict=True):
+        results = inline(as_pure(self.graph), [*tensors, *[v.value() for v in self.variables]])
+        n = len(self.graph.outputs)
+        for v, new in zip(self._assigned, results[n:], strict=True):
             v.assign(new)
-        return results[: len(g.outputs)]
+        return results[:n]
 
     # gradients: a tape around the call records one step
 
@@ -201,6 +314,8 @@ class ConcreteFunction:
         return any(map(tape.is_watching, self.variables))
 
     def _call_recorded(self, tensors: Sequence[Tensor]) -> list[Any]:
+        if self._background and not self._gradient_has_arrived():
+            return self._inline(tensors)
         assigned = set(self._assigned)
         values = [wrap(v._array.copy() if v in assigned else v._array) for v in self.variables]
         for x, v in zip(values, self.variables, strict=True):
@@ -211,10 +326,16 @@ class ConcreteFunction:
             v._store(new._array)
         return results[:n]
 
+    def _gradient_has_arrived(self) -> bool:
+        """Whether the programs of the gradient are made; asking for the first time has them made."""
+        if not self._later_gradient:
+            self._later_gradient.append(Later(self._pure.compile))
+        return self._has_arrived(self._later_gradient[0])
+
     @property
     def _pure(self) -> PureFunction:
         if "pure" not in self._made:
-            g = self.graph
-            whole = g.replace(inputs=g.inputs + g.variables, variables=(), outputs=g.results, updates=())
-            self._made["pure"] = PureFunction(whole)
+            binding = self._binding
+            prepare = (lambda: None) if binding is None else binding.prepare
+            self._made["pure"] = PureFunction(as_pure(self.graph), prepare)
         return self._made["pure"]

@@ -27,17 +27,25 @@ from hybridml.errors import (
     TraceError,
     add_users_line,
 )
-from hybridml.ops.spec import TensorSpec
+from hybridml.ops.spec import TensorSpec, spec
+from hybridml.symbolic import Dim, Guards, Scope
+from hybridml.symbolic.polynomial import atom
 from hybridml.trace import autograph
+from hybridml.trace.any_size import AnySize
 from hybridml.trace.builder import Builder
 from hybridml.trace.concrete import ConcreteFunction, OutputPlan
 from hybridml.trace.explain import Explanation, explain
+from hybridml.trace.families import NUMBER, Families
+from hybridml.trace.general import General
+from hybridml.trace.graph import Graph
 from hybridml.trace.guard import NUMBERS, Trace
 from hybridml.trace.history import History
 from hybridml.trace.reach import reaches
 from hybridml.trace.signature import (
     Binder,
     CallKey,
+    Place,
+    Places,
     check_signature,
     is_tensor,
     leaf_keys,
@@ -48,6 +56,9 @@ from hybridml.trace.signature import (
 from hybridml.trace.watch import is_plain, reads_of
 
 MAX_TRACES = 64
+STAND_IN_SIZE = (
+    120  # what comparisons are answered by where a size is open and no call has come: it has many divisors
+)
 EVERY = 32  # calls on the fast way between two looks at the Python values that a trace read
 
 
@@ -70,6 +81,7 @@ class CacheInfo:
     size: int
     kernels_compiled: int
     kernels_loaded: int
+    binds: int  # sizes that were put into a trace for all sizes
 
 
 class Function:
@@ -83,29 +95,30 @@ class Function:
         autograph: bool = True,
         name: str | None = None,
         check: bool = False,
+        background: bool = False,
     ) -> None:
         self.python_function = python_function
         self.input_signature = None if input_signature is None else tuple(input_signature)
         self.reduce_retracing = reduce_retracing
         self.autograph = autograph
         self.check = check
+        self.background = background
         self._name = name or getattr(python_function, "__name__", type(python_function).__name__).replace(
             "<lambda>", "lambda"
         )
         self._binder = Binder(python_function)
         self._traces: OrderedDict[CallKey, Trace] = OrderedDict()
+        self._any_size: OrderedDict[CallKey, AnySize] = OrderedDict()
         self._last: Trace | None = None
         self._last_key: CallKey | None = None
         self._owned: dict[Any, Variable] = {}
         self._lock = threading.RLock()
         self._bound: weakref.WeakKeyDictionary[Any, Function] = weakref.WeakKeyDictionary()
-        self._count = {"traces": 0, "hits": 0, "evictions": 0}
-        self._families: dict[CallKey, CallKey] = {}  # numbers left open -> the first call of that form
-        self._varying: dict[CallKey, frozenset[int]] = {}
+        self._count = {"traces": 0, "hits": 0, "evictions": 0, "binds": 0}
+        self._families = Families(self.input_signature)
         self._by_identity: set[CallKey] = (
             set()
         )  # forms whose variables the function knows by more than their place
-        self._by_value: set[CallKey] = set()  # forms whose numbers the function needs as Python values
         self._history = History(self._name)
         self._instance: weakref.ref[Any] | None = None  # of a method
         functools.update_wrapper(self, python_function, updated=())
@@ -155,7 +168,7 @@ class Function:
             trace = self._known(key)
             is_new = trace is None
             if trace is None:
-                trace, key, leaves = self._trace(bound)
+                trace, key, leaves, is_new = self._trace(bound)
             trace = trace.on(leaves)
             self._last, self._last_key = trace, key
         return trace, leaves, is_new
@@ -189,7 +202,7 @@ class Function:
 
     def _known(self, key: CallKey) -> Trace | None:
         """The trace for this key, exact or with the numbers that are known to vary left open."""
-        found = key if key in self._traces else key.opened(self._varying.get(key.opened(None), frozenset()))
+        found = key if key in self._traces else key.opened(self._families.numbers(key))
         trace = self._traces.get(found)
         if trace is not None:
             self._traces.move_to_end(found)
@@ -197,70 +210,160 @@ class Function:
 
     # tracing
 
-    def _trace(self, bound: Any) -> tuple[Trace, CallKey, list[Any]]:
-        """A new trace, the key it is kept under, and the leaves of the arguments.
+    def _trace(self, bound: Any) -> tuple[Trace, CallKey, list[Any], bool]:
+        """A trace for a call that has none, the key it is kept under, the leaves of the arguments, and whether the function ran for it.
 
-        Tracing may change the objects among the arguments: a module makes its weights at first use. So the key is that of the arguments as
-        tracing left them, and the next call finds it.
+        Sizes that an earlier trace takes are bound; what differs from an earlier call of this form is traced as a symbol, once. Tracing
+        may change the objects among the arguments: a module makes its weights at first use. So the key is that of the arguments as tracing
+        left them, and the next call finds it.
         """
         self._forget_dead()
         leaves, structure = pytree.flatten(bound, opened=True)
         key = self._key(leaves, structure)
         reads = reads_of(self.python_function, self._objects(leaves, structure))
-        numbers = self._numbers_that_vary(key) if self.reduce_retracing else frozenset()
-        concrete = None
-        if numbers:
-            try:
-                concrete = self.build([_stand_in(x) for x in leaves], structure, numbers)
-            except (
-                Exception
-            ):  # the function needs the Python value: whatever is wrong besides shows in the plain trace
-                self._by_value.add(key.opened(None))
-                numbers = frozenset()
-                leaves, structure = pytree.flatten(bound, opened=True)
-            else:
-                self._varying[key.opened(None)] = numbers
-        if concrete is None:
-            if self._last_key is not None:
-                self._history.note_retrace(self._last_key, key, self._binder)
-            concrete = self.build([_stand_in(x) for x in leaves], structure)
-        before = leaves
-        leaves, structure = pytree.flatten(bound, opened=True)
-        if structure != key.structure:
-            key, numbers = self._key(leaves, structure), _moved(numbers, before, leaves)
-            self._families.setdefault(key.opened(None), key)
-            if numbers:
-                self._varying[key.opened(None)] = numbers
-        trace = Trace(concrete, [_stand_in(x) for x in leaves], structure, numbers)
+        places = self._families.varying(key, self.reduce_retracing)
+        found = self._by_sizes(key, places)
+        is_new = found is None
+        if found is None:
+            self._count["traces"] += 1
+            found, places, key, leaves, structure = self._traced(bound, key, leaves, structure, places)
+        else:
+            self._count["binds"] += 1
+        numbers = frozenset([i for i, axis in places if axis == NUMBER])
+        trace = Trace(found, [_stand_in(x) for x in leaves], structure, numbers)
         trace.reads = tuple(
             [r for r in reads if not r.changed]
         )  # what tracing changed is the function's own business
-        self._count["traces"] += 1
         if self._tells_apart(leaves, trace.concrete.named):
             self._by_identity.add(key.opened(None))
             key = CallKey(structure, leaf_keys(leaves, by_identity=True), key.device)
-        self._traces[key.opened(numbers)] = trace
+        self._traces[key.opened(_numbers(places))] = trace
         if len(self._traces) > MAX_TRACES:
             self._traces.popitem(last=False)
             self._count["evictions"] += 1
-        return trace, key, leaves
+        return trace, key, leaves, is_new
 
-    def _numbers_that_vary(self, key: CallKey) -> frozenset[int]:
-        """Positions of Python numbers in which this call differs from an earlier one that is otherwise the same."""
-        family = key.opened(None)
-        if family in self._by_value:
-            return frozenset()
-        first = self._families.setdefault(family, key)
-        differ = [i for i, (a, b) in enumerate(zip(first.keys, key.keys, strict=True)) if a != b]
-        return self._varying.get(family, frozenset()) | frozenset(differ)
+    def _by_sizes(self, key: CallKey, places: Places) -> ConcreteFunction | None:
+        """The program for this call's sizes from a trace for all sizes, if there is one that allows them."""
+        for general in self._families.generals(key, places):
+            sizes = key.sizes(general.places)
+            guard = general.refusal(sizes)
+            if guard is None:
+                return general.bind(sizes)
+            self._history.note_refusal(guard)
+        return None
+
+    def _traced(
+        self, bound: Any, key: CallKey, leaves: list[Any], structure: pytree.Structure, places: Places
+    ) -> tuple[ConcreteFunction, Places, CallKey, list[Any], pytree.Structure]:
+        """A new trace with as many of the places open as the function allows, those places, and the call as tracing left it."""
+        numbers = _numbers(places)
+        found = None
+        for attempt in dict.fromkeys((places, places - numbers, numbers)):
+            if not attempt or structure != key.structure:
+                continue
+            try:
+                found = self._written_open(key, [_stand_in(x) for x in leaves], structure, attempt)
+            except Exception:  # it needs a value: whatever is wrong besides shows in the plain trace
+                leaves, structure = pytree.flatten(bound, opened=True)
+                continue
+            self._families.fix(key, places - attempt)
+            places = attempt
+            break
+        if found is None:
+            if self._last_key is not None:
+                self._history.note_retrace(self._last_key, key, self._binder)
+            found = self.build([_stand_in(x) for x in leaves], structure, device=key.device)
+            self._families.fix(key, places)
+            places = frozenset()
+        before = leaves
+        leaves, structure = pytree.flatten(bound, opened=True)
+        if structure != key.structure:
+            key, places = self._key(leaves, structure), _moved(_numbers(places), before, leaves)
+            self._families.vary(key, places)
+        return found, places, key, leaves, structure
+
+    def _written_open(
+        self, key: CallKey, leaves: list[Any], structure: pytree.Structure, places: Places
+    ) -> ConcreteFunction:
+        axes = sorted(places - _numbers(places))
+        if not axes:
+            self._families.vary(key, places)
+            return self.build(leaves, structure, frozenset([i for i, _ in places]), key.device)
+        sizes = dict(zip(axes, key.sizes(axes), strict=True))
+        general = self.generalise(leaves, structure, places, sizes, key.device)
+        pinned = general.pinned
+        fixed = {place: guard for place, guard in pinned.items() if guard.pins}
+        self._families.vary(key, places)
+        self._families.fix(key, fixed)
+        names = leaf_names(structure, self._binder)
+        for (i, axis), guard in fixed.items():
+            self._history.note_fixed(f"argument `{names[i]}`", axis, guard)
+        if (
+            len(pinned) == len(fixed) < len(axes)
+        ):  # else a size happens to equal another number: the next one may not
+            self._families.keep(key, places - frozenset(pinned), general)
+            self._history.note_general(
+                [(f"argument `{names[i]}`", a) for i, a in axes if (i, a) not in pinned]
+            )
+        return general.bind(key.sizes(general.places))
+
+    def generalise(
+        self,
+        leaves: list[Any],
+        structure: pytree.Structure,
+        places: Places,
+        sizes: dict[Place, int],
+        device: str = "cpu:0",
+    ) -> General:
+        """Run the Python function once with these sizes as symbols; `sizes` are what comparisons are answered by."""
+        scope, guards = Scope(self._name), Guards()
+        dims = {place: Dim(atom(scope.symbol(size)), scope) for place, size in sizes.items()}
+
+        def symbolic(i: int, s: TensorSpec) -> TensorSpec:
+            return spec([dims.get((i, a), d) for a, d in enumerate(s.shape)], s.dtype)
+
+        with scope.deciding(guards):
+            written = self._written(leaves, structure, frozenset([i for i, _ in _numbers(places)]), symbolic)
+        graph, variables, plan, seconds, named = written
+        return General(
+            scope,
+            guards,
+            tuple(sizes),
+            graph,
+            variables,
+            plan,
+            seconds,
+            self.check,
+            named,
+            self.background,
+            backends.named(device),
+        )
 
     def build(
-        self, leaves: list[Any], structure: pytree.Structure, numbers: frozenset[int] = frozenset()
+        self,
+        leaves: list[Any],
+        structure: pytree.Structure,
+        numbers: frozenset[int] = frozenset(),
+        device: str = "cpu:0",
     ) -> ConcreteFunction:
         """Run the Python function once on symbolic tensors and compile what it wrote down.
 
         `numbers` are the positions of Python numbers that enter as weakly typed scalars rather than by value.
         """
+        graph, variables, plan, seconds, named = self._written(leaves, structure, numbers, lambda i, s: s)
+        return ConcreteFunction(
+            graph, variables, plan, seconds, self.check, named, None, self.background, backends.named(device)
+        )
+
+    def _written(
+        self,
+        leaves: list[Any],
+        structure: pytree.Structure,
+        numbers: frozenset[int],
+        symbolic: Callable[[int, TensorSpec], TensorSpec],
+    ) -> tuple[Graph, list[Variable], OutputPlan, float, frozenset[int]]:
+        """The graph of one run of the Python function: with its variables, outputs, seconds, and the variables it knows by name."""
         started = time.perf_counter()
         builder = Builder(self._name, self._owned)
         builder.converts = self.autograph
@@ -271,7 +374,7 @@ class Function:
                 symbols = [
                     builder.input(TensorSpec((), NUMBERS[type(x)]), name, weak=True)
                     if i in numbers
-                    else builder.input(x if isinstance(x, TensorSpec) else spec_of(x), name)
+                    else builder.input(symbolic(i, x if isinstance(x, TensorSpec) else spec_of(x)), name)
                     if is_tensor(x) or isinstance(x, TensorSpec)
                     else x
                     for i, (x, name) in enumerate(zip(leaves, names, strict=True))
@@ -284,16 +387,7 @@ class Function:
             raise
         finally:
             state.tapes = tapes
-        given = any(isinstance(x, (Tensor, Variable)) for x in leaves)
-        return ConcreteFunction(
-            graph,
-            variables,
-            plan,
-            time.perf_counter() - started,
-            self.check,
-            frozenset(builder.named_variables),
-            placement(leaves if given else variables),
-        )
+        return graph, variables, plan, time.perf_counter() - started, frozenset(builder.named_variables)
 
     def _run(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """The Python function: as it is when it runs eagerly, with its control flow converted when it is traced or mapped."""
@@ -329,15 +423,52 @@ class Function:
         """The trace for these arguments; a TensorSpec stands for any tensor of that shape and dtype."""
         bound = self._binder.bind(args, kwargs)
         leaves, structure = pytree.flatten(bound, opened=True)
-        for x in leaves:
-            if isinstance(x, TensorSpec) and None in x.shape:
-                raise TraceError(f"a concrete function needs whole shapes, got {x}")
         with self._lock:
             key = self._key(leaves, structure)
+            if any(isinstance(x, TensorSpec) and None in x.shape for x in leaves):
+                return self._for_any_size(key, leaves, structure)
             trace = self._known(key)
             if trace is None:
-                trace, _, leaves = self._trace(bound)
+                trace, _, leaves, _ = self._trace(bound)
         return trace.on(leaves).concrete
+
+    def _for_any_size(self, key: CallKey, leaves: list[Any], structure: pytree.Structure) -> ConcreteFunction:
+        """The trace for a signature with open sizes."""
+        if key not in self._any_size:
+            hints = {
+                (i, a): STAND_IN_SIZE
+                for i, x in enumerate(leaves)
+                if isinstance(x, TensorSpec)
+                for a, d in enumerate(x.shape)
+                if d is None
+            }
+            general = self.generalise(leaves, structure, frozenset(hints), hints)
+            names = leaf_names(structure, self._binder)
+            for (i, axis), guard in general.pinned.items():
+                raise TraceError(
+                    f"argument `{names[i]}`: the size of axis {axis} cannot be left open, because the function is traced for one size "
+                    f"only where {guard}\nGive that size in the TensorSpec"
+                )
+            self._count["traces"] += 1
+
+            def retrace(specs: list[TensorSpec]) -> ConcreteFunction:
+                given = iter(specs)
+                return self.build(
+                    [next(given) if is_tensor(x) or isinstance(x, TensorSpec) else x for x in leaves],
+                    structure,
+                )
+
+            self._any_size[key] = AnySize(general, retrace)
+            if len(self._any_size) > MAX_TRACES:
+                self._any_size.popitem(last=False)
+        return self._any_size[key]
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """With `background=True`, wait until every trace has its program; False if one has not after `timeout` seconds, or could not be
+        compiled. Programs of gradients that a tape around the call asks for are not waited for."""
+        end = None if timeout is None else time.monotonic() + timeout
+        traces = [t.concrete for t in list(self._traces.values())]
+        return all([c.wait(None if end is None else max(0.0, end - time.monotonic())) for c in traces])
 
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """What was fused and what was not and why, bytes moved, the memory plan and every kernel's source, for these arguments."""
@@ -364,6 +495,7 @@ class Function:
     def _forget_dead(self) -> None:
         for key in [k for k in self._traces if k.dead]:
             del self._traces[key]
+        self._families.forget_dead()
 
     def explain_retraces(self) -> str:
         """Which arguments made new traces, from what to what, and the one-line cure of each."""
@@ -371,7 +503,7 @@ class Function:
 
     def cache_info(self) -> CacheInfo:
         """Traces, hits, evictions, and kernels compiled or loaded for the traces that are kept."""
-        stats = [t.concrete.stats for t in self._traces.values()]
+        stats = [t.concrete.stats for t in self._traces.values() if t.concrete.wait(0)]
         return CacheInfo(
             **self._count,
             size=len(self._traces),
@@ -391,7 +523,13 @@ class Function:
         if bound is None:
             method = _weak_method(self.python_function, instance, self.autograph)
             bound = self._bound[instance] = Function(
-                method, self.input_signature, self.reduce_retracing, self.autograph, self._name, self.check
+                method,
+                self.input_signature,
+                self.reduce_retracing,
+                self.autograph,
+                self._name,
+                self.check,
+                self.background,
             )
             bound._instance = weakref.ref(instance)
         return BoundFunction(bound, instance)
@@ -436,16 +574,20 @@ class BoundFunction:
         return repr(self.__wrapped__)
 
 
+def _numbers(places: Places) -> Places:
+    return frozenset([p for p in places if p[1] == NUMBER])
+
+
 def _stand_in(x: Any) -> Any:
     return np.broadcast_to(np.zeros((), x.dtype), x.shape) if isinstance(x, TensorSpec) else x
 
 
-def _moved(numbers: frozenset[int], before: list[Any], after: list[Any]) -> frozenset[int]:
-    """Positions of the same Python numbers among the leaves after objects among the arguments got more state."""
+def _moved(numbers: Places, before: list[Any], after: list[Any]) -> Places:
+    """Places of the same Python numbers among the leaves after objects among the arguments got more state."""
     if not numbers:
         return numbers
     old, new = ([i for i, x in enumerate(xs) if type(x) in NUMBERS] for xs in (before, after))
-    return frozenset([new[old.index(i)] for i in numbers])
+    return frozenset([(new[old.index(i)], NUMBER) for i, _ in numbers])
 
 
 def _weak_method(f: Callable[..., Any], instance: Any, convert: bool) -> Callable[..., Any]:
@@ -471,12 +613,14 @@ def function(
     autograph: bool = True,
     name: str | None = None,
     check: bool = False,
+    background: bool = False,
 ) -> Any:
     """Trace a Python function into a graph and run it as one native program.
 
     Tensors (and NumPy arrays) key a trace by shape and dtype, Python values by type and value. Python side effects happen while
     tracing only; variables and their assignments happen at each call. `check=True` runs the interpreter beside the program and raises
-    MismatchError at the first operation that differs.
+    MismatchError at the first operation that differs. With `background=True` a new trace is compiled by another thread, and calls run
+    its operations one by one until the program is there; `wait()` waits for it.
 
     >>> import hybridml as hml
     >>> @hml.function
@@ -487,6 +631,6 @@ def function(
     """
 
     def decorate(f: Callable[..., Any]) -> Function:
-        return Function(f, input_signature, reduce_retracing, autograph, name, check)
+        return Function(f, input_signature, reduce_retracing, autograph, name, check, background)
 
     return decorate if python_function is None else decorate(python_function)

@@ -7,8 +7,8 @@ itself when a tape watches the backward walk: gradients of gradients come for fr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -23,6 +23,8 @@ from hybridml.eager.tensor import Tensor, wrap
 from hybridml.kernels.executable import Executable
 from hybridml.kernels.programs import executable
 from hybridml.ops.registry import Kind, Op
+from hybridml.symbolic.polynomial import Symbol
+from hybridml.trace.bind import bound
 from hybridml.trace.builder import Builder
 from hybridml.trace.control.mapped import through_functions
 from hybridml.trace.control.unroll import unroll
@@ -79,7 +81,7 @@ def differentiate(graph: Graph) -> Split:
             seeded = [o for o, v in zip(outputs, graph.outputs, strict=True) if dtypes.is_float(v.dtype)]
             seeds = [builder.input(o.spec) for o in seeded]
             sources = [inputs[i] for i in floats]
-            found = tape._walk(seeded, seeds, sources)
+            found = tape._gradients(seeded, seeds, sources)
             wanted = tuple([i for i, g in zip(floats, found, strict=True) if g is not None])
             grads = [g for g in found if g is not None]
             joint, _ = builder.finish([*outputs, *grads])
@@ -134,40 +136,80 @@ def _renamed(n: Node, names: dict[Value, Value]) -> Node:
     )
 
 
-class PureFunction:
-    """A graph without variables, as a differentiable function of tensors."""
+@dataclass(frozen=True)
+class Prepared:
+    """A split, and what the passes made of its two graphs."""
 
-    def __init__(self, graph: Graph) -> None:
-        self.graph = graph
+    split: Split
+    forward: Graph
+    backward: Graph
+
+    @staticmethod
+    def of(graph: Graph) -> Prepared:
+        split = differentiate(graph)
+        return Prepared(split, optimize(split.forward), optimize(split.backward))
+
+    def bound(self, values: Mapping[Symbol, Any]) -> Prepared:
+        """For these sizes."""
+        split = replace(
+            self.split, forward=bound(self.split.forward, values), backward=bound(self.split.backward, values)
+        )
+        return Prepared(split, bound(self.forward, values), bound(self.backward, values))
+
+
+class PureFunction:
+    """A graph without variables, as a differentiable function of tensors.
+
+    `prepare` gives the gradient's graphs, where they are to be had more cheaply than by tracing them.
+    """
+
+    def __init__(
+        self,
+        graph: Graph,
+        prepare: Callable[[], Prepared | None] = lambda: None,
+        optimized: Graph | None = None,
+    ) -> None:
+        self.graph, self._prepare, self._optimized = graph, prepare, optimized
         self._programs: dict[tuple[str, backends.Backend], Executable] = {}
 
-    def _program(self, tensors: Sequence[Tensor]) -> Executable:
-        return self._on("program", tensors, lambda: self.graph)
+    def _program(self, backend: backends.Backend) -> Executable:
+        return self._on(
+            "program", backend, lambda: optimize(self.graph) if self._optimized is None else self._optimized
+        )
 
-    def _on(self, which: str, tensors: Sequence[Tensor], graph: Callable[[], Graph]) -> Executable:
-        """The program of a graph for the device of these tensors."""
-        backend = backends.common([x._array for x in tensors])
+    def _forward(self, backend: backends.Backend) -> Executable:
+        return self._on("forward", backend, lambda: self._prepared.forward)
+
+    def _on(self, which: str, backend: backends.Backend, graph: Callable[[], Graph]) -> Executable:
+        """The program of a graph for a device, made once."""
         if (which, backend) not in self._programs:
-            self._programs[which, backend] = executable(optimize(graph()), backend)
+            self._programs[which, backend] = executable(graph(), backend)
         return self._programs[which, backend]
 
-    @cached_property
-    def _split(self) -> Split:
-        return differentiate(self.graph)
+    def compile(self, backend: backends.Backend = backends.CPU) -> None:
+        """Make the programs of a call that a tape records, and of its gradient, before anybody asks for them."""
+        self._forward(backend)
+        self._backward._program(backend)
 
-    def _forward(self, tensors: Sequence[Tensor]) -> Executable:
-        return self._on("forward", tensors, lambda: self._split.forward)
+    @cached_property
+    def _prepared(self) -> Prepared:
+        return self._prepare() or Prepared.of(self.graph)
+
+    @property
+    def _split(self) -> Split:
+        return self._prepared.split
 
     @cached_property
     def _backward(self) -> PureFunction:
-        return PureFunction(self._split.backward)
+        return PureFunction(self._split.backward, optimized=self._prepared.backward)
 
     def __call__(self, tensors: list[Any]) -> list[Any]:
         if state.traces or any(isinstance(x, SymbolicTensor) for x in tensors):
             return inline(self.graph, tensors)
+        backend = backends.common([x._array for x in tensors])
         if not any(t.is_watching(x) for t in state.tapes for x in tensors):
-            return _run(self._program(tensors), tensors)
-        results = _run(self._forward(tensors), tensors)
+            return _run(self._program(backend), tensors)
+        results = _run(self._forward(backend), tensors)
         n = len(self.graph.outputs)
         outputs, extra = results[:n], results[n:]
         residuals = [tensors[i] if is_input else extra[i] for is_input, i in self._split.saved]
@@ -204,7 +246,7 @@ class PureFunction:
             tape.watch(sources)
             extra = inline(without_silent_effects(self._split.forward), tensors)[len(self.graph.outputs) :]
         pairs = [(r, s) for r, s in zip(extra, seeds, strict=True) if s is not None]
-        found = iter(tape._walk([r for r, _ in pairs], [s for _, s in pairs], sources))
+        found = iter(tape._gradients([r for r, _ in pairs], [s for _, s in pairs], sources))
         return [next(found) if w else None for w in wanted]
 
 

@@ -99,7 +99,7 @@ class Trace:
         else:
             leaves = args
         if len(leaves) != self.n or (
-            self.takes_no_tensor and backends.elsewhere() and not self.concrete.variables
+            self.takes_no_tensor and backends.elsewhere and not self.concrete.variables
             and backends.current() is not self.concrete.backend
         ):  # fmt: skip
             return None

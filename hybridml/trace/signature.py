@@ -129,6 +129,19 @@ def _is_number(key: Any) -> bool:
     return isinstance(key, tuple) and key[0] in ("int", "float")
 
 
+Place = tuple[
+    int, int
+]  # an axis of the tensor at a position among the leaves; a number at a position has the axis -1
+Places = frozenset[Place]
+
+
+def _opened(i: int, key: Any, places: Places | None) -> Any:
+    if isinstance(key, TensorSpec):
+        shape = [None if places is None or (i, a) in places else d for a, d in enumerate(key.shape)]
+        return TensorSpec(shape, key.dtype)
+    return (key[0], Ellipsis) if _is_number(key) and (places is None or (i, -1) in places) else key
+
+
 class CallKey:
     """The key of one call: structure and leaf keys of all its arguments."""
 
@@ -150,18 +163,28 @@ class CallKey:
     def __hash__(self) -> int:
         return self._hash
 
-    def opened(self, positions: frozenset[int] | None) -> CallKey:
-        """The key with the Python numbers at these positions (None: all of them) known by their type only."""
+    def opened(self, places: Places | None) -> CallKey:
+        """The key with what is at these places left open (None: everything that can be): numbers known by their type only, sizes not
+        at all."""
         return CallKey(
-            self.structure,
-            tuple(
-                [
-                    (k[0], Ellipsis) if _is_number(k) and (positions is None or i in positions) else k
-                    for i, k in enumerate(self.keys)
-                ]
-            ),
-            self.device,
+            self.structure, tuple([_opened(i, k, places) for i, k in enumerate(self.keys)]), self.device
         )
+
+    def differences(self, other: CallKey) -> Places:
+        """Where two keys of one form differ."""
+        found: set[Place] = set()
+        for i, (a, b) in enumerate(zip(self.keys, other.keys, strict=True)):
+            if isinstance(a, TensorSpec):
+                found |= {
+                    (i, axis) for axis, (d, e) in enumerate(zip(a.shape, b.shape, strict=True)) if d != e
+                }
+            elif a != b:
+                found.add((i, -1))
+        return frozenset(found)
+
+    def sizes(self, places: Sequence[Place]) -> list[Any]:
+        """The sizes at these axes."""
+        return [self.keys[i].shape[a] for i, a in places]
 
     @property
     def dead(self) -> bool:

@@ -16,6 +16,7 @@ import pytest
 
 PEERS = Path(__file__).resolve().parents[2] / "benchmarks" / "peers"
 OBJECTS = 4096  # bytes of Python objects around a call's results: tensors, lists, arrays' headers
+PLACING = 4096 + 64  # bytes more for each large result, so that it can begin where kernels are fastest
 
 
 class Counts(NamedTuple):
@@ -32,12 +33,13 @@ MOST = {
     "tiny_sgd": Counts(10, 0.06),
     "tiny_adam": Counts(9, 0.07),
     "wide_sgd": Counts(13, 65.6),
-    "gru_adam": Counts(35, 187.5),
-    "transformer_adam": Counts(87, 498.4),
+    "conv_adam": Counts(20, 47.8),
+    "gru_adam": Counts(34, 174.3),
+    "transformer_adam": Counts(45, 252.7),
     "chain_4096": Counts(1, 0.05),
     "chain_1e6": Counts(1, 12.0),
     "cross_entropy": Counts(3, 4.13),
-    "layer_norm": Counts(3, 113.3),
+    "layer_norm": Counts(2, 51.2),
 }
 
 
@@ -72,7 +74,7 @@ def test_counts(peers: Any, name: str) -> None:
     assert stats.kernels <= MOST[name].kernels
     assert stats.bytes_traced <= MOST[name].megabytes * 1e6
 
-    size = sum(a.nbytes for a in peers.arrays(results))
+    size = sum(a.nbytes + PLACING for a in peers.arrays(results))
     del results
     for _ in range(2):  # what a call keeps from the one before
         step(*inputs)

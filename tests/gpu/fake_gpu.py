@@ -35,6 +35,9 @@ class FakeGpu(Backend):
     def get(self, array: Any) -> np.ndarray:
         return self.xp.asnumpy(array)
 
+    def copy(self, array: Any) -> Any:
+        return self.xp.array(array, order="C")
+
     def store(self, target: Any, values: Any) -> None:
         target[...] = values
 
@@ -63,7 +66,7 @@ def fake_gpu() -> Iterator[FakeGpu]:
     with (
         mock.patch.dict(backends._open),
         mock.patch.dict(backends._of_array),
-        mock.patch.object(backends, "_elsewhere", True),
+        mock.patch.object(backends, "elsewhere", True),
     ):
         backends.register(gpu)
         backends._open["gpu"] = gpu

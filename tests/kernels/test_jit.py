@@ -91,7 +91,7 @@ def many_operands(inputs, outputs):
 
 
 def test_many_operands_vectorise_without_checks_at_run_time():
-    text = str(llvm.optimised(str(translate(many_operands(6, 3), "many", jit.KERNEL, "many", "many.py"))))
+    text = str(llvm.optimised(translate(many_operands(6, 3), "many", jit.KERNEL, "many", "many.py").text))
     assert "vector.body" in text
     assert "vector.memcheck" not in text
     assert "x float>" in text

@@ -126,6 +126,10 @@ STATEMENTS = {
         for i in range(end, begin, -2):
             for j in range(0, i, 3):
                 total = total * 3 % 1000003 + j
+        for i in range(end, begin, -1 - end // 20):
+            total += 7 * i
+        for i in range(begin, end, 3 + end // 20):
+            total += 11 * i
         args[0] = total
     """,
     "while, with two ways out": """
@@ -170,7 +174,8 @@ STATEMENTS = {
         args[0] = x
     """,
     "the value of or": """
-        kept = begin or (begin >= 0 and end > 3)
+        kept = args[1] or (begin >= 0 and end > 3)
+        kept = kept and args[2] - 1
         if kept:
             args[0] = 5
         else:
@@ -205,7 +210,7 @@ def statements(args, begin, end):
 @pytest.mark.parametrize("what", STATEMENTS)
 def test_statements(what: str) -> None:
     text = HEADER + textwrap.indent(textwrap.dedent(STATEMENTS[what]), "    ")
-    code = str(translate(text, "statements", jit.KERNEL, "statements", "a.py"))
+    code = translate(text, "statements", jit.KERNEL, "statements", "a.py").text
     one = llvm.link("statements", (), llvm.compile_module(code)[0])
     symbol, other, _ = numba_compiler.compile_object(text, "statements", jit.KERNEL, "a.py", "b")
     two = llvm.link(symbol, (), other)
@@ -230,7 +235,7 @@ def test_statements(what: str) -> None:
         "with begin:\n        pass",
         "args[0] = forever(begin)",
         "if begin:\n        inside = 1\n    args[0] = inside",
-        "for i in range(0, end, begin):\n        args[0] = i",
+        "for i in [1, 2]:\n        args[0] = i",
     ],
 )
 def test_what_is_outside_of_the_language_is_left_to_numba(body: str) -> None:

@@ -158,13 +158,18 @@ def test_infer_says_what_eager_returns(op, dtype, monkeypatch):
 def test_expand_is_the_op(op, dtype, monkeypatch):
     for sample in samples_of(op):
         args = recast(sample.args, dtype)
+        if not accepts(op, args, sample.kwargs):
+            continue
         with calls_through_the_door(monkeypatch) as calls:
             FUNCTIONS[op.name](*as_tensors(args), **sample.kwargs)
         for call in calls:
             if call.op is op:
                 got = op.expand(*call.operands, **call.attrs)
-                assert got.dtype == call.result.dtype
-                assert_close(got.numpy(), call.result.numpy(), dtype, sample.label)
+                if got is None:
+                    continue
+                for a, b in zip(got if isinstance(got, tuple) else (got,), call.results, strict=True):
+                    assert a.dtype == b.dtype
+                    assert_close(a.numpy(), b.numpy(), dtype, sample.label)
 
 
 def small_differentiable(op):

@@ -289,4 +289,4 @@ def test_eight_threads_call_one_function():
     for t in threads:
         t.join()
     assert not errors, errors[0]
-    assert sorted(traces) == [(3, 6), (4, 6), (5, 6)]
+    assert len(traces) == 2  # one of them for all sizes

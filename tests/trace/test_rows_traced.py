@@ -93,7 +93,8 @@ def test_inputs_of_any_memory_layout(op, arrange):
         check_traced(f, tensors, label=label)
 
 
-# Gradients. The result is weighed with a function of it that is not linear, so that a second derivative is never trivially zero.
+# Gradients. The result is weighed with a function of it that is not linear, so that a second derivative is never trivially zero, and
+# that differs from element to element, so that nothing cancels for results of a constant size.
 
 
 def differentiable(op, count):
@@ -110,9 +111,13 @@ def differentiable(op, count):
 def weighed(f):
     def loss(*tensors):
         out = [o for o in pytree.leaves(f(*tensors)) if o.dtype.kind == "f"]
-        return sum(((o * o * 0.5 + o).sum() for o in out), hml.zeros((), dtype=hml.float64))
+        return sum(((o * o * wave(o) + o).sum() for o in out), hml.zeros((), dtype=hml.float64))
 
     return loss
+
+
+def wave(o):
+    return hml.asarray(np.cos(np.arange(o.size)).reshape(o.shape) + 1.5)
 
 
 def floats_of(tensors):

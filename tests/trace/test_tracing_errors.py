@@ -193,7 +193,7 @@ def test_warnings_point_at_the_users_line():
             y = x * x
         return tape.gradient(y, w)
 
-    other = hml.function(lambda x: x)
+    other = hml.function(lambda x: x, reduce_retracing=False)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         f(x3, x3)

@@ -18,6 +18,7 @@ from hybridml.kernels.address import External
 from hybridml.kernels.cuda.program import Call, Program
 from hybridml.kernels.cuda.region import Array, CudaRegion, Where
 from hybridml.kernels.executable import Executable
+from hybridml.kernels.group import Fusions
 from hybridml.kernels.region import Meter
 from hybridml.trace.graph import Graph
 
@@ -37,13 +38,14 @@ class CudaExecutable(Executable):
     region: CudaRegion
     _arena: Any
 
-    def __init__(self, graph: Graph, backend: Backend) -> None:
+    def __init__(self, graph: Graph, backend: Backend, known: Fusions | None = None) -> None:
         self.graph, self.backend = graph, backend
         self.driver = driver_of(backend)
         self.meter = Meter()
         self._lock = threading.Lock()
         with backend.scope(), self._explaining():
-            self.region = CudaRegion(graph, self.driver, self.meter)
+            self.region = CudaRegion(graph, self.driver, self.meter, known=known)
+            self.graph = self.region.graph
             self._build()
 
     def _build(self) -> None:

@@ -16,11 +16,13 @@ from hybridml.kernels.address import External, Fixed
 from hybridml.kernels.control import ControlStep
 from hybridml.kernels.cuda.commands import Command, Copy, Kernel, Launch, Place, Product, ProductPlan
 from hybridml.kernels.emit_cuda import Phase
+from hybridml.kernels.group import Fuser, Fusions
 from hybridml.kernels.lower import Check, Lowered
 from hybridml.kernels.memory import ALIGN
 from hybridml.kernels.region import Meter, Region
 from hybridml.kernels.steps import EmptyStep, GemmStep, KernelStep, PythonStep, RoutineStep, Step, gemm_steps
 from hybridml.kernels.windows import GENERATED, lower_windows
+from hybridml.kernels.views import places
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace.graph import Graph, Node, Value
 
@@ -110,19 +112,26 @@ class CudaStep(KernelStep):
 class CudaRegion(Region):
     """Steps and buffers of one graph on a GPU."""
 
-    def __init__(self, graph: Graph, driver: Any, meter: Meter, inner: bool = False) -> None:
+    def __init__(
+        self, graph: Graph, driver: Any, meter: Meter, inner: bool = False, known: Fusions | None = None
+    ) -> None:
         self.driver = driver
         self._uploaded: dict[Value, Any] = {}
-        super().__init__(graph, 1, meter, inner)
+        super().__init__(graph, 1, meter, inner, known)
 
     # what differs from the CPU
 
     def _inner(self, graph: Graph) -> Region:
-        return CudaRegion(graph, self.driver, self.meter, inner=True)
+        return CudaRegion(graph, self.driver, self.meter, True, self._known)
 
     def _routines(self, n: Node) -> Sequence[Any] | None:
         found = lower_windows(n, self.places, 1, GENERATED)
         return None if found is None or any(isinstance(r, RoutineStep) for r in found) else found
+
+    def _fused(self, graph: Graph) -> Fuser:
+        fuser = Fuser(graph, places(graph))  # sums across rows are column kernels, in parts
+        fuser.fuse()
+        return fuser
 
     def _merged(self, steps: list[Step]) -> list[Step]:
         return steps  # a graph launches many small kernels at the price of one

@@ -33,8 +33,11 @@ class Loop:
 
 
 @contextlib.contextmanager
-def for_range(builder: Any, count: Any, start: Any = None, step: int = 1, intp: Any = None) -> Iterator[Loop]:
-    """A loop from `start` (0) to `count`, downwards if `step` is negative; the builder is inside it, and after it in the end."""
+def for_range(builder: Any, count: Any, start: Any = None, step: Any = 1, intp: Any = None) -> Iterator[Loop]:
+    """A loop from `start` (0) to `count`, downwards if `step` is negative; the builder is inside it, and after it in the end.
+
+    `step` is a number or an LLVM value; one that turns out to be 0 ends the loop at once.
+    """
     integer = intp or count.type
     before = builder.block
     header, body, latch, after = [builder.append_basic_block(name) for name in ("for", "body", "next", "end")]
@@ -42,12 +45,21 @@ def for_range(builder: Any, count: Any, start: Any = None, step: int = 1, intp: 
     builder.position_at_end(header)
     index = builder.phi(integer)
     index.add_incoming(integer(0) if start is None else start, before)
-    builder.cbranch(builder.icmp_signed("<" if step > 0 else ">", index, count), body, after)
+    builder.cbranch(_goes_on(builder, index, count, step), body, after)
     builder.position_at_end(body)
     yield Loop(index, after, latch)
     if not builder.block.is_terminated:
         builder.branch(latch)
     builder.position_at_end(latch)
-    index.add_incoming(builder.add(index, integer(step), flags=("nsw",)), latch)
+    by = integer(step) if isinstance(step, int) else step
+    index.add_incoming(builder.add(index, by, flags=("nsw",)), latch)
     builder.branch(header)
     builder.position_at_end(after)
+
+
+def _goes_on(builder: Any, index: Any, count: Any, step: Any) -> Any:
+    if isinstance(step, int):
+        return builder.icmp_signed("<" if step > 0 else ">", index, count)
+    up = builder.and_(builder.icmp_signed(">", step, step.type(0)), builder.icmp_signed("<", index, count))
+    down = builder.and_(builder.icmp_signed("<", step, step.type(0)), builder.icmp_signed(">", index, count))
+    return builder.or_(up, down)

@@ -1,33 +1,30 @@
-"""erf: an odd polynomial below 1, and 1 - erfc above, where erfc only has to be right to an ulp of 1."""
+"""erf: in float32 by -log(erfc), in float64 an odd polynomial below 1, and 1 - erfc above, right to an ulp of 1."""
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .names import (  # fmt: skip
+        LN2_F32,
+        LOG2E_F32,
+        ROUND_BITS_F32,
+        ROUND_F32,
+        bits_f32,
         copysign_f32,
         copysign_f64,
         device,
-        expm1_reduced_f32,
+        expm1_near_f32,
         f32,
         f64,
         fabs_f32,
         fabs_f64,
         fma_f32,
         fma_f64,
+        i32,
         m_exp_f64,
         power_of_two_f32,
     )
 
-# erf(x) / x - 1 as a polynomial in x**2, |x| <= 0.92 and |x| <= 1
-ERF_F32 = (  # error 2^-26.8
-    f32(0.12837917),
-    f32(-0.37612635),
-    f32(0.112837024),
-    f32(-0.026859768),
-    f32(0.005201882),
-    f32(-0.0008151729),
-    f32(8.4060564e-05),
-)
+# erf(x) / x - 1 as a polynomial in x**2, |x| <= 1
 ERF_F64 = (  # error 2^-56.2
     f64(0.1283791670955126),
     f64(-0.37612638903183754),
@@ -45,17 +42,17 @@ ERF_F64 = (  # error 2^-56.2
     f64(-6.1967593037443465e-12),
     f64(2.806698844343194e-13),
 )
-# -log(erfc(a)) / a on 0.92 <= a <= 3.95; beyond that erf is 1 in float32
-ERFC_LOG_F32 = (  # error 2^-29.4
-    f32(1.1284689),
-    f32(0.6360728),
-    f32(0.10422703),
-    f32(-0.02133364),
-    f32(0.0018694524),
-    f32(0.00047549984),
-    f32(-0.0002043069),
-    f32(3.171441e-05),
-    f32(-1.92942e-06),
+# -log(erfc(c)) / c - 1 on 0 <= c <= 3.95; beyond that erf is 1 in float32
+ERFC_LOG_F32 = (  # error of erf 2^-26.5
+    f32(0.12837917),
+    f32(0.63661927),
+    f32(0.10277937),
+    f32(-0.01916049),
+    f32(-0.00014353245),
+    f32(0.0016469965),
+    f32(-0.00062010455),
+    f32(0.00011356071),
+    f32(-8.740734e-06),
 )
 # exp(a**2) * erfc(a) as a polynomial in t = (a - 2) / (a + 2), 1 <= a <= 6; beyond that erf is 1 in float64
 ERFCX_F64 = (  # error 2^-59.6
@@ -83,30 +80,19 @@ ERFCX_F64 = (  # error 2^-59.6
 
 @device
 def m_erf_f32(x):
+    """1 - e**-u with u = -log(erfc(|x|)) = c * (1 + g(c)), without cancellation: 1 - 2**n * (1 + p) = (1 - 2**n) - 2**n * p."""
     a = fabs_f32(x)
-    z = a * a
-    q = ERF_F32[6]
-    q = fma_f32(q, z, ERF_F32[5])
-    q = fma_f32(q, z, ERF_F32[4])
-    q = fma_f32(q, z, ERF_F32[3])
-    q = fma_f32(q, z, ERF_F32[2])
-    q = fma_f32(q, z, ERF_F32[1])
-    q = fma_f32(q, z, ERF_F32[0])
-    small = fma_f32(a, q, a)
     c = f32(3.95) if a > f32(3.95) else a
-    g = ERFC_LOG_F32[8]
-    g = fma_f32(g, c, ERFC_LOG_F32[7])
-    g = fma_f32(g, c, ERFC_LOG_F32[6])
-    g = fma_f32(g, c, ERFC_LOG_F32[5])
-    g = fma_f32(g, c, ERFC_LOG_F32[4])
-    g = fma_f32(g, c, ERFC_LOG_F32[3])
-    g = fma_f32(g, c, ERFC_LOG_F32[2])
-    g = fma_f32(g, c, ERFC_LOG_F32[1])
-    g = fma_f32(g, c, ERFC_LOG_F32[0])
-    p, n = expm1_reduced_f32(-(c * g))
-    e = power_of_two_f32(n)
-    large = f32(1.0) - fma_f32(e, p, e)
-    return copysign_f32(small if a < f32(0.92) else large, x)
+    z = c * c
+    g = fma_f32(z, ERFC_LOG_F32[8], fma_f32(c, ERFC_LOG_F32[7], ERFC_LOG_F32[6]))
+    g = fma_f32(z, g, fma_f32(c, ERFC_LOG_F32[5], ERFC_LOG_F32[4]))
+    h = fma_f32(z, fma_f32(c, ERFC_LOG_F32[3], ERFC_LOG_F32[2]), fma_f32(c, ERFC_LOG_F32[1], ERFC_LOG_F32[0]))
+    g = fma_f32(z * z, g, h)
+    u = fma_f32(c, g, c)
+    t = fma_f32(u, -LOG2E_F32, ROUND_F32)
+    p = expm1_near_f32(fma_f32(t - ROUND_F32, -LN2_F32, -u))
+    e = power_of_two_f32(i32(bits_f32(t) - ROUND_BITS_F32))
+    return copysign_f32(fma_f32(-e, p, f32(1.0) - e), x)
 
 
 @device

@@ -108,17 +108,21 @@ def scale_f64(p, n):
 
 
 @device
+def expm1_near_f32(r):
+    """e**r - 1 for |r| <= ln2 / 2. By halves (Estrin's scheme): a chain of one coefficient after the other would wait for itself."""
+    z = r * r
+    q = fma_f32(z, EXP_F32[4], fma_f32(r, EXP_F32[3], EXP_F32[2]))
+    q = fma_f32(z, q, fma_f32(r, EXP_F32[1], EXP_F32[0]))
+    return fma_f32(z, q, r)
+
+
+@device
 def expm1_reduced_f32(x):
     """(p, n) with e**x = 2**n * (1 + p), |p| < 0.42; |x| is at most a few hundred, or x is NaN."""
     t = fma_f32(x, LOG2E_F32, ROUND_F32)
     n = t - ROUND_F32
     r = fma_f32(n, -LN2_LOW_F32, fma_f32(n, -LN2_F32, x))
-    q = EXP_F32[4]
-    q = fma_f32(q, r, EXP_F32[3])
-    q = fma_f32(q, r, EXP_F32[2])
-    q = fma_f32(q, r, EXP_F32[1])
-    q = fma_f32(q, r, EXP_F32[0])
-    return fma_f32(r * r, q, r), i32(bits_f32(t) - ROUND_BITS_F32)
+    return expm1_near_f32(r), i32(bits_f32(t) - ROUND_BITS_F32)
 
 
 @device
@@ -146,7 +150,9 @@ def m_exp_f32(x):
     c = f32(89.0) if x > f32(89.0) else x  # comparisons this way round let NaN through
     c = f32(-105.0) if c < f32(-105.0) else c
     p, n = expm1_reduced_f32(c)
-    return scale_f32(f32(1.0) + p, n)
+    half = i32(n >> 1)
+    s = power_of_two_f32(half)
+    return fma_f32(s, p, s) * power_of_two_f32(i32(n - half))
 
 
 @device
@@ -217,15 +223,16 @@ def m_expm1_f64(x):
 
 @device
 def m_sigmoid_f32(x):
-    e = m_exp_f32(-fabs_f32(x))  # at most 1, so neither 1 / (1 + e) nor e / (1 + e) overflows or cancels
-    top = f32(1.0) if x >= f32(0.0) else e
-    d = f32(1.0) + e
-    d_low = e - (d - f32(1.0))
-    inverse = f32(1.0) / d
-    y = top * inverse
-    return fma_f32(
-        fma_f32(-y, d, top) - y * d_low, inverse, y
-    )  # one Newton step takes the roundings back out
+    """s / (s + 1 + p) with s = 2**-n and e**-x = 2**n * (1 + p): the larger of s and 1 is added last, so that one rounding counts."""
+    c = f32(0.0) - x
+    c = f32(105.0) if c > f32(105.0) else c
+    c = f32(-87.0) if c < f32(-87.0) else c
+    p, n = expm1_reduced_f32(c)
+    half = i32(n >> 1)
+    s = power_of_two_f32(i32(0 - half)) * power_of_two_f32(i32(half - n))
+    small = s if s < f32(1.0) else f32(1.0)
+    large = s if s > f32(1.0) else f32(1.0)
+    return s / (large + (small + p))
 
 
 @device

@@ -38,6 +38,7 @@ class Expressions:
     """Computes expressions where the builder stands."""
 
     builder: Any
+    has_operands = False
 
     def value(self, frame: Frame, node: ast.expr) -> Value:
         """The number (or operand) that an expression is."""
@@ -78,11 +79,8 @@ class Expressions:
             case ast.BoolOp(op=op, values=[first, *others]):
                 if all(isinstance(v, ast.Compare) for v in (first, *others)):
                     return self._either(frame, node)
-                if not _is_cheap(first):
-                    raise Unsupported("the value of `and` or `or` on what should be computed once")
                 rest = ast.BoolOp(op, others) if len(others) > 1 else others[0]
-                both = (first, rest) if isinstance(op, ast.Or) else (rest, first)
-                return self._choice(frame, first, *both)
+                return self._value_of_either(frame, op, first, rest)
             case ast.IfExp(test=test, body=body, orelse=other):
                 return self._choice(frame, test, body, other)
             case ast.Subscript(value=base, slice=index):
@@ -143,23 +141,42 @@ class Expressions:
             x, y = self.number(frame, body), self.number(frame, other)
             t = common(x.type, y.type)
             return Value(t, b.select(condition.llvm, cast(b, x, t).llvm, cast(b, y, t).llvm))
-        yes, no, after = [b.append_basic_block(name) for name in ("yes", "no", "chosen")]
+        yes, no = b.append_basic_block("yes"), b.append_basic_block("no")
         b.cbranch(condition.llvm, yes, no)
         b.position_at_end(yes)
         x, yes = self.number(frame, body), b.block
         b.position_at_end(no)
         y, no = self.number(frame, other), b.block
-        t = common(x.type, y.type)
-        b.position_at_end(yes)
-        x = cast(b, x, t)
-        b.branch(after)
-        b.position_at_end(no)
-        y = cast(b, y, t)
-        b.branch(after)
+        return self._meet((x, yes), (y, no))
+
+    def _value_of_either(self, frame: Frame, op: ast.boolop, first: ast.expr, rest: ast.expr) -> Value:
+        """What `first or rest`, `first and rest` is: one of the two numbers."""
+        b = self.builder
+        x = self.number(frame, first)
+        condition = truth(b, x)
+        keeps = isinstance(op, ast.Or)
+        if condition.literal is not None:
+            return x if bool(condition.literal) is keeps else self.number(frame, rest)
+        kept, more = b.append_basic_block("kept"), b.append_basic_block("more")
+        b.cbranch(condition.llvm, *((kept, more) if keeps else (more, kept)))
+        b.position_at_end(more)
+        y, more = self.number(frame, rest), b.block
+        return self._meet((x, kept), (y, more))
+
+    def _meet(self, *sides: tuple[Value, Any]) -> Value:
+        """The number that comes out of either of two open blocks."""
+        b = self.builder
+        t = common(sides[0][0].type, sides[1][0].type)
+        after = b.append_basic_block("chosen")
+        arrived = []
+        for v, block in sides:
+            b.position_at_end(block)
+            arrived.append((cast(b, v, t).llvm, block))
+            b.branch(after)
         b.position_at_end(after)
         phi = b.phi(t.value)
-        phi.add_incoming(x.llvm, yes)
-        phi.add_incoming(y.llvm, no)
+        for llvm_value, block in arrived:
+            phi.add_incoming(llvm_value, block)
         return Value(t, phi)
 
     # memory
@@ -230,6 +247,7 @@ class Expressions:
         if found is None:
             raise Unsupported(f"{function.__name__} of {', '.join(map(str, kinds))}")  # type: ignore[attr-defined]
         signature, emit = found
+        self.has_operands |= isinstance(signature.return_type, types.Pointer)
         values = [
             v.llvm if v.type is t or not v.type.kind else cast(self.builder, v, _plain(t)).llvm
             for v, t in zip(given, signature.args, strict=True)

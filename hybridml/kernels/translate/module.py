@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
@@ -13,13 +14,13 @@ from hybridml.kernels.translate.expressions import Expressions
 from hybridml.kernels.translate.frame import Frame, LoopEnds, Slot
 from hybridml.kernels.translate.numbers import cast
 from hybridml.kernels.translate.source import Trees, assigned_often, functions_of, outer_names, tree_of
-from hybridml.kernels.translate.values import Unsupported, Value
+from hybridml.kernels.translate.values import Unsupported, Value, constant
 
 MAX_INLINED = 64  # functions inside functions: more is a recursion
 
 
-def translate(source: str, name: str, signature: str, symbol: str, path: str) -> ir.Module:
-    """The LLVM module of a kernel: its text as the C function `symbol`.
+def translate(source: str, name: str, signature: str, symbol: str, path: str) -> Translated:
+    """A kernel as LLVM code: its text as the C function `symbol`.
 
     Args:
         source: the kernel's text, which defines `name`.
@@ -34,9 +35,19 @@ def translate(source: str, name: str, signature: str, symbol: str, path: str) ->
         namespace: dict[str, Any] = {"__name__": symbol}
         exec(compile(tree, path, "exec"), namespace)
         kind = types.parse_signature(signature)
-        return _Translator(functions_of(tree, path)).kernel(namespace[name], symbol, kind)
+        translator = _Translator(functions_of(tree, path))
+        module = translator.kernel(namespace[name], symbol, kind)
+        return Translated(str(module), translator.has_operands)
     except (KernelTypeError, SyntaxError, NameError, TypeError, AttributeError, KeyError) as error:
         raise Unsupported(str(error)) from error
+
+
+@dataclass(frozen=True)
+class Translated:
+    """The LLVM module of a kernel; `loops` is true if LLVM should vectorise its loops, which those over operands are written for."""
+
+    text: str
+    loops: bool
 
 
 class _Translator(Expressions):
@@ -184,11 +195,12 @@ class _Translator(Expressions):
         if self.expression(frame, call.func) is not range or call.keywords:
             raise Unsupported("a loop over something else than a range")
         bounds = [cast(self.builder, self.number(frame, a), types.int64) for a in call.args]
-        if len(bounds) == 3 and not bounds[2].literal:
-            raise Unsupported("a range whose step is not known")
-        step = int(bounds[2].literal or 1) if len(bounds) == 3 else 1
+        if len(bounds) == 3 and bounds[2].literal == 0:
+            raise Unsupported("a range with step 0")
+        step = bounds[2] if len(bounds) == 3 else constant(1)
         start, stop = bounds[:2] if len(bounds) > 1 else (None, bounds[0])
-        with build.for_range(self.builder, stop.llvm, start and start.llvm, step) as loop:
+        by = step.llvm if step.literal is None else int(step.literal)
+        with build.for_range(self.builder, stop.llvm, start and start.llvm, by) as loop:
             frame.loops.append(LoopEnds(loop.do_break, loop.do_continue))
             frame.suites.append({})
             frame.depth += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from hybridml import pytree
@@ -12,6 +12,7 @@ from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor
 from hybridml.errors import DTypeError, TraceError, located, user_line
 from hybridml.ops.elementwise import floor_divide, maximum, minimum
+from hybridml.ops.spec import all_equal, is_int
 from hybridml.ops.view import flip
 from hybridml.trace.autograph.conditions import not_mapped
 from hybridml.trace.symbol import SymbolicTensor
@@ -22,7 +23,7 @@ class TensorIterable:
 
     length   how many items there are: an int, or a tensor where only the run can tell
     item(k)  the item at k, a Python int or a tensor
-    stacked()  the items as a nest of tensors with equal first axes, where the length is known
+    stacked()  where the length is known: a nest of tensors with equal first axes, whose rows `of_row` makes items of
     """
 
     length: Any
@@ -33,9 +34,12 @@ class TensorIterable:
     def stacked(self) -> Any:
         raise NotImplementedError
 
+    def of_row(self, row: Any) -> Any:
+        return row
+
     @property
     def static(self) -> bool:
-        return isinstance(self.length, int)
+        return is_int(self.length)
 
     def __len__(self) -> int:
         if not self.static:
@@ -101,6 +105,22 @@ class Range(TensorIterable):
         return self._start + k * self._step
 
 
+class Elements(TensorIterable):
+    """The elements of a dataset that has them by index: the loop goes over the index."""
+
+    def __init__(self, length: int, get: Callable[[Any], Any]) -> None:
+        self.length, self._get = length, get
+
+    def item(self, k: Any) -> Any:
+        return self._get(k)
+
+    def stacked(self) -> Any:
+        return arange(self.length)
+
+    def of_row(self, row: Any) -> Any:
+        return self._get(row)
+
+
 class Enumerate(TensorIterable):
     def __init__(self, inner: TensorIterable, start: Any = 0) -> None:
         self._inner, self._start, self.length = inner, start, inner.length
@@ -110,6 +130,9 @@ class Enumerate(TensorIterable):
 
     def stacked(self) -> Any:
         return (arange(self.length) + self._start, self._inner.stacked())
+
+    def of_row(self, row: Any) -> Any:
+        return (row[0], self._inner.of_row(row[1]))
 
 
 class Zip(TensorIterable):
@@ -130,6 +153,9 @@ class Zip(TensorIterable):
     def stacked(self) -> Any:
         return tuple([pytree.map(lambda x: x[: self.length], p.stacked()) for p in self._parts])
 
+    def of_row(self, row: Any) -> Any:
+        return tuple([p.of_row(r) for p, r in zip(self._parts, row, strict=True)])
+
 
 class Reversed(TensorIterable):
     def __init__(self, inner: TensorIterable) -> None:
@@ -141,6 +167,9 @@ class Reversed(TensorIterable):
     def stacked(self) -> Any:
         return pytree.map(lambda x: flip(x, axis=0), self._inner.stacked())
 
+    def of_row(self, row: Any) -> Any:
+        return self._inner.of_row(row)
+
 
 def tensor_iterable(x: Any) -> TensorIterable | None:
     """`x` as items of the graph, or None if Python goes over it."""
@@ -148,7 +177,30 @@ def tensor_iterable(x: Any) -> TensorIterable | None:
         return x
     if state.levels:
         return None  # unrolled: each row is one of an example
-    return Rows(x) if isinstance(x, SymbolicTensor) else None
+    if isinstance(x, SymbolicTensor):
+        return Rows(x)
+    parts = parts_of(x)
+    if parts is None or len(parts) != 1:
+        return None
+    length, uniform, get = parts[0]()
+    return Elements(length, get) if length == uniform else None
+
+
+def parts_of(x: Any) -> list[Callable[[], tuple[int, int, Callable[[Any], Any]]]] | None:
+    """For an object that says how it is gone over in a graph (`__tensor_parts__`): stretches of elements, one after the other.
+
+    Each is a function to be called where the stretch begins, and returns (how many elements, how many of them, from the first on, have
+    one spec, the element at an index). The index is an int, or an integer tensor for those of one spec. None: it cannot, or no trace is
+    written.
+    """
+    ask = getattr(type(x), "__tensor_parts__", None)
+    return ask(x) if ask is not None and state.traces and not state.levels else None
+
+
+def stream_of(x: Any) -> tuple[Callable[[], Any], Callable[[], Any]] | None:
+    """For an object that gives one element after the other while a graph runs (`__tensor_stream__`): is there one more, and which."""
+    ask = getattr(type(x), "__tensor_stream__", None)
+    return ask(x) if ask is not None and state.traces and not state.levels else None
 
 
 # the built-ins
@@ -163,17 +215,21 @@ def range_(*args: Any) -> Any:
 
 
 def enumerate_(iterable: Any, start: Any = 0) -> Any:
+    if hasattr(type(iterable), "__tensor_parts__") and state.traces and not state.levels:
+        return iterable.enumerate(start)
     inner = tensor_iterable(iterable)
     return enumerate(iterable, start) if inner is None else Enumerate(inner, start)
 
 
 def zip_(*iterables: Any, strict: bool = False) -> Any:
+    if len(iterables) > 1 and all([parts_of(x) is not None for x in iterables]) and not strict:
+        return type(iterables[0]).zip(tuple(iterables))
     parts = [tensor_iterable(x) for x in iterables]
     if not any(parts_present := [p is not None for p in parts]):
         return zip(*iterables, strict=strict)
     if all(parts_present):
         whole = [p for p in parts if p is not None]
-        if strict and all(p.static for p in whole) and len({p.length for p in whole}) > 1:
+        if strict and all(p.static for p in whole) and not all_equal([p.length for p in whole]):
             raise ValueError(f"zip() arguments have the lengths {[p.length for p in whole]}")
         return Zip(whole)
     return zip(*iterables, strict=strict)  # Python values among them: Python goes over all, row by row

@@ -16,7 +16,7 @@ from hybridml.ops.elementwise import less
 from hybridml.ops.logic import logical_and
 from hybridml.trace.autograph.conditions import and_, choose, not_any, not_mapped, symbolic, truth
 from hybridml.trace.autograph.context import branch
-from hybridml.trace.autograph.iterables import TensorIterable, tensor_iterable
+from hybridml.trace.autograph.iterables import Elements, TensorIterable, parts_of, stream_of, tensor_iterable
 from hybridml.trace.autograph.loop_state import Differs, Loop, Traced, late_outputs, leave
 from hybridml.trace.autograph.slots import Slot, objects, variables
 from hybridml.trace.autograph.subgraphs import scan_node, trace, while_node
@@ -37,7 +37,22 @@ def while_(
     *late: Callable[[], Slot | None],
 ) -> None:
     """Python's `while` as long as the condition is a Python value; from the first tensor on, a loop in the graph."""
-    flags = variables(exits, [test, body])
+    _while(test, body, [test, body], carried, local, live, exits, filled, *late)
+
+
+def _while(
+    test: Callable[[], Any],
+    body: Callable[[], None],
+    users: Sequence[Callable[..., Any]],
+    carried: Sequence[str],
+    local: Sequence[str],
+    live: Sequence[str],
+    exits: Sequence[str],
+    filled: Sequence[str],
+    *late: Callable[[], Slot | None],
+) -> None:
+    """`users` are the functions whose variables the loop may change."""
+    flags = variables(exits, users)
     count = _Unrolled()
 
     def condition() -> Any:
@@ -58,7 +73,7 @@ def while_(
             return
         body()
         count.step()
-    slots = variables([*carried, *local], [test, body]) + objects(late)
+    slots = variables([*carried, *local], users) + objects(late)
     loop = Loop(slots, frozenset(local), frozenset(live), False, filled)
     go = truth(t, "the condition of `while`")
 
@@ -123,10 +138,58 @@ def for_(
     filled: Sequence[str],
     *late: Callable[[], Slot | None],
 ) -> None:
-    """Python's `for` over Python values; over a tensor's rows or a range that ends at a tensor, a loop in the graph."""
+    """Python's `for` over Python values; over a tensor's rows, a range that ends at a tensor, or a dataset, a loop in the graph."""
     if isinstance(iterable, Variable) and state.traces:
         iterable = iterable.value()
-    items = tensor_iterable(iterable)
+    names = (carried, local, live, exits, filled)
+    parts = parts_of(iterable)
+    if parts is not None:
+        changed = variables([*carried, *local], [body]) + objects(late)
+        flags = variables(exits, [body])
+        _unrolled(
+            parts,
+            lambda part: _part(part(), body, flags, changed, names, late),
+            flags,
+            changed,
+            frozenset(local),
+        )
+        return
+    stream = stream_of(iterable)
+    if stream is not None:
+        more, pull = stream
+        _while(more, lambda: body(pull()), [body], *names, *late)
+        return
+    _for(tensor_iterable(iterable), iterable, body, *names, *late)
+
+
+def _part(
+    part: tuple[int, int, Callable[[Any], Any]],
+    body: Callable[[Any], None],
+    flags: list[Slot],
+    changed: list[Slot],
+    names: tuple[Sequence[str], Sequence[str], Sequence[str], Sequence[str], Sequence[str]],
+    late: tuple[Callable[[], Slot | None], ...],
+) -> None:
+    """A stretch of a dataset: one loop over the elements of one spec, and what is left, a smaller batch, written out behind it."""
+    length, uniform, get = part
+    rest = range(uniform, length) if uniform > 1 else range(length)
+    if uniform > 1:
+        _for(Elements(uniform, get), None, body, *names, *late)
+    _unrolled((get(k) for k in rest), body, flags, changed, frozenset(names[1]))
+
+
+def _for(
+    items: TensorIterable | None,
+    iterable: Any,
+    body: Callable[[Any], None],
+    carried: Sequence[str],
+    local: Sequence[str],
+    live: Sequence[str],
+    exits: Sequence[str],
+    filled: Sequence[str],
+    *late: Callable[[], Slot | None],
+) -> None:
+    """`items` where the graph goes over them, else `iterable` where Python does."""
     changed = objects(late)
     flags = variables(exits, [body])
     names = [*carried, *local]
@@ -182,21 +245,25 @@ def _scan(items: TensorIterable, body: Callable[[Any], None], loop: Loop) -> Non
     xs, form = pytree.flatten(items.stacked())
     where = "the `for` loop"
     with branch(body):
-        done = loop.trace("for", lambda *rows: body(pytree.unflatten(form, rows)), [], xs)
+        done = loop.trace("for", lambda *rows: body(items.of_row(pytree.unflatten(form, rows))), [], xs)
     outs = loop.outputs(done.left, where)
     extra, forms = late_outputs(loop, done)
     inits = [leaf.value for leaf in loop.tensors]
     k, builder = len(inits), done.body.builder
     done.body.inputs[k:k] = [builder.input(x.spec)._value for x in extra]
     results = scan_node(
-        done.body, [*inits, *[zeros(x.shape, dtype=x.dtype) for x in extra]], xs, [*outs, *extra], len(items)
+        done.body,
+        [*inits, *[zeros(x.shape, dtype=x.dtype) for x in extra]],
+        xs,
+        [*outs, *extra],
+        items.length,
     )
     leave(loop, results[:k], results[k:], forms, where)
 
 
 def _peels(items: TensorIterable, body: Callable[[Any], None], loop: Loop) -> bool:
     """Run the first iteration by itself: what only starts out differently then fits. False if that cannot help."""
-    if len(items) < 2:
+    if items.length < 2:
         loop.restore()
         body(items.item(0))
         return True
@@ -223,6 +290,9 @@ class _Tail(TensorIterable):
 
     def stacked(self) -> Any:
         return pytree.map(lambda x: x[1:], self._inner.stacked())
+
+    def of_row(self, row: Any) -> Any:
+        return self._inner.of_row(row)
 
 
 def _count(

@@ -170,7 +170,7 @@ def pullback(attrs: dict[str, Any], operands: list[Any], results: tuple[Any, ...
             with GradientTape(watch_accessed_variables=False) as tape:
                 tape.watch([operands[i] for i in sources])
                 again = inline(attrs["body"], operands)
-            walked = tape._walk(
+            walked = tape._gradients(
                 [again[k] for k in extra], list(extra.values()), [operands[i] for i in sources]
             )
             for i, g in zip(sources, walked, strict=True):

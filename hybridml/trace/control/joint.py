@@ -65,7 +65,7 @@ def join(body: Graph, wanted: Sequence[int], seeded: Sequence[int]) -> Joint:
                 tape.watch([inputs[i] for i in wanted])
                 outputs = inline(body, inputs)
             seeds = [builder.input(body.outputs[k].spec) for k in seeded]
-            found = tape._walk([outputs[k] for k in seeded], seeds, [inputs[i] for i in wanted])
+            found = tape._gradients([outputs[k] for k in seeded], seeds, [inputs[i] for i in wanted])
             graph, _ = builder.finish([*outputs, *[g for g in found if g is not None]])
     finally:
         state.tapes = tapes

@@ -102,7 +102,7 @@ class _WhileGradient:
         with GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(sources)
             out = self.step(now)
-        found = tape._walk([out[j] for j in self.floats], list(seeds), sources)
+        found = tape._gradients([out[j] for j in self.floats], list(seeds), sources)
         k = len(self.floats)
         before = [
             zeros_of(self.start[j].spec) if g is None else g for j, g in zip(self.floats, found, strict=False)

@@ -42,7 +42,7 @@ def _pullback(attrs: dict[str, Any], operands: list[Any], results: tuple[Any, ..
             tape.watch(sources)
             outputs = inline(without_silent_effects(attrs["body"]), inputs)
         pairs = [(out, g) for out, g in zip(outputs, grads, strict=True) if g is not None]
-        found = tape._walk([out for out, _ in pairs], [g for _, g in pairs], sources)
+        found = tape._gradients([out for out, _ in pairs], [g for _, g in pairs], sources)
         of = {id(x): g for x, g in zip(sources, found, strict=True)}
         return [of.get(id(x)) for x in inputs]
 

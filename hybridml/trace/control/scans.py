@@ -11,7 +11,8 @@ from hybridml.eager.dispatch import lift
 from hybridml.eager.state import state
 from hybridml.errors import ShapeError, SourceLine, TraceError, located, user_line
 from hybridml.ops.joining import stack
-from hybridml.ops.spec import TensorSpec
+from hybridml.ops.spec import TensorSpec, all_equal
+from hybridml.symbolic import dim
 from hybridml.trace.control.functions import continued, loop_tensor
 from hybridml.trace.control.mapped import mapped_scan
 from hybridml.trace.control.rows import SCAN
@@ -67,8 +68,8 @@ def _length(rows: Sequence[Any], length: int | None, source: SourceLine | None) 
         raise ShapeError(
             located("hml.scan goes along the first axis of xs, but one of them has no dimensions", source)
         )
-    sizes = {x.shape[0] for x in rows} | ({int(length)} if length is not None else set())
-    if len(sizes) > 1:
+    sizes = [x.shape[0] for x in rows] + ([dim(length)] if length is not None else [])
+    if not all_equal(sizes):
         raise ShapeError(
             located(
                 f"hml.scan: the first axes of xs {[x.shape for x in rows]}"
@@ -76,7 +77,7 @@ def _length(rows: Sequence[Any], length: int | None, source: SourceLine | None) 
         )  # fmt: skip
     if not sizes:
         raise TraceError(located("hml.scan needs xs or a length", source))
-    return sizes.pop()
+    return sizes[0]
 
 
 def _pair(returned: Any) -> tuple[Any, Any]:

@@ -14,6 +14,7 @@ from hybridml.eager.tensor import Tensor
 from hybridml.eager.variable import Variable
 from hybridml.ops.registry import Op
 from hybridml.ops.spec import TensorSpec
+from hybridml.symbolic import is_number
 from hybridml.trace.builder import Builder
 from hybridml.trace.graph import Graph, Value, has_effects
 from hybridml.trace.signature import leaf_paths
@@ -61,7 +62,7 @@ def trace_body(
 
 def is_data(x: Any) -> bool:
     """True for what becomes a tensor in a sub-graph."""
-    return isinstance(x, (Tensor, bool, int, float)) or hasattr(x, "__array__")
+    return isinstance(x, Tensor) or is_number(x) or hasattr(x, "__array__")
 
 
 class Surroundings:

@@ -15,9 +15,11 @@ from hybridml.trace.passes.dce import dce
 from hybridml.trace.passes.expand import expand
 from hybridml.trace.passes.fold import fold
 from hybridml.trace.passes.layout import layout
+from hybridml.trace.passes.masks import masks
 from hybridml.trace.passes.materialize import materialize
 from hybridml.trace.passes.rewrite import Rewriter, rewrite
 from hybridml.trace.passes.simplify import simplify
+from hybridml.trace.passes.slices import slices
 from hybridml.trace.passes.split import split
 
 Pass = Callable[[Graph], Graph]
@@ -39,10 +41,12 @@ PASSES: tuple[Pass, ...] = (
     dce,
     control,
     dce,
+    masks,
     expand,
     fold,
     simplify,
     layout,
+    slices,
     cse,
     split,
     simplify,

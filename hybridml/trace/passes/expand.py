@@ -10,17 +10,18 @@ from hybridml.trace.passes.rewrite import Rewriter, rewrite
 
 def expand(graph: Graph) -> Graph:
     def visit(r: Rewriter, n: Node) -> bool:
-        if n.op.expand is None:
+        found = None if n.op.expand is None else splice(r, n)
+        if found is None:
             return False
-        for old, new in zip(n.outputs, splice(r, n), strict=True):
+        for old, new in zip(n.outputs, found, strict=True):
             r.replace(old, new)
         return True
 
     return rewrite(graph, visit)
 
 
-def splice(r: Rewriter, n: Node) -> list[Operand]:
-    """Trace the row's `expand` on the node's operands and copy the result into the new graph."""
+def splice(r: Rewriter, n: Node) -> list[Operand] | None:
+    """Trace the row's `expand` on the node's operands and copy the result into the new graph; None where it declines."""
     assert n.op.expand is not None
     builder = Builder(n.op.name)
     saved = state.tapes, state.traces
@@ -29,6 +30,8 @@ def splice(r: Rewriter, n: Node) -> list[Operand]:
         with builder:
             symbols = [builder.input(x.spec) if isinstance(x, Value) else x for x in n.inputs]
             out = n.op.expand(*symbols, **n.attrs)
+            if out is None:
+                return None
             inner, _ = builder.finish(list(out) if isinstance(out, tuple) else [out])
     finally:
         state.tapes, state.traces = saved
@@ -37,9 +40,10 @@ def splice(r: Rewriter, n: Node) -> list[Operand]:
     r.constants.update(inner.constants)
     for m in inner.nodes:
         new = Node(m.op, m.inputs, m.attrs, m.outputs, n.source)
-        if m.op.expand is not None:
-            for old, value in zip(m.outputs, splice(r, new), strict=True):
-                r.replace(old, value)
-        else:
+        found = None if m.op.expand is None else splice(r, new)
+        if found is None:
             r.keep(new)
+        else:
+            for old, value in zip(m.outputs, found, strict=True):
+                r.replace(old, value)
     return [r[v] for v in inner.outputs]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from hybridml.ops.registry import Kind
+from hybridml.symbolic import has_dims
 from hybridml.trace.graph import Graph, Node, Value
 from hybridml.trace.interpret import run_eager
 from hybridml.trace.passes.rewrite import Rewriter, rewrite
@@ -22,6 +23,8 @@ def fold(graph: Graph) -> Graph:
         if n.op.kind not in _FOLDABLE or len(n.outputs) != 1 or not n.inputs:
             return False
         operands = [r[x] for x in n.inputs]
+        if has_dims(n.out.shape) or has_dims(n.attrs) or has_dims(operands):
+            return False  # it takes a size to compute it
         arrays = [r.constants.get(x) if isinstance(x, Value) else x for x in operands]
         if any(a is None for a in arrays):
             return False

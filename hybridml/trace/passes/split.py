@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 
 from hybridml.ops.registry import PUBLIC, Kind
+from hybridml.symbolic import has_dims
 from hybridml.trace.graph import Graph, Node, Value
 from hybridml.trace.passes.rewrite import Rewriter, rewrite
 
@@ -26,7 +27,7 @@ def split(graph: Graph) -> Graph:
         length = math.prod(shape[a] for a in axes)
         if length < LONG or n.out.spec.size > FEW or n.values[0].dtype != n.out.dtype:
             return False
-        cut = next(((a, b) for a in axes if (b := _blocks(shape[a]))), None)
+        cut = next(((a, b) for a in axes if not has_dims(shape[a]) and (b := _blocks(shape[a]))), None)
         if cut is None:
             return False
         axis, blocks = cut

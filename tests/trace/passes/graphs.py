@@ -27,6 +27,15 @@ def _sgd(w, x, y):
     return value, w - 0.1 * grad
 
 
+def _pooled(x, b):
+    """The gradient of pooled ReLUs by the image and the bias."""
+
+    def f(x, b):
+        return (hml.nn.max_pool2d(hml.nn.relu(x + b), 2) ** 2).sum()
+
+    return hml.grad(f, argnums=(0, 1))(x, b)
+
+
 def _counter():
     v = hml.Variable(array(3))
 
@@ -63,6 +72,11 @@ GRAPHS = {
     "one value, three results": (lambda x: (lambda y: (y, y, y[1:]))(x * 2), (array(4),)),
     "a training step": (_sgd, (array(4, 2), array(3, 4), array(3, 2))),
     "a variable": (_counter(), (array(3),)),
+    "pooled relu": (_pooled, (array(2, 4, 6, 3) - 1, array(3) - 1.5)),
+    "pooled relu, windows overlap": (
+        lambda x: hml.grad(lambda x: (hml.nn.max_pool2d(hml.nn.relu(x), 3, 2, "same") ** 2).sum())(x), (array(1, 5, 6, 2) - 1,)),
+    "slices that make up the whole": (lambda x, y: (lambda a: a[::2] * a[1::2])(hml.exp(x) * y), (array(4, 3), array(3))),
+    "slices that overlap": (lambda x: (lambda a: a[:3] * a[1:])(hml.exp(x)), (array(4, 3),)),
     "empty": (lambda x: (x + 1, x.sum()), (array(0, 3),)),
     "0-d": (lambda x: hml.tanh(x) + x, (array(),)),
     "scalars only": (lambda: hml.ones((3,)) + 2, ()),

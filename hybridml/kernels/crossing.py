@@ -1,0 +1,94 @@
+"""Sums across rows, in the kernel that walks along them: the gradients of a normalisation's scale and offset, of a bias.
+
+Summing down the columns of an (N, M) array wants another walk than the rows' own reductions, and a kernel of its own would read
+everything a second time. Here the rows are cut into blocks, `sum` becomes a sum to (blocks, M) and one over the blocks, and the first of
+them rides along with the rows: a block's sums stay in the nearest cache. The cut depends on the shape alone, so results do not
+depend on the number of threads. (PyTorch's and Apex's layer_norm kernels share the work like this.)
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+from hybridml.kernels.space import Space, parts, refine
+from hybridml.ops.registry import PUBLIC
+from hybridml.ops.spec import TensorSpec
+from hybridml.trace.graph import Graph, Node, Value
+
+if TYPE_CHECKING:
+    from hybridml.kernels.group import Fuser, Group
+
+BLOCKS = 64  # wanted: enough for many threads, few enough that their sums are nothing beside the rows
+FEWEST, MOST = 8, 256
+TOGETHER = 1 << 14  # elements that one thread does anyway: all their rows are one block
+
+
+def fits(space: Space, rows: frozenset[int], across: frozenset[int]) -> bool:
+    """True if a kernel along `rows` can also reduce over `across`: the axes are (blocks, across, rows), in this order."""
+    if not rows or not across:
+        return False
+    n = len(space)
+    first = n - len(rows) - len(across)
+    if rows != set(range(n - len(rows), n)) or across != set(range(first, n - len(rows))):
+        return False
+    return first > 0 or math.prod(space) <= TOGETHER
+
+
+def cut(fuser: Fuser) -> Graph | None:
+    """The graph with those sums cut into blocks that could then ride along with rows beside them; None if there are none."""
+    wanted: dict[int, int] = {}  # the node of a sum, and its blocks
+    for pair in fuser.refusals:
+        a, b = (fuser.owner[i] for i in pair)
+        for row, down in ((a, b), (b, a)):
+            if _complement(row, down):
+                found = {
+                    i: _blocks(fuser.nodes[i]) for i in down.nodes if fuser.nodes[i].op.reduce is not None
+                }
+                wanted |= {i: blocks for i, blocks in found.items() if blocks}
+    if not wanted:
+        return None
+    nodes: list[Node] = []
+    for i, n in enumerate(fuser.nodes):
+        nodes += _in_blocks(n, wanted[i]) if i in wanted else [n]
+    return fuser.graph.replace(nodes=tuple(nodes))
+
+
+def _complement(row: Group, down: Group) -> bool:
+    """True if one group reduces along the rows, and the other one over all of them."""
+    if not row.reduced or not down.reduced or down.crossing:
+        return False
+    fine = refine(row.space, down.space)
+    if fine is None:
+        return False
+    along, across = (frozenset(p for k in g.reduced for p in parts(g.space, fine)[k]) for g in (row, down))
+    return fits((2, *fine), frozenset(k + 1 for k in along), frozenset(k + 1 for k in across))
+
+
+def _blocks(n: Node) -> int:
+    """How many blocks the rows of a sum over leading axes are cut into; 0 if they cannot be."""
+    x, axes = n.values[0], n.attrs["axis"]
+    if axes != tuple(range(len(axes))) or not axes or len(axes) == len(x.shape) or x.dtype != n.out.dtype:
+        return 0
+    rows = math.prod(x.shape[: len(axes)])
+    fitting = [b for b in range(FEWEST, min(MOST, rows // 2) + 1) if rows % b == 0]
+    return min(fitting, key=lambda b: abs(math.log(b / BLOCKS)), default=0)
+
+
+def _in_blocks(n: Node, blocks: int) -> list[Node]:
+    reshape = PUBLIC["reshape"].op  # type: ignore[attr-defined]  # public functions carry their row
+    x, leading = n.values[0], len(n.attrs["axis"])
+    rest = x.shape[leading:]
+    rows = math.prod(x.shape[:leading])
+
+    def value(*shape: int) -> Value:
+        return Value(TensorSpec(shape, x.dtype))
+
+    apart, partial = value(blocks, rows // blocks, *rest), value(blocks, *rest)
+    together = value(*(1,) * (leading - 1), blocks, *rest)
+    return [
+        Node(reshape, (x,), {"shape": apart.shape}, (apart,), n.source),
+        Node(n.op, (apart,), {"axis": (1,), "keepdims": False}, (partial,), n.source),
+        Node(reshape, (partial,), {"shape": together.shape}, (together,), n.source),
+        Node(n.op, (together,), n.attrs, n.outputs, n.source),
+    ]
