@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import gc
+import time
 import tracemalloc
+import warnings
 from typing import Any
 
+import numpy as np
 import pytest
 from record import Record
 from turns import in_turns, median
@@ -64,7 +67,7 @@ def test_recurrent_loop(benchmark: Any, record: Record) -> None:
 def test_memory_of_many_signatures(benchmark: Any, record: Record) -> None:
     """Traces are bounded: what 1,000 signatures hold beyond what 200 hold, in MB."""
 
-    @hml.function
+    @hml.function(reduce_retracing=False)
     def f(x: Any) -> Any:
         return hml.tanh(x) * 2.0
 
@@ -82,3 +85,44 @@ def test_memory_of_many_signatures(benchmark: Any, record: Record) -> None:
     assert f.cache_info().size <= 64
     record.add("memory of 1,000 signatures above that of 200", (after - before) / 1e6, at_most=1.0, unit="MB")
     benchmark(f, hml.zeros(1000))
+
+
+def test_new_size(benchmark: Any, record: Record) -> None:
+    """A training step at a batch size that has not come before: bound to the trace for all sizes, beside a trace of its own."""
+    rng = np.random.default_rng(0)
+    shapes = (64, 128), (128,), (128, 128), (128,), (128, 10), (10,)
+    weights = [hml.Variable(rng.normal(size=s).astype(np.float32) * 0.1) for s in shapes]
+
+    def step(x: Any, labels: Any) -> Any:
+        a, b, c, d, e, f = weights
+        with hml.GradientTape() as tape:
+            hidden = hml.nn.relu(hml.nn.relu(x @ a + b) @ c + d)
+            loss = hml.mean(hml.nn.softmax_cross_entropy(hidden @ e + f, labels))
+        for w, g in zip(weights, tape.gradient(loss, weights), strict=True):
+            w.assign_sub(0.01 * g)
+        return loss
+
+    def seconds(f: Any, sizes: range) -> list[float]:
+        found = []
+        for n in sizes:
+            args = hml.ones((n, 64)), hml.zeros(n, dtype=hml.int64)
+            begin = time.perf_counter()
+            f(*args)
+            found.append(time.perf_counter() - begin)
+        return found
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", hml.errors.RetraceWarning)
+        bound, traced = hml.function(step), hml.function(step, reduce_retracing=False)
+        seconds(bound, range(32, 64, 4)), seconds(traced, range(32, 64, 4))  # kernels are compiled here
+        ours, theirs = seconds(bound, range(64, 192, 4)), seconds(traced, range(64, 192, 4))
+    assert bound.cache_info().traces < 4 and bound.cache_info().binds > 30
+    record.add("training step at a new batch size, bound", median(ours), at_most=0.02, unit="s")
+    record.add(
+        "training step at a new batch size",
+        median(ours) / median(theirs),
+        at_most=0.7,
+        unit="x",
+        note="a trace of its own",
+    )
+    benchmark.pedantic(seconds, (bound, range(192, 196, 4)))

@@ -103,6 +103,8 @@ def difference(a: Structure, b: Structure) -> tuple[str, str, str] | None:
 
 def _children(x: Any, opened: bool = False) -> tuple[list[Any], Hashable] | None:
     cls = type(x)
+    if cls in _LEAVES:
+        return None
     if x is None:
         return [], None
     if cls is list or cls is tuple:
@@ -127,6 +129,8 @@ def _children(x: Any, opened: bool = False) -> tuple[list[Any], Hashable] | None
     for base, (flatten_base, _) in _REGISTRY.items():
         if isinstance(x, base):
             return flatten_base(x)
+    if not is_state(x):  # which may be opened the next time
+        _LEAVES.add(cls)
     return None
 
 
@@ -167,10 +171,8 @@ def leaves_of(x: Any, structure: Structure) -> list[Any] | None:
 def _collect(x: Any, s: Structure, found: list[Any]) -> bool:
     cls, node = type(x), s.node
     if node is None:
-        if cls not in _LEAVES:
-            if _children(x) is not None:
-                return False
-            _LEAVES.add(cls)
+        if _children(x) is not None:
+            return False
         found.append(x)
         return True
     if cls is not node:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import doctest
 import importlib
+import inspect
 import pkgutil
 import re
 import subprocess
@@ -49,10 +50,24 @@ def test_modules_say_what_they_are(path: Path) -> None:
     assert not re.search(r"\b(TODO|FIXME|XXX)\b", text), "open work does not live in comments"
 
 
+class Finder(doctest.DocTestFinder):
+    """Finds a decorated function in the module that defines it."""
+
+    def _from_module(self, module, object):  # type: ignore[no-untyped-def]  # doctest's own signature
+        return super()._from_module(module, inspect.unwrap(object) if inspect.isfunction(object) else object)
+
+
 @pytest.mark.parametrize("module", MODULES)
 def test_docstrings_tell_the_truth(module: str) -> None:
-    results = doctest.testmod(importlib.import_module(module), optionflags=doctest.NORMALIZE_WHITESPACE)
-    assert results.failed == 0
+    runner = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE)
+    for test in Finder().find(importlib.import_module(module)):
+        runner.run(test)
+    assert runner.failures == 0
+
+
+def test_examples_of_composites_are_among_those_that_run() -> None:
+    found = Finder().find(importlib.import_module("hybridml.ops.composite"))
+    assert {"softmax", "layer_norm"} <= {t.name.rpartition(".")[2] for t in found if t.examples}
 
 
 def test_the_readme_names_only_what_exists() -> None:

@@ -77,6 +77,8 @@ class Entry:
         return found
 
 
+LONGEST = 4000  # steps of a walk that is recorded: such as a loop that ran for long is rarely taken again, and slow to compile
+
 Seeds = Sequence[tuple[int, Any]]  # names of targets, and the gradients that the walk begins with
 Path = Sequence[tuple[Entry, list[bool]]]
 
@@ -91,7 +93,7 @@ def gradients(entries: Iterable[Entry], seeds: Seeds, sources: set[int]) -> dict
             reached.update(e.outputs)
             path.append((e, wanted))
     seeds = [(i, g) for i, g in seeds if i in reached]
-    if not (state.tapes or state.traces or state.levels):
+    if len(path) <= LONGEST and not (state.tapes or state.traces or state.levels):
         try:
             return _played(path, seeds, sources)
         except Odd:
@@ -121,7 +123,10 @@ _recordings = Recordings()
 def _played(path: Path, seeds: Seeds, sources: set[int]) -> dict[int, Any]:
     """Raises Odd where there is nothing to play."""
     kind, arrays, numbers = _kind(path, seeds, sources)
-    recording = _recordings.known.get(kind)
+    try:
+        recording = _recordings.known.get(kind)
+    except TypeError:  # an attribute that has no hash
+        raise Odd from None
     if not recording:
         _recordings.note(kind, lambda: _recorded(path, seeds, sources, arrays, numbers))
         raise Odd
@@ -147,8 +152,12 @@ def _kind(path: Path, seeds: Seeds, sources: set[int]) -> tuple[tuple[Any, ...],
             raise Odd
         key.append(e.op)
         for k, v in e.attrs.items():
-            key.append(k)
-            key.append(key_of(v))
+            cls = type(v)
+            key += (
+                k,
+                cls,
+                v.hex() if cls is float else v,
+            )  # rows see to it that equal attributes of one type mean the same
         for xs, names in ((e.operands, e.inputs), (e.results, e.outputs)):
             for x, i in zip(xs, names, strict=True):
                 cls = type(x)
@@ -156,17 +165,14 @@ def _kind(path: Path, seeds: Seeds, sources: set[int]) -> tuple[tuple[Any, ...],
                     a = x._array
                     if type(a) is not np.ndarray:
                         raise Odd
-                    key.append(a.shape)
-                    key.append(a.dtype)
                     arrays.append(a)
+                    shape, dtype = a.shape, a.dtype
                 elif cls is TensorSpec:
-                    key.append(cls)
-                    key.append(x.shape)
-                    key.append(x.dtype)
+                    shape, dtype = x.shape, x.dtype
                 else:
                     key.append(key_of(x))
                     continue
-                key.append(None if i is None else numbers.setdefault(i, len(numbers)))
+                key += (cls, shape, dtype, None if i is None else numbers.setdefault(i, len(numbers)))
     key.append("seeds")
     for i, g in seeds:
         if type(g) is not Tensor or type(g._array) is not np.ndarray:

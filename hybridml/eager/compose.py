@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from hybridml import backends
 from hybridml.eager import quiet
 from hybridml.eager.composed import Composed
 from hybridml.eager.recorder import Slot, Unrecordable, record
-from hybridml.eager.recordings import Odd, Recordings, key_of
+from hybridml.eager.recordings import LONGEST, Odd, Recordings, key_of
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable
@@ -54,6 +55,8 @@ def run(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     if not composed:
         _recordings.note(kind, lambda: _recorded(f, args, kwargs, arrays))
         return f(*args, **kwargs)
+    if backends.elsewhere and not all([type(a) is np.ndarray for a in arrays]):
+        return f(*args, **kwargs)
     tapes = state.tapes
     if tapes and not any([x._id for x in tensors]):
         tapes = []
@@ -81,7 +84,7 @@ def _describe(x: Any, key: list[Any], tensors: list[Tensor], arrays: list[Any]) 
         key += (a.shape, a.dtype)
         arrays.append(a)
         tensors.append(x)
-    elif cls is tuple or cls is list:
+    elif (cls is tuple or cls is list) and len(x) <= LONGEST:
         key += (cls, len(x))
         for part in x:
             _describe(part, key, tensors, arrays)

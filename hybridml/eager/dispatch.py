@@ -115,6 +115,8 @@ def run(op: Op, operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
         else:
             r = _RANK.get(type(x))
             if r is None or fixed:
+                if type(x) is Variable:
+                    return run(op, tuple([v.value() if type(v) is Variable else v for v in operands]), attrs)
                 break
             rank = r if r > rank else rank
             arrays.append(x)

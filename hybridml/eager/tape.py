@@ -11,11 +11,13 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
 from hybridml import dtypes, pytree
 from hybridml.eager.backward import Entry, Rule, gradients
 from hybridml.eager.creation import asarray, beside, ones_like, zeros_like
 from hybridml.eager.state import state
-from hybridml.eager.tensor import Tensor
+from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable, next_id
 from hybridml.errors import GradientWarning, ShapeError, TapeError, user_line, user_stacklevel
 from hybridml.ops.registry import PUBLIC, Op
@@ -280,8 +282,6 @@ def _explain_once(name: str, why: str) -> None:
 
 
 def _one_hot(target: Any, i: int) -> Tensor:
-    import numpy as np
-
     seed = np.zeros(target.size, target.dtype)
     seed[i] = 1
     with beside(target):
@@ -289,8 +289,6 @@ def _one_hot(target: Any, i: int) -> Tensor:
 
 
 def _columns_seed(target: Any, j: int) -> Tensor:
-    import numpy as np
-
     n = target.shape[0]
     one_row = np.zeros(target.size // max(n, 1), target.dtype)
     one_row[j] = 1
@@ -299,9 +297,21 @@ def _columns_seed(target: Any, j: int) -> Tensor:
     return PUBLIC["reshape"](PUBLIC["broadcast_to"](row, (n, len(one_row))), target.shape)  # type: ignore[no-any-return]
 
 
+_ones: dict[Any, np.ndarray] = {}  # one number of each dtype: where most gradients begin
+
+
+def _one(t: Any) -> Tensor:
+    if type(t) is not Tensor or type(t._array) is not np.ndarray or t._array.shape:
+        return ones_like(t)
+    dtype = t._array.dtype
+    if dtype not in _ones:
+        _ones[dtype] = np.ones((), dtype)
+    return wrap(_ones[dtype])
+
+
 def _seeds(targets: list[Any], output_gradients: Any) -> list[Any]:
     if output_gradients is None:
-        return [ones_like(t) for t in targets]
+        return [_one(t) for t in targets]
     given = pytree.leaves(output_gradients)
     if len(given) != len(targets):
         raise ShapeError(f"output_gradients has {len(given)} tensors for {len(targets)} targets")

@@ -154,7 +154,12 @@ _new = Tensor.__new__
 def wrap(array: Any) -> Tensor:
     """A tensor around an array that nobody will change: no copy, no check."""
     t = _new(Tensor)
-    t._array = array if type(array) is np.ndarray or backends.is_array(array) else np.asarray(array)
+    if type(array) is np.ndarray:
+        t._array = array
+    else:
+        t._array = (
+            np.asarray(array) if isinstance(array, np.generic) or not backends.is_array(array) else array
+        )
     t._id = None
     return t
 

@@ -156,8 +156,11 @@ class Variable(Operators):
         return id(self)
 
     def __reduce__(self) -> Any:
-        """Copies and pickles are variables of their own, with the value of now."""
+        """Copies and pickles are variables of their own, with the value of now. A pickle knows no device."""
         return _rebuilt, (self.numpy(), self.trainable, self.name)
+
+    def __deepcopy__(self, memo: Any) -> Variable:
+        return _rebuilt(self.numpy(), self.trainable, self.name).to(self.device)
 
     def __repr__(self) -> str:
         return f'Variable("{self.name}", shape={self.shape}, dtype={self.dtype.name})'

@@ -20,6 +20,7 @@ class Arguments:
         self._geometry = geometry
         self.operands: list[Operand] = []
         self.bases: list[tuple[Value, int]] = []  # base and byte offset of each operand
+        self.strides: list[Strides] = []  # of each operand, over the axes
         self.words: list[str] = []
         self.word_values: list[int] = []
         self.scalars: list[Scalar] = []
@@ -49,18 +50,19 @@ class Arguments:
                 terms.append(f"{axis.name} * {self._word(f'{name}_{axis.name}', strides[k])}")
         return " + ".join(terms) or "0"
 
-    def _operand(self, written: bool, base: Value, offset: int) -> Operand:
+    def _operand(self, written: bool, base: Value, offset: int, strides: Strides) -> Operand:
         number = sum(o.written == written for o in self.operands)
         operand = Operand(f"{'o' if written else 'x'}{number}", base.dtype, written)
         self.operands.append(operand)
         self.bases.append((base, offset * base.dtype.itemsize))
+        self.strides.append(strides)
         return operand
 
     def read(self, base: Value, strides: Strides, offset: int) -> Access:
         """A value from outside, walked with these strides."""
         key = (base, strides, offset)
         if key not in self._reads:
-            operand = self._operand(False, base, offset)
+            operand = self._operand(False, base, offset, strides)
             self._reads[key] = operand, self._affine(operand.name, strides)
         return self._reads[key]
 
@@ -68,8 +70,9 @@ class Arguments:
         """The result of node i, which this kernel writes, and may read back."""
         v = self._geometry.nodes[i].out
         if v not in self._writes:
-            operand = self._operand(True, v, 0)
-            self._writes[v] = operand, self._affine(operand.name, self._geometry.own_strides(i))
+            strides = self._geometry.own_strides(i)
+            operand = self._operand(True, v, 0, strides)
+            self._writes[v] = operand, self._affine(operand.name, strides)
         return self._writes[v]
 
     def index(self, i: int) -> str:

@@ -44,6 +44,7 @@ from hybridml.kernels.conv_layout import (
 )
 from hybridml.kernels.conv_tile import float32_copy_or_zero, float32_copy_some
 from hybridml.kernels.gemm import Words
+from hybridml.kernels.gemm_pack import float32_copy, float32_copy_transposed
 from hybridml.kernels.gemm_tile import float32_item as ITEM
 from hybridml.kernels.gemm_tile import float32_width as LANES
 from hybridml.kernels.gemm_tile import scratch
@@ -258,6 +259,24 @@ def by_input(args, begin, end):
                         b = w + group * many * each * ITEM
                         to = c + group * each * ITEM
                         product(args, words, windows, many, a + group * many * ITEM, filters, b, each, to, 1)
+
+
+def turn_filters(args, begin, end):
+    """For some taps, the filters of each transposed to [filters, channels]; the taps in reverse order where word 5 says so."""
+    each, filters = args[3], args[4]
+    whole_rows, whole_columns = each // LANES * LANES, filters // LANES * LANES
+    for tap in range(begin, end):
+        of = args[0] + tap * each * filters * ITEM
+        place = args[2] - 1 - tap if args[5] else tap
+        to = args[1] + place * each * filters * ITEM
+        for c in range(0, whole_rows, LANES):
+            for f in range(0, whole_columns, LANES):
+                float32_copy_transposed(
+                    to + (f * each + c) * ITEM, each, of + (c * filters + f) * ITEM, filters
+                )
+        for c in range(each):
+            for f in range(whole_columns if c < whole_rows else 0, filters):
+                float32_copy(to, f * each + c, of, c * filters + f)
 
 
 def add_parts(args, begin, end):

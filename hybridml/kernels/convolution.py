@@ -14,8 +14,8 @@ from hybridml.kernels import conv_layout as at
 from hybridml.kernels import gemm, jit
 from hybridml.kernels.jit import Kernel
 from hybridml.kernels.lower import Lowered
-from hybridml.kernels.movement.boxes import copy, fill
-from hybridml.kernels.steps import RoutineStep
+from hybridml.kernels.movement.boxes import fill
+from hybridml.kernels.steps import CHUNK_NANOSECONDS, RoutineStep
 from hybridml.kernels.views import Place
 from hybridml.ops.registry import Layout
 from hybridml.ops.spec import spec
@@ -79,13 +79,10 @@ def by_input(n: Node, places: Places, threads: int) -> Steps | None:
         return [_step("by_input", n, words, operands, work, rows, threads)]
     if n.attrs["strides"] == (1, 1) and n.attrs["groups"] == 1 and g.shape[2] < _NARROW:
         return _as_forward(n, places, threads, work)
-    kh, kw, each, filters = w.shape
-    turned = Value(spec((kh, kw, filters, each), w.dtype))
-    strides = (kw * filters * each, filters * each, 1, each)
-    flipped = copy("conv2d_turn_filters", places[w], turned, Layout(w.shape, strides))
+    turned = Value(spec((*w.shape[:2], w.shape[3], w.shape[2]), w.dtype))
     operands = ((n.out, 0, at.X), (turned, 0, at.W), (*_at(g, places), at.G))
     return [
-        (flipped, (places[w][0],), (turned,)),
+        _turn(w, turned, places, threads, around=False),
         _step("by_input", n, words, operands, work, rows, threads),
     ]
 
@@ -96,18 +93,26 @@ def _as_forward(n: Node, places: Places, threads: int, work: int) -> Steps:
     g, w = n.values
     (kh, kw, each, filters), (dh, dw) = w.shape, n.attrs["dilation"]
     turned = Value(spec((kh, kw, filters, each), w.dtype))
-    strides = (-kw * filters * each, -filters * each, 1, each)
-    around = copy(
-        "conv2d_turn_filters", places[w], turned, Layout(w.shape, strides, (kh * kw - 1) * filters * each)
-    )
     words = _words(n, g.shape, turned.shape, n.out.shape)
     (top, _), (left, _) = n.attrs["padding"]
     words[at.TOP], words[at.LEFT] = (kh - 1) * dh - top, (kw - 1) * dw - left
     operands = ((*_at(g, places), at.X), (turned, 0, at.W), (n.out, 0, at.G))
     return [
-        (around, (places[w][0],), (turned,)),
+        _turn(w, turned, places, threads, around=True),
         _step("forward", n, words, operands, work, words[at.ROWS], threads),
     ]
+
+
+def _turn(w: Value, turned: Value, places: Places, threads: int, around: bool) -> RoutineStep:
+    """The filters with channels last, so that products read them along their rows; `around`: also the last tap first."""
+    base, offset = _at(w, places)
+    taps = w.shape[0] * w.shape[1]
+    nanoseconds = 0.3 * w.spec.size
+    return RoutineStep(
+        f"conv2d_transpose: filters of {taps} taps turned", load("turn_filters", w.dtype.name),
+        [0, 0, taps, *w.shape[2:], int(around)], ((base, offset, 0), (turned, 0, 1)), (base,), (turned,), taps, nanoseconds,
+        pieces=max(1, min(threads, taps, int(nanoseconds / CHUNK_NANOSECONDS))),
+    )  # fmt: skip
 
 
 def by_filter(n: Node, places: Places, threads: int) -> Steps | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any, NoReturn
@@ -15,12 +16,13 @@ import numpy as np
 
 from hybridml import buffers, config
 from hybridml.errors import GraphError, located
-from hybridml.kernels import driver, memory
+from hybridml.kernels import driver, jit, memory
 from hybridml.kernels.address import External
 from hybridml.kernels.control import ControlStep
 from hybridml.kernels.group import Fusions
 from hybridml.kernels.region import Fault, Meter, Region, Site
 from hybridml.kernels.steps import EmptyStep, PythonStep, Step, run_eagerly
+from hybridml.kernels.sweep import SweepStep
 from hybridml.kernels.views import Place
 from hybridml.ops.registry import Layout
 from hybridml.trace.graph import Graph, Value, subgraphs
@@ -32,10 +34,13 @@ class Executable:
     """Runs one graph. `run(externals)` takes inputs and variables as C-contiguous arrays and returns fresh outputs."""
 
     def __init__(self, graph: Graph, known: Fusions | None = None) -> None:
+        started = time.perf_counter()
         self.meter = Meter()
-        self.region = Region(graph, config.get().num_threads, self.meter, known=known)
-        self.graph = self.region.graph
-        self._build()
+        with jit.recorded() as self.loads:
+            self.region = Region(graph, config.get().num_threads, self.meter, known=known)
+            self.graph = self.region.graph
+            self._build()
+        self._seconds = time.perf_counter() - started
 
     # facts for people
 
@@ -63,7 +68,8 @@ class Executable:
     @property
     def kernels(self) -> list[Any]:
         """The native steps in the order of the program; those of branches and loop bodies once."""
-        native = (s for region in _regions(self.region) for s in region.steps)
+        steps = (s for region in _regions(self.region) for s in region.steps)
+        native = (m for s in steps for m in (s.members if isinstance(s, SweepStep) else [s]))
         return [s for s in native if not isinstance(s, (PythonStep, EmptyStep, ControlStep))]
 
     @property
@@ -73,9 +79,22 @@ class Executable:
     def facts(self) -> dict[str, Any]:
         """The counts and times that `ConcreteFunction.stats` reports."""
         return {
-            **asdict(self.meter), "kernels": len(self.kernels), "python_steps": len(self.python_steps),
+            **asdict(self.meter), **self._time(), "kernels": len(self.kernels), "python_steps": len(self.python_steps),
             "bytes_eager": int(_eager_bytes(self.graph)), "bytes_traced": int(_traced_bytes(self.region)),
             "arena_bytes": self.arena_bytes,
+        }  # fmt: skip
+
+    def _time(self) -> dict[str, float]:
+        """Where the time of building went, the matrix products' and the driver's kernels included."""
+        loads, numba = self.loads, [k for k in self.loads if k.by == "numba"]
+        numbas = sum(k.seconds for k in numba)
+        front = sum(k.front_seconds for k in loads if k.by == "translator")
+        llvm = sum(k.llvm_seconds for k in loads)
+        loading = sum(k.seconds for k in loads) - numbas - front - llvm
+        plan = self._seconds - self.meter.emit_seconds - sum(k.seconds for k in loads)
+        return {
+            "plan_seconds": max(plan, 0.0), "translate_seconds": front, "llvm_seconds": llvm,
+            "numba_seconds": numbas, "link_seconds": loading,
         }  # fmt: skip
 
     # the program
@@ -207,7 +226,8 @@ def _traced_bytes(region: Region) -> float:
             share = 2 if s.node.op.provider == "cond" else 1
             total += s.node.attrs.get("length", 1) * sum(map(_traced_bytes, s.regions.values())) / share
         else:
-            total += sum(v.spec.nbytes for v in (*dict.fromkeys(s.reads), *s.writes))
+            steps = s.members if isinstance(s, SweepStep) else [s]
+            total += sum(v.spec.nbytes for t in steps for v in (*dict.fromkeys(t.reads), *t.writes))
     return total
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from hybridml.kernels import blas, gemm_cost, jit
 from hybridml.kernels.gemm_cost import Machine, Product, Split
 from hybridml.kernels.jit import Kernel
+from hybridml.kernels.walk import Axes
 
 _VECTORS = (("avx512f", (64, 0.5)), ("avx2", (32, 0.9)))
 """Bytes of a vector by processor feature, widest first, and the part of the tiles' peak rate that OpenBLAS was seen to reach there."""
@@ -72,6 +73,31 @@ class Plan:
         words = list(self.template)
         words[self.a_word], words[self.b_word], words[self.c_word] = a, b, c
         return words
+
+    def walks(self) -> list[tuple[Axes, Axes]]:
+        """For A, B and C as the kernel has them: the axes that the extent runs over, and the others."""
+        w = dict(zip(Words, self.template, strict=True))
+        m, n, k, split = w[Words.M], w[Words.N], w[Words.K], Split(w[Words.SPLIT])
+        lda, ldb, ldc, transa, transb = [
+            w[word] for word in (Words.LDA, Words.LDB, Words.LDC, Words.TRANSA, Words.TRANSB)
+        ]
+        strides = (  # along rows, columns and steps; 0 where an operand does not have that axis
+            (1 if transa else lda, 0, lda if transa else 1),
+            (0, ldb if transb else 1, 1 if transb else ldb),
+            (ldc, 1, 0),
+        )
+        found: list[tuple[Axes, Axes]] = []
+        for number, own in enumerate(strides):
+            batch = (
+                (w[Words.BATCH] // w[Words.INNER], w[Words(Words.OUTER_A + number)]),
+                (w[Words.INNER], w[Words(Words.STRIDE_A + number)]),
+            )
+            axes = tuple(zip((m, n, k), own, strict=True))
+            if split is Split.BATCH:
+                found.append((batch, axes))
+            else:
+                found.append(((axes[split],), (*batch, *axes[:split], *axes[split + 1 :])))
+        return found
 
 
 def plan(

@@ -110,7 +110,8 @@ def best_split(p: Product, chunks: int, machine: Machine) -> Split:
     def slowest(axis: Split) -> float:
         return max(tiled(piece, machine) for piece in p.pieces(axis, chunks, machine))
 
-    return min((Split.BATCH, Split.ROWS, Split.COLUMNS), key=slowest)
+    axes = (Split.ROWS, Split.COLUMNS)
+    return min((Split.BATCH, *axes) if p.batch > 1 else axes, key=slowest)
 
 
 def worthwhile_chunks(p: Product, threads: int, machine: Machine) -> int:

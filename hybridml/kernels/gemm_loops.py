@@ -94,9 +94,8 @@ def tiled(args, begin, end):
         a = start_of(args, 0, entry)
         b = start_of(args, 1, entry)
         c = start_of(args, 2, entry)
-        bottom = first_row
-        while bottom < last_row:
-            top = bottom
+        top = first_row
+        while top < last_row:
             bottom = min(top + most_rows, last_row)
             start = 0
             while True:
@@ -167,6 +166,7 @@ def tiled(args, begin, end):
                 start += steps
                 if start >= depth:
                     break
+            top = bottom
 
 
 def row(args, begin, end):

@@ -19,9 +19,13 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hybridml.kernels import cache, llvm
 from hybridml.kernels.llvm import host_features as host_features
+
+if TYPE_CHECKING:
+    from hybridml.kernels.compiler import Compiled
 
 ABI_VERSION = 1
 
@@ -62,7 +66,8 @@ class Kernel:
 
     ``address`` is that of the C function; ``path`` that of its source file, which is missing where the cache
     cannot be written; ``origin`` is ``"compiled"``, ``"disk"`` or ``"memory"`` and ``seconds`` what this load
-    took.
+    took, of which a compiler's front end and LLVM took their parts; ``by`` names that compiler, ``"translator"``
+    or ``"numba"`` (whose own LLVM is part of its front end).
     """
 
     address: int
@@ -70,6 +75,9 @@ class Kernel:
     path: Path
     origin: str
     seconds: float
+    by: str = ""
+    front_seconds: float = 0.0
+    llvm_seconds: float = 0.0
 
 
 @dataclass
@@ -114,16 +122,22 @@ def load(source: str, name: str, signature: str = KERNEL) -> Kernel:
         found = _by_text.get((source, name, signature))
         if found is not None:
             _stats.memory_hits += 1
-            return replace(found, origin="memory", seconds=time.perf_counter() - start)
+            return replace(
+                found,
+                origin="memory",
+                seconds=time.perf_counter() - start,
+                front_seconds=0.0,
+                llvm_seconds=0.0,
+            )
         parts = explain_key(source, name, signature)
         key = hashlib.sha256(
             "\n".join(f"{part}={value}" for part, value in parts.items()).encode()
         ).hexdigest()
         entry = cache.read(name, key)
         address = llvm.link(entry.symbol, entry.needs, entry.code) if entry is not None else None
-        origin = "disk"
+        origin, made = "disk", None
         if address is None:
-            address = _compile_and_store(source, name, signature, key)
+            address, made = _compile_and_store(source, name, signature, key)
             origin = "compiled"
             _stats.compiled += 1
         else:
@@ -131,8 +145,33 @@ def load(source: str, name: str, signature: str = KERNEL) -> Kernel:
         seconds = time.perf_counter() - start
         _stats.seconds += seconds
         kernel = Kernel(address, name, cache.path_of(name, key, ".py"), origin, seconds)
+        if made is not None:
+            kernel = replace(
+                kernel, by=made.by, front_seconds=made.front_seconds, llvm_seconds=made.llvm_seconds
+            )
         _by_text[source, name, signature] = kernel
+        for loads in _recording.lists:
+            loads.append(kernel)
         return kernel
+
+
+class _Recording(threading.local):
+    def __init__(self) -> None:
+        self.lists: list[list[Kernel]] = []
+
+
+_recording = _Recording()
+
+
+@contextlib.contextmanager
+def recorded() -> Iterator[list[Kernel]]:
+    """The kernels that this thread loads while the block runs, those apart that were in memory."""
+    loads: list[Kernel] = []
+    _recording.lists.append(loads)
+    try:
+        yield loads
+    finally:
+        _recording.lists.remove(loads)
 
 
 def close() -> None:
@@ -268,7 +307,7 @@ _C_LIBRARY = frozenset(["memcpy", "memmove", "memset", "memcmp", "bcmp"]) | {
 }
 
 
-def _compile_and_store(source: str, name: str, signature: str, key: str) -> int:
+def _compile_and_store(source: str, name: str, signature: str, key: str) -> tuple[int, Compiled]:
     if _forbidden:
         raise CompileForbidden(
             f"kernel {name!r} ({key[:16]}) is neither in memory nor in {cache.directory()}"
@@ -286,4 +325,4 @@ def _compile_and_store(source: str, name: str, signature: str, key: str) -> int:
         raise RuntimeError(
             f"kernel {name!r} calls functions that are not to be found: {', '.join(sorted(needs))}"
         )
-    return address
+    return address, made

@@ -20,6 +20,7 @@ from hybridml.kernels.group import Group
 from hybridml.kernels.spec import Accumulate, KernelSpec, Let, Load, Loop, Mode, Statement, Store, suffix
 from hybridml.kernels.text import wrapping
 from hybridml.kernels.views import Place
+from hybridml.kernels.walk import Walk
 from hybridml.ops.registry import Kind
 from hybridml.trace.graph import Graph, Node, Value
 
@@ -47,6 +48,7 @@ class Lowered:
     temporaries: list[Value]  # buffers that only this kernel uses
     in_place: list[tuple[Value, Value]]  # (input, output) pairs that may share memory
     check: Check | None = None
+    walks: tuple[Walk, ...] = ()  # of each operand; empty where the extent is not simply a part of the axes
 
 
 @dataclass
@@ -98,8 +100,28 @@ class Lowering:
         spec = KernelSpec(g.mode, a.operands, a.words, a.scalars, outer, body, title, notes, tuple(crossed))
         in_place = self._in_place(self.passes or body)
         return Lowered(
-            spec, a.bases, a.word_values, a.scalar_values, g.extent, prod(g.sizes), self.temporaries, in_place
+            spec,
+            a.bases,
+            a.word_values,
+            a.scalar_values,
+            g.extent,
+            prod(g.sizes),
+            self.temporaries,
+            in_place,
+            walks=self._walks(),
         )
+
+    def _walks(self) -> tuple[Walk, ...]:
+        g, a = self.geometry, self.arguments
+        outer = g.outer or ([g.inner[-1]] if g.mode is Mode.COLUMN else [])
+        inner = [k for k in range(len(g.sizes)) if k not in outer]
+        return tuple([
+            Walk(
+                base, operand.written, tuple([(g.sizes[k], strides[k]) for k in outer]),
+                tuple([(g.sizes[k], strides[k]) for k in inner]), nbytes // base.dtype.itemsize,
+            )
+            for operand, (base, nbytes), strides in zip(a.operands, a.bases, a.strides, strict=True)
+        ])  # fmt: skip
 
     # names and text
 
@@ -213,11 +235,13 @@ class Lowering:
         g = self.geometry
         full = [i for i in self.members if not g.is_kept(i) and not g.crosses(i)]
         last_use: dict[int, int] = {}
-        for i in self.members:
+        for i in reversed(self.members):
+            again = i in full and not g.is_output(i)  # computed anew in each pass that asks for it
+            at = max(self.stage[i], last_use.get(i, 0)) if again else self.stage[i]
             for x in self.nodes[i].values:
                 j = g.member(x)
                 if j is not None:
-                    last_use[j] = max(last_use.get(j, 0), self.stage[i])
+                    last_use[j] = max(last_use.get(j, 0), at)
         free = [i for i in full if g.is_output(i)]
         self.held = {i: self.write(i) for i in free}
         for j in full:

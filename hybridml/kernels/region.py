@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from hybridml.kernels import control, driver, horizontal, jit, memory
+from hybridml.kernels import control, driver, horizontal, jit, memory, sweep
 from hybridml.kernels.address import Address, Fixed, add_copy
 from hybridml.kernels.emit import emit
 from hybridml.kernels.group import Fuser, Fusions, Group, Refusal, fused
+from hybridml.kernels.jit import Kernel
 from hybridml.kernels.lower import Check, Lowered, lower
 from hybridml.kernels.movement import lower_movement
 from hybridml.kernels.steps import (
@@ -85,7 +86,8 @@ class Region:
         self.refusals: list[Refusal] = list(fuser.refusals.values())
         self._readers = fuser._readers
         self._member = dict(fuser.owner)
-        self.steps = self._merged(list(self._steps()))
+        self.steps, apart = self._merged(list(self._steps()))
+        self.refusals += apart
         self._place_buffers()
 
     @property
@@ -129,6 +131,8 @@ class Region:
                 yield from products
             elif routines is not None:
                 for r in routines:
+                    if isinstance(r, RoutineStep):
+                        self._count(r.kernel)
                     yield r if isinstance(r, RoutineStep) else self._compiled(*r)
             elif moves is not None:
                 yield from [self._compiled(low, reads, n.outputs) for low in moves]
@@ -149,9 +153,9 @@ class Region:
         """The graph's groups, as this target can run them."""
         return fused(graph, self._known)
 
-    def _merged(self, steps: list[Step]) -> list[Step]:
-        """The steps, those that may share a launch put together."""
-        return merge_equal_updates(steps)
+    def _merged(self, steps: list[Step]) -> tuple[list[Step], list[Refusal]]:
+        """The steps, those that may share a launch put together, and which could not."""
+        return sweep.plan(merge_equal_updates(steps))
 
     def _inner(self, graph: Graph) -> Region:
         """The region of a branch or a loop body."""
@@ -169,13 +173,16 @@ class Region:
         name, source = emit(lowered.spec)
         self.meter.emit_seconds += time.perf_counter() - started
         kernel = jit.load(source, name)
+        self._count(kernel)
+        return KernelStep(lowered, kernel, source, reads, writes)
+
+    def _count(self, kernel: Kernel) -> None:
         if kernel.origin == "compiled":
             self.meter.compiled += 1
             self.meter.compile_seconds += kernel.seconds
         elif kernel.origin == "disk":
             self.meter.loaded_from_disk += 1
             self.meter.load_seconds += kernel.seconds
-        return KernelStep(lowered, kernel, source, reads, writes)
 
     # memory
 
@@ -269,7 +276,10 @@ class Region:
         elif isinstance(s, HorizontalStep):
             self._add_horizontal(site, s)
         elif isinstance(s, GemmStep):
-            self._add_gemm(site, s)
+            p = s.plan
+            site.table.run(p.kernel.address, self._gemm_block(site, s), p.extent, p.chunks, p.grain)
+        elif isinstance(s, sweep.SweepStep):
+            self._add_sweep(site, s)
         elif isinstance(s, RoutineStep):
             self._add_routine(site, s)
         elif isinstance(s, control.ControlStep):
@@ -315,13 +325,23 @@ class Region:
         launch = jit.load(horizontal.SOURCE, "horizontal")
         site.table.run(launch.address, args, sum(s.extents), chunks, grain)
 
-    def _add_gemm(self, site: Site, s: GemmStep) -> None:
+    def _add_sweep(self, site: Site, s: sweep.SweepStep) -> None:
+        kernels = [m.plan.kernel if isinstance(m, GemmStep) else m.kernel for m in s.members]
+        blocks = [
+            self._gemm_block(site, m) if isinstance(m, GemmStep) else self._block(site, m) for m in s.members
+        ]
+        args = site.table.block(sweep.words([k.address for k in kernels], blocks, s))
+        chunks, grain = s.chunks(self.threads)
+        site.table.run(jit.load(sweep.SOURCE, "sweep").address, args, s.units, chunks, grain)
+
+    def _gemm_block(self, site: Site, s: GemmStep) -> int:
+        """The argument block of a matrix product."""
         p = s.plan
         a, b, c = [self.address(site, v).at(offset) for v, offset in (s.a, s.b, s.c)]
         block = site.table.block(p.words(a.address, b.address, c.address))
         for word, at in ((p.a_word, a), (p.b_word, b), (p.c_word, c)):
             at.bind(site.table, block, word)
-        site.table.run(p.kernel.address, block, p.extent, p.chunks, p.grain)
+        return block
 
     def _add_routine(self, site: Site, s: RoutineStep) -> None:
         words = list(s.words)

@@ -17,11 +17,13 @@ from hybridml.kernels.lower import Lowered
 from hybridml.kernels.space import collapse, stretch
 from hybridml.kernels.spec import Let, Loop, Statement, Store
 from hybridml.kernels.views import Place
+from hybridml.kernels.walk import Walk
 from hybridml.ops.registry import Kind, Layout
 from hybridml.trace.graph import Graph, Node, Value, has_effects
 
 if TYPE_CHECKING:
     from hybridml.kernels.control import ControlStep
+    from hybridml.kernels.sweep import SweepStep
 
 CHUNK_NANOSECONDS = 8000.0  # work that makes a piece worth handing to another thread
 GRAIN = 64  # elements: pieces begin at cache lines
@@ -41,6 +43,11 @@ class KernelStep:
     def in_place(self) -> list[tuple[Value, Value]]:
         """(input, output) pairs that may share memory."""
         return self.lowered.in_place
+
+    @property
+    def walks(self) -> tuple[Walk, ...]:
+        """How it goes through its operands; empty where that is not known."""
+        return self.lowered.walks
 
     @property
     def scratch(self) -> list[tuple[Value, int]]:
@@ -156,6 +163,16 @@ class GemmStep:
     def nanoseconds(self) -> float:
         return self.flops / 50.0
 
+    @property
+    def walks(self) -> tuple[Walk, ...]:
+        """How it goes through its operands."""
+        p, item = self.plan, self.c[0].dtype.itemsize
+        first, second = (self.a, self.b) if p.a_word == gemm.Words.A else (self.b, self.a)
+        operands = zip((first, second, self.c), (False, False, True), p.walks(), strict=True)
+        return tuple([
+            Walk(base, written, outer, inner, offset // item) for (base, offset), written, (outer, inner) in operands
+        ])  # fmt: skip
+
 
 @dataclass
 class RoutineStep:
@@ -210,7 +227,7 @@ class PythonStep:
 
 
 Step: TypeAlias = (
-    "KernelStep | HorizontalStep | GemmStep | RoutineStep | EmptyStep | PythonStep | ControlStep"
+    "KernelStep | HorizontalStep | GemmStep | RoutineStep | EmptyStep | PythonStep | ControlStep | SweepStep"
 )
 
 

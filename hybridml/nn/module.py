@@ -30,6 +30,10 @@ class _Record:
     built: bool = False
     frozen: list[Any] = field(default_factory=list)  # variables that `trainable = False` switched off
     output_shape: Any = None
+    walk: Any = None  # the last one over the module
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"walk": None}  # a copy is another module
 
 
 class _Calls(threading.local):
@@ -176,7 +180,7 @@ class Module:
         """Every variable by its path: `{"layers.0.kernel": ...}`. One that is met twice has its first path."""
         seen: set[int] = set()
         found: dict[str, hml.Variable] = {}
-        for path, x in parts.walk(self):
+        for path, x in parts.walk(self).found:
             if isinstance(x, hml.Variable) and id(x) not in seen:
                 seen.add(id(x))
                 found[path] = x
@@ -185,7 +189,7 @@ class Module:
     @property
     def named_submodules(self) -> dict[str, Module]:
         """Every module below this one by its path."""
-        return {path: x for path, x in parts.walk(self) if isinstance(x, Module)}
+        return {path: x for path, x in parts.walk(self).found if isinstance(x, Module)}
 
     @property
     def variables(self) -> list[hml.Variable]:
@@ -240,6 +244,12 @@ class Module:
     def summary(self, *, print_fn: Callable[[str], Any] | None = None) -> None:
         """Print a table of the modules below this one, with shapes and numbers of parameters."""
         summary.show(self, print_fn)
+
+    def to(self, device: str) -> Module:
+        """Move every variable to a device ("cpu:0", "gpu:0"); returns the module. Raises DeviceError for one that is not there."""
+        for v in self.variables:
+            v.to(device)
+        return self
 
     # values
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -20,40 +21,84 @@ class Again:
         self.path = path
 
 
-def walk(module: Any) -> Iterator[tuple[str, Any]]:
-    """(path, value) of everything below a module, in the order of assignment: `("layers.0.kernel", Variable(...))`.
+class Walk:
+    """What a walk over a module found, and what it looked at, to tell whether it would still find the same.
 
-    Lists, tuples, dicts and modules are entered; a module comes before its attributes, and the second time as `Again`.
+    found  (path, value) of everything below the module, in the order of assignment: `("layers.0.kernel", Variable(...))`. Lists, tuples,
+           dicts and modules are entered; a module comes before its attributes, and the second time as `Again`
     """
-    found: list[tuple[str, Any]] = []
-    seen = {id(module): ""}
-    for name, x in vars(module).items():
-        if name != RECORD:
-            _visit(name, x, seen, found)
-    return iter(found)
 
+    __slots__ = ("_form", "_looked_at", "_paths", "found", "variables")
 
-def _visit(path: str, x: Any, seen: dict[int, str], found: list[tuple[str, Any]]) -> None:
-    cls = type(x)
-    if cls in _PLAIN:
-        found.append((path, x))
-    elif cls is list or cls is tuple:
-        for i, y in enumerate(x):
-            _visit(f"{path}.{i}", y, seen, found)
-    elif cls is dict:
-        for k, y in x.items():
-            _visit(f"{path}.{k}", y, seen, found)
-    elif pytree.is_state(x):
-        if id(x) in seen:
-            found.append((path, Again(seen[id(x)])))
-            return
-        seen[id(x)] = path
-        found.append((path, x))
-        for name, y in vars(x).items():
+    def __init__(self, module: Any) -> None:
+        self.found: list[tuple[str, Any]] = []
+        self._looked_at: list[
+            tuple[Any, list[Any] | None, list[Any]]
+        ] = []  # a dict or a list, its keys, its values
+        self._paths = {id(module): ""}
+        self._attributes("", module)
+        self.variables = [x for _, x in self.found if isinstance(x, hml.Variable)]
+        self._form: Form | None = None
+
+    def _attributes(self, path: str, module: Any) -> None:
+        attributes = vars(module)
+        self._looked_at.append((attributes, list(attributes), list(attributes.values())))
+        for name, x in list(attributes.items()):
             if name != RECORD:
-                _visit(f"{path}.{name}", y, seen, found)
-    else:
-        found.append((path, x))
+                self._visit(f"{path}{name}", x)
+
+    def _visit(self, path: str, x: Any) -> None:
+        cls = type(x)
+        if cls is list or cls is tuple:
+            if cls is list:
+                self._looked_at.append((x, None, list(x)))
+            for i, y in enumerate(x):
+                self._visit(f"{path}.{i}", y)
+        elif cls is dict:
+            self._looked_at.append((x, list(x), list(x.values())))
+            for k, y in x.items():
+                self._visit(f"{path}.{k}", y)
+        elif not pytree.is_state(x):
+            self.found.append((path, x))
+        elif id(x) in self._paths:
+            self.found.append((path, Again(self._paths[id(x)])))
+        else:
+            self._paths[id(x)] = path
+            self.found.append((path, x))
+            self._attributes(f"{path}.", x)
+
+    @property
+    def holds(self) -> bool:
+        """True if nothing was assigned, added or taken away since."""
+        for container, keys, values in self._looked_at:
+            if len(container) != len(values):
+                return False
+            if keys is None:
+                if not all(map(operator.is_, container, values)):
+                    return False
+            elif not all(map(operator.is_, container.values(), values)) or list(container) != keys:
+                return False
+        return True
+
+    def form(self, module: Any) -> Form:
+        if self._form is None:
+            left_out = (
+                hml.Variable,
+                hml.initializers.Initializer,
+            )  # the state itself, and what only `build` reads
+            labels = tuple([f".{path}" for path, x in self.found if isinstance(x, hml.Variable)])
+            statics = [(path, _key(x)) for path, x in self.found if not isinstance(x, left_out)]
+            self._form = Form(module, labels, tuple(statics))
+        return self._form
+
+
+def walk(module: Any) -> Walk:
+    """The walk over a module, a new one only where the last does not hold any more."""
+    record = getattr(module, RECORD)
+    known = record.walk
+    if known is None or not known.holds:
+        known = record.walk = Walk(module)
+    return known
 
 
 class Same:
@@ -93,12 +138,12 @@ class Form:
 
     def watched(self) -> Iterator[tuple[str, Any, Any]]:
         module = self.object()
-        for path, x in [("", module), *walk(module)]:
+        for path, x in [("", module), *walk(module).found]:
             if pytree.is_state(x):
                 yield path, x, x.call
 
     def __eq__(self, other: Any) -> bool:
-        return (
+        return self is other or (
             isinstance(other, Form)
             and self._hash == other._hash
             and self.labels == other.labels
@@ -134,14 +179,8 @@ def _key(x: Any) -> Any:
 
 def opened(module: Any) -> tuple[list[Any], Form]:
     """A module as state and form, for `hybridml.pytree`."""
-    variables, labels, statics = [], [], []
-    for path, x in walk(module):
-        if isinstance(x, hml.Variable):
-            variables.append(x)
-            labels.append(f".{path}")
-        elif not isinstance(x, hml.initializers.Initializer):  # only `build` reads those
-            statics.append((path, _key(x)))
-    return variables, Form(module, tuple(labels), tuple(statics))
+    found = walk(module)
+    return list(found.variables), found.form(module)
 
 
 def register(cls: type) -> None:

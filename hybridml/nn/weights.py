@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 
-import hybridml as hml
 from hybridml.errors import WeightsError
 
 SHOWN = 8  # names in one line of an error
@@ -41,7 +40,9 @@ def load(module: Any, state: Mapping[str, Any], strict: bool) -> None:
         raise WeightsError(f"the weights do not fit {module!r}:\n" + "\n".join(lines))
     for k, v in variables.items():
         if k in state:
-            v.assign(hml.asarray(np.asarray(state[k]), dtype=v.dtype))
+            v.assign(
+                np.asarray(state[k]).astype(v.dtype)
+            )  # NumPy's goes to whatever device the variable is on
 
 
 def _some(names: list[str]) -> str:

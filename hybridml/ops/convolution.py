@@ -24,10 +24,9 @@ from hybridml.ops.convolution_samples import (
     reference_input,
 )
 from hybridml.ops.door import call
-from hybridml.ops.linalg import matmul
 from hybridml.ops.registry import Kind, Layout, Op, Saves, register
 from hybridml.ops.spec import Shape, spec
-from hybridml.ops.view import matrix_transpose, permute_dims, reshape
+from hybridml.ops.view import permute_dims, reshape
 from hybridml.ops.windows import Pair, Windows
 
 
@@ -164,35 +163,6 @@ def _gradient_by_filter(x: Any, g: Any, w: Any, attrs: dict[str, Any]) -> Any:
     return call(CONV_FILTER, x, g, window=tuple(w.shape[:2]), **attrs)
 
 
-# compiled: a window of one element is a matrix product over the channels
-
-
-def _is_product(window: Pair, *, strides: Pair, padding: Any, groups: int, **_: Any) -> bool:
-    return tuple(window) == (1, 1) == strides and padding == ((0, 0), (0, 0)) and groups == 1
-
-
-def _rows(x: Any) -> Any:
-    return reshape(x, (math.prod(x.shape[:-1]), x.shape[-1]))
-
-
-def _expand_conv(x: Any, w: Any, **attrs: Any) -> Any:
-    if not _is_product(w.shape[:2], **attrs):
-        return None
-    return reshape(matmul(_rows(x), _rows(w)), (*x.shape[:3], w.shape[3]))
-
-
-def _expand_input(g: Any, w: Any, *, size: Pair, **attrs: Any) -> Any:
-    if not _is_product(w.shape[:2], **attrs):
-        return None
-    return reshape(matmul(_rows(g), matrix_transpose(_rows(w))), (*g.shape[:3], w.shape[2]))
-
-
-def _expand_filter(x: Any, g: Any, *, window: Pair, **attrs: Any) -> Any:
-    if not _is_product(window, **attrs):
-        return None
-    return reshape(matmul(matrix_transpose(_rows(x)), _rows(g)), (1, 1, x.shape[3], g.shape[3]))
-
-
 # vmap: examples of an image batch are more images; where filters differ from example to example, examples are groups
 
 
@@ -239,7 +209,7 @@ def _dense(layout: Layout) -> bool:
 
 
 CONV: Op = register(Op(
-    "conv2d", Kind.EXTERN, provider="conv", reads=_dense, eager=_eager_conv, expand=_expand_conv, saves=Saves.INPUTS,
+    "conv2d", Kind.EXTERN, provider="conv", reads=_dense, eager=_eager_conv, saves=Saves.INPUTS,
     infer=lambda x, w, **attrs: spec(_conv_shape(x, w, **attrs), x.dtype),
     vjps=(
         lambda g, out, x, w, **attrs: _gradient_by_input(g, w, x, attrs),
@@ -249,7 +219,7 @@ CONV: Op = register(Op(
 ))  # fmt: skip
 
 CONV_INPUT: Op = register(Op(
-    "conv2d_transpose", Kind.EXTERN, provider="conv_input", reads=_dense, eager=_eager_input, expand=_expand_input, saves=Saves.INPUTS,
+    "conv2d_transpose", Kind.EXTERN, provider="conv_input", reads=_dense, eager=_eager_input, saves=Saves.INPUTS,
     infer=lambda g, w, **attrs: spec(_input_shape(g, w, **attrs), g.dtype),
     vjps=(
         lambda h, out, g, w, *, size, **attrs: call(CONV, h, w, **attrs),
@@ -259,7 +229,7 @@ CONV_INPUT: Op = register(Op(
 ))  # fmt: skip
 
 CONV_FILTER: Op = register(Op(
-    "conv2d_filter_gradient", Kind.EXTERN, provider="conv_filter", reads=_dense, eager=_eager_filter, expand=_expand_filter,
+    "conv2d_filter_gradient", Kind.EXTERN, provider="conv_filter", reads=_dense, eager=_eager_filter,
     saves=Saves.INPUTS,
     infer=lambda x, g, **attrs: spec(_filter_shape(x, g, **attrs), x.dtype),
     vjps=(

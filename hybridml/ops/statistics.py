@@ -92,7 +92,7 @@ def _eager_logsumexp(xp: Any, x: Any, *, axis: tuple[int, ...], keepdims: bool) 
     safe = xp.where(xp.isinf(top), wide.dtype.type(0), top)  # a row of -inf has no finite maximum to subtract
     out = xp.log(xp.exp(wide - safe).sum(axis=axis, keepdims=True)) + safe
     out = out if keepdims else out.reshape(infer.reduced_shape(x.shape, axis, False))
-    return out.astype(x.dtype)
+    return out.astype(x.dtype, copy=False)
 
 
 def _shifted_exp(x: Any, axis: tuple[int, ...]) -> tuple[Any, Any, Any]:
@@ -118,7 +118,9 @@ def _logsumexp_vjp(g: Any, out: Any, x: Any, *, axis: tuple[int, ...], keepdims:
     A row of -inf passes nothing. The largest element is a constant here: softmax does not depend on it.
     """
     e, total, _ = _shifted_exp(x, axis)
-    return reshape(g, kept_shape(x.shape, axis)) * (e / where(equal(total, 0), 1, total))
+    return e * (
+        reshape(g, kept_shape(x.shape, axis)) / where(equal(total, 0), 1, total)
+    )  # one division a row
 
 
 def _logsumexp_samples(rng: np.random.Generator) -> Any:

@@ -81,7 +81,7 @@ sqrt = function(
 )  # fmt: skip
 rsqrt = function(
     "rsqrt", None, "1 / sqrt(x), elementwise.", "[4., 0.] -> [0.5, inf]", 0.1, 5,
-    eager=_wide(lambda xp, x: 1 / xp.sqrt(x)), reference=lambda x: 1 / np.sqrt(np.asarray(x, np.float64)),
+    eager=_wide(lambda xp, x: xp.reciprocal(xp.sqrt(x))), reference=lambda x: 1 / np.sqrt(np.asarray(x, np.float64)),
     vjps=(lambda g, out, x: g * (out * out * out * -0.5),), saves=Saves.OUTPUT,
 )  # fmt: skip
 

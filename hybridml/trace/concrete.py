@@ -35,13 +35,22 @@ from hybridml.trace.passes import optimize
 
 @dataclass
 class Stats:
-    """What building a program cost and what it saves. Seconds and bytes."""
+    """What building a program cost and what it saves. Seconds and bytes.
+
+    `compiled`, `loaded_from_disk` and their seconds count the kernels generated for this graph. The seconds of planning (fusion, memory,
+    the program's table), translating, LLVM, Numba and linking are those of all its kernels, matrix products and the driver included.
+    """
 
     trace_seconds: float = 0.0
     passes_seconds: float = 0.0
     emit_seconds: float = 0.0
     compile_seconds: float = 0.0
     load_seconds: float = 0.0
+    plan_seconds: float = 0.0
+    translate_seconds: float = 0.0
+    llvm_seconds: float = 0.0
+    numba_seconds: float = 0.0
+    link_seconds: float = 0.0
     kernels: int = 0
     compiled: int = 0
     loaded_from_disk: int = 0

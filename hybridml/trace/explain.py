@@ -16,9 +16,10 @@ from hybridml.kernels.steps import (
     RoutineStep,
     Step,
 )
+from hybridml.kernels.sweep import SweepStep
 
 if TYPE_CHECKING:
-    from hybridml.trace.concrete import ConcreteFunction
+    from hybridml.trace.concrete import ConcreteFunction, Stats
 
 
 @dataclass(frozen=True)
@@ -53,14 +54,14 @@ def explain(concrete: ConcreteFunction) -> Explanation:
         + (f" and {stats.python_steps} steps in Python" if stats.python_steps else ""),
         f"bytes moved a call: {_bytes(stats.bytes_eager)} eagerly, {_bytes(stats.bytes_traced)} traced ({saved:.0%} less)",
         f"intermediates share an arena of {_bytes(stats.arena_bytes)}",
-        f"tracing took {_ms(stats.trace_seconds)}, passes {_ms(stats.passes_seconds)}, emitting {_ms(stats.emit_seconds)}",
-        f"compiling {stats.compiled} kernels took {_ms(stats.compile_seconds)}, loading {stats.loaded_from_disk} {_ms(stats.load_seconds)}",
+        f"before the first call: {_ms(sum(seconds for _, seconds in _stages(stats)))}, of which tracing {_ms(stats.trace_seconds)}",
     ]
     sections = [
         ("Summary", "\n".join(summary)),
         ("Steps", "\n".join(f"{k:3d}  {line}" for k, line in enumerate(map(_describe, program.steps)))),
         ("Not fused, and why", _refusals(program)),
         ("Memory", _memory(program)),
+        ("Time before the first call", _time(program, stats)),
         ("Graph as traced", str(concrete.graph)),
         ("Graph as compiled", str(concrete.optimized)),
     ]
@@ -86,6 +87,9 @@ def _describe(s: Step) -> str:
         )
     if isinstance(s, RoutineStep):
         return s.title
+    if isinstance(s, SweepStep):
+        inner = [f"\n       {_describe(m)}" for m in s.members]
+        return f"sweep of {s.units} units, {s.part} at a time" + "".join(inner)
     kernel = s.kernel.name.rsplit("_", 1)[0]
     if isinstance(s, HorizontalStep):
         return f"{kernel}: one launch over {len(s.parts)} buffers, {sum(s.extents)} elements"
@@ -114,6 +118,30 @@ def _memory(program: Any) -> str:
             )
             lines.append(f"{label(v)} {v.spec}: {place}")
     return "\n".join(lines) or "no buffers"
+
+
+def _stages(stats: Stats) -> list[tuple[str, float]]:
+    """Where the time went, in the order in which it did."""
+    return [
+        ("trace", stats.trace_seconds), ("passes", stats.passes_seconds), ("plan", stats.plan_seconds),
+        ("emit", stats.emit_seconds), ("translate", stats.translate_seconds), ("LLVM", stats.llvm_seconds),
+        ("Numba", stats.numba_seconds), ("load and link", stats.link_seconds),
+    ]  # fmt: skip
+
+
+def _time(program: Any, stats: Stats) -> str:
+    """A line for each stage, then one for each kernel that was not in memory yet."""
+    lines = [f"{name:15} {_ms(seconds):>10}" for name, seconds in _stages(stats)]
+    for k in sorted(program.loads, key=lambda k: -k.seconds):
+        how = (
+            f"{k.origin} by the {k.by}"
+            if k.by == "translator"
+            else f"{k.origin} by Numba"
+            if k.by
+            else "from disk"
+        )
+        lines.append(f"{_ms(k.seconds):>10}  {k.name}: {how}")
+    return "\n".join(lines)
 
 
 def _ms(seconds: float) -> str:

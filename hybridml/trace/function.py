@@ -40,6 +40,7 @@ from hybridml.trace.general import General
 from hybridml.trace.graph import Graph
 from hybridml.trace.guard import NUMBERS, Trace
 from hybridml.trace.history import History
+from hybridml.trace.method import BoundFunction, weak_method
 from hybridml.trace.reach import reaches
 from hybridml.trace.signature import (
     Binder,
@@ -521,7 +522,7 @@ class Function:
         except TypeError:  # not hashable or not weakly referable: a plain bound method, traced for the instance as an argument
             return types.MethodType(self, instance)
         if bound is None:
-            method = _weak_method(self.python_function, instance, self.autograph)
+            method = weak_method(self.python_function, instance, self.autograph)
             bound = self._bound[instance] = Function(
                 method,
                 self.input_signature,
@@ -538,42 +539,6 @@ class Function:
         return f"<hml.function {self._name}: {self._count['traces']} traces>"
 
 
-class BoundFunction:
-    """A traced method: the function that its instance has, and the instance, kept alive as long as somebody may call it.
-
-    >>> import hybridml as hml
-    >>> class Scale:
-    ...     @hml.function
-    ...     def twice(self, x):
-    ...         return x * 2
-    >>> Scale().twice(hml.asarray(3.0)).item()
-    6.0
-    """
-
-    __slots__ = ("__self__", "__wrapped__")
-
-    def __init__(self, function: Function, instance: Any) -> None:
-        self.__wrapped__ = function
-        self.__self__ = instance
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        return self.__wrapped__(*args, **kwargs)
-
-    def __getattr__(self, name: str) -> Any:
-        if name in self.__slots__:  # a copy that is not filled yet
-            raise AttributeError(name)
-        return getattr(self.__wrapped__, name)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, BoundFunction) and self.__wrapped__ is other.__wrapped__
-
-    def __hash__(self) -> int:
-        return hash(self.__wrapped__)
-
-    def __repr__(self) -> str:
-        return repr(self.__wrapped__)
-
-
 def _numbers(places: Places) -> Places:
     return frozenset([p for p in places if p[1] == NUMBER])
 
@@ -588,21 +553,6 @@ def _moved(numbers: Places, before: list[Any], after: list[Any]) -> Places:
         return numbers
     old, new = ([i for i, x in enumerate(xs) if type(x) in NUMBERS] for xs in (before, after))
     return frozenset([(new[old.index(i)], NUMBER) for i, _ in numbers])
-
-
-def _weak_method(f: Callable[..., Any], instance: Any, convert: bool) -> Callable[..., Any]:
-    """`f` bound to an instance that it does not keep alive."""
-    ref = weakref.ref(instance)
-    inner = f.__get__(instance)
-
-    @functools.wraps(f)
-    def method(*args: Any, **kwargs: Any) -> Any:
-        if convert and state.traces:
-            return autograph.run(f, (ref(), *args), kwargs)
-        return f(ref(), *args, **kwargs)
-
-    method.__signature__ = __import__("inspect").signature(inner)  # type: ignore[attr-defined]
-    return method
 
 
 def function(

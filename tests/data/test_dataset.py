@@ -191,7 +191,7 @@ def test_rows_stay_together_and_ragged_batches_are_shuffled_through_the_buffer()
 
 
 def workers():
-    return [t for t in threading.enumerate() if t.name.startswith("hybridml-")]
+    return [t for t in threading.enumerate() if t.name.startswith(("hybridml-data", "hybridml-prefetch"))]
 
 
 def test_prefetch_works_ahead_and_no_further():

@@ -43,6 +43,7 @@ SIZES = [
     ((2, 12, 13, 20), (3, 2, 20, 9), {"padding": ((2, 0), (1, 3)), "dilation": (1, 2)}),
     ((2, 6, 5, 20), (1, 1, 20, 9), {}),
     ((2, 6, 5, 20), (1, 1, 20, 9), {"strides": 2}),
+    ((1, 5, 6, 40), (2, 3, 40, 33), {}),
     ((1, 5, 6, 300), (2, 3, 300, 17), {}),
     ((1, 4, 5, 700), (1, 1, 700, 33), {}),
     ((2, 8, 8, 12), (3, 3, 3, 8), {"groups": 4, "padding": "same"}),
@@ -207,3 +208,19 @@ def test_bytes_and_kernels_of_the_training_step_stay_few():
     stats = hml.function(step).get_concrete_function(x, labels).stats
     assert stats.kernels <= 13
     assert stats.bytes_traced <= stats.bytes_eager / 3
+
+
+def test_one_trace_serves_several_numbers_of_images():
+    w, b = hml.Variable(normal(3, 3, 1, 8)), hml.Variable(normal(8))
+
+    def value_and_gradients(x):
+        with hml.GradientTape() as tape:
+            y = (hml.nn.max_pool2d(hml.nn.relu(hml.nn.conv2d(x, w) + b), 2) ** 2).mean()
+        return y, tape.gradient(y, [w, b])
+
+    f = hml.function(value_and_gradients, input_signature=[hml.TensorSpec((None, 12, 12, 1))])
+    for n in (2, 5, 3):
+        x = normal(n, 12, 12, 1)
+        for got, want in zip(hml.pytree.leaves(f(x)), hml.pytree.leaves(value_and_gradients(x)), strict=True):
+            np.testing.assert_allclose(got.numpy(), want.numpy(), rtol=1e-4, atol=1e-5)
+    assert f.cache_info().traces == 1

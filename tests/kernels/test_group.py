@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import hybridml as hml
-from hybridml.kernels.group import MAX_OPERANDS, Fuser, can_fuse
+from hybridml.kernels.group import MAX_OPERANDS, Fuser, can_fuse, fused
 from hybridml.kernels.views import places
 from hybridml.testing import check_traced
 from hybridml.trace.passes import optimize
@@ -147,7 +147,7 @@ def test_refusals_say_why(case):
 
 def test_refusals_name_the_users_lines():
     concrete = hml.function(REFUSED["a product"][0]).get_concrete_function(*REFUSED["a product"][1])
-    (refusal,) = concrete.program.refusals
+    refusal, *_ = concrete.program.refusals
     assert refusal.producer.startswith("matmul") and refusal.consumer.startswith("tanh")
     assert "test_group.py" in refusal.producer
 
@@ -174,3 +174,35 @@ def test_half_precision_and_empty_arrays_have_no_kernels():
         graph = optimize(hml.function(lambda x: x + 1).get_concrete_function(*args).graph)
         assert not any(map(can_fuse, graph.nodes))
         check_traced(lambda x: x + 1, args)
+
+
+def at_sizes(f, *shapes):
+    return [hml.function(f).get_concrete_function(hml.ones(s)).optimized for s in shapes]
+
+
+def described(fuser):
+    return [(g.nodes, g.space, g.reduced, g.kept, g.crossing, g.crossed) for g in fuser.groups]
+
+
+def normalised(x):
+    y = hml.nn.layer_norm(hml.tanh(x) * 2)
+    return y, y.sum(axis=0), (y * y).mean()
+
+
+def test_what_was_decided_for_one_size_is_repeated_for_another(monkeypatch):
+    small, large = at_sizes(normalised, (6, 8), (50, 12))
+    known = {}
+    fused(small, known)
+    want = described(fused(large))
+    monkeypatch.setattr(Fuser, "fuse", None)  # no search
+    again = fused(large, known)
+    assert described(again) == want and again.refusals.keys() == fused(small, known).refusals.keys()
+
+
+def test_what_is_not_legal_for_another_size_is_searched_anew():
+    short, long = at_sizes(
+        normalised, (3, 8), (3, 100_000)
+    )  # rows that are too long to be read twice from cache
+    known = {}
+    a, b = fused(short, known), fused(long, known)
+    assert described(b) == described(fused(long)) != described(a)

@@ -216,6 +216,17 @@ def test_column_kernels_read_back_only_what_they_stored():
     check_traced(hml.value_and_grad(f), (array(3, 5),), ops=50)
 
 
+def test_a_row_that_holds_an_expensive_value_is_held_until_its_last_reader_is_computed_anew():
+    def f(x):
+        y = hml.tanh(x)
+        slope = 1 - y * y  # known in the first pass, wanted in the last
+        z = y - hml.mean(y, axis=0, keepdims=True)
+        return z, (hml.tanh(z) - hml.mean(hml.tanh(z), axis=0, keepdims=True)) * slope
+
+    check_traced(f, [array(4, 3)])
+    check_traced(lambda x: [r.T for r in f(x.T)], [array(4, 3)])
+
+
 def test_an_elementwise_result_may_take_its_operands_place():
     (kernel,) = kernels_of(lambda x, y: hml.exp(x) * y, array(4, 5), array(4, 5))
     assert {x for x, _ in kernel.in_place} == {

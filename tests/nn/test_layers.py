@@ -189,7 +189,8 @@ CASES = {
     "conv2d, strides": (lambda: nn.Conv2D(4, 3, strides=2, use_bias=False, **F64), (I,), {},
                         lambda w, x: convolved(x, w["kernel"])[:, ::2, ::2]),
     "conv2d, groups": (lambda: nn.Conv2D(6, 1, groups=3, **F64), (I,), {},
-                       lambda w, x: np.concatenate([x[..., [g]] @ w["kernel"][0, 0, :, 2 * g : 2 * g + 2] for g in range(3)], -1) + w["bias"]),
+                       lambda w, x: np.concatenate([x[..., [g]] @ w["kernel"][0, 0, :, 2 * g : 2 * g + 2] for g in range(3)], -1)
+                       + w["bias"]),
     "conv1d": (lambda: nn.Conv1D(4, 3, padding="causal", **F64), (S,), {},
                lambda w, x: convolved(np.pad(x, ((0, 0), (2, 0), (0, 0)))[:, None], w["kernel"][None])[:, 0] + w["bias"]),
     "conv2d_transpose": (lambda: nn.Conv2DTranspose(4, 3, **F64), (I,), {},

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import hybridml as hml
-from hybridml.errors import ShapeError, WeightsError
+from hybridml.errors import DeviceError, ShapeError, WeightsError
 
 X = hml.ones((3, 4))
 
@@ -82,6 +82,28 @@ def test_attributes_may_be_replaced_and_lists_may_grow():
     assert net(X).shape == (3, 2) and list(net.named_variables)[-1] == "layers.1.kernel"
     net.pop()
     assert net(X).shape == (3, 3) and len(net.variables) == 2
+
+
+CHANGES = {
+    "attribute replaced": (lambda n: setattr(n, "a", hml.nn.Dense(3)), {"a.kernel", "a.bias"}),
+    "attribute renamed": (lambda n: n.__dict__.__setitem__("z", n.__dict__.pop("a")), {"a.kernel", "a.bias"}),
+    "attribute of a part": (lambda n: setattr(n.rest["scale"], "by", None), {"rest.scale.by"}),
+    "item of a list": (lambda n: n.rest["list"].__setitem__(0, 3), {"rest.list.0.kernel", "rest.list.0.bias"}),
+    "item taken": (lambda n: n.rest["list"].pop(0), {"rest.list.0.kernel", "rest.list.0.bias"}),
+    "key of a dict": (lambda n: n.rest.pop("scale"), {"rest.scale.by", "rest.scale.seen"}),
+    "key of a dict renamed": (lambda n: n.rest.__setitem__("s", n.rest.pop("scale")), {"rest.scale.by", "rest.scale.seen"}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", CHANGES)
+def test_every_change_shows_at_once(case):
+    change, gone = CHANGES[case]
+    net = Net()
+    net(X)
+    before = net.named_variables
+    assert list(before) == list(net.named_variables) == NAMES
+    change(net)
+    assert set(before) - set(net.named_variables) == gone
 
 
 def test_weights_are_made_once_at_the_first_call_or_by_build():
@@ -328,6 +350,19 @@ def test_copies_are_independent(way):
     net.by.assign_add(hml.ones(4))
     np.testing.assert_array_equal(other.by, [2, 2, 2, 2])
     assert other.built and not other.seen.trainable and other.by.name == "by"
+    assert other.variables[0] is other.by is not net.by
+    f = hml.function(lambda m, x: m(x))
+    for m in (net, other):
+        np.testing.assert_array_equal(f(m, X), m(X))
+    assert f.cache_info().traces == 1
+
+
+def test_a_module_moves_to_a_device_with_all_its_variables():
+    net = Net()
+    net(X)
+    assert net.to("cpu:0") is net and {v.device for v in net.variables} == {"cpu:0"}
+    with pytest.raises(DeviceError):
+        net.to("gpu:99")
 
 
 def test_summary_shows_paths_classes_shapes_and_counts(capsys):

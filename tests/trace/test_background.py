@@ -32,13 +32,13 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     held = Gate()
     whole = concrete_module.Executable
 
-    def executable(graph: Any) -> Any:
+    def executable(*args: Any) -> Any:
         held.threads.add(threading.current_thread().name)
         held.entered.set()
         assert held.open.wait(60)
         if held.error is not None:
             raise held.error
-        return whole(graph)
+        return whole(*args)
 
     monkeypatch.setattr(concrete_module, "Executable", executable)
     yield held
@@ -184,10 +184,10 @@ def test_a_fork_s_child_finishes_what_its_parent_began(tmp_path: Any) -> None:
     program = (
         "import os, threading\nimport hybridml as hml\nfrom hybridml.trace import concrete\n"
         "whole, parent, entered = concrete.Executable, os.getpid(), threading.Event()\n"
-        "def held(graph):\n"
+        "def held(*args):\n"
         "    entered.set()\n"
         "    if os.getpid() == parent:\n        threading.Event().wait()\n"
-        "    return whole(graph)\n"
+        "    return whole(*args)\n"
         "concrete.Executable = held\n"
         "f = hml.function(lambda x: x * 3, background=True)\n"
         "assert f(hml.ones(2)).tolist() == [3.0, 3.0] and entered.wait(60)\n"

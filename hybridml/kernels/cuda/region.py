@@ -16,13 +16,13 @@ from hybridml.kernels.address import External, Fixed
 from hybridml.kernels.control import ControlStep
 from hybridml.kernels.cuda.commands import Command, Copy, Kernel, Launch, Place, Product, ProductPlan
 from hybridml.kernels.emit_cuda import Phase
-from hybridml.kernels.group import Fuser, Fusions
+from hybridml.kernels.group import Fuser, Fusions, Refusal
 from hybridml.kernels.lower import Check, Lowered
 from hybridml.kernels.memory import ALIGN
 from hybridml.kernels.region import Meter, Region
 from hybridml.kernels.steps import EmptyStep, GemmStep, KernelStep, PythonStep, RoutineStep, Step, gemm_steps
-from hybridml.kernels.windows import GENERATED, lower_windows
 from hybridml.kernels.views import places
+from hybridml.kernels.windows import GENERATED, lower_windows
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace.graph import Graph, Node, Value
 
@@ -133,8 +133,8 @@ class CudaRegion(Region):
         fuser.fuse()
         return fuser
 
-    def _merged(self, steps: list[Step]) -> list[Step]:
-        return steps  # a graph launches many small kernels at the price of one
+    def _merged(self, steps: list[Step]) -> tuple[list[Step], list[Refusal]]:
+        return steps, []  # a graph launches many small kernels at the price of one
 
     def _products(self, n: Node) -> Sequence[Step] | None:
         return gemm_steps(self.graph, n, self.places, 1, _product_plan)

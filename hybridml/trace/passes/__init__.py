@@ -21,6 +21,7 @@ from hybridml.trace.passes.rewrite import Rewriter, rewrite
 from hybridml.trace.passes.simplify import simplify
 from hybridml.trace.passes.slices import slices
 from hybridml.trace.passes.split import split
+from hybridml.trace.passes.tiles import tiles
 
 Pass = Callable[[Graph], Graph]
 
@@ -47,6 +48,7 @@ PASSES: tuple[Pass, ...] = (
     simplify,
     layout,
     slices,
+    tiles,
     cse,
     split,
     simplify,

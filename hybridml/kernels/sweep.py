@@ -1,0 +1,195 @@
+"""Sweeps: neighbouring steps that run together, a part of the rows (or of the batch) at a time, so that what one leaves for the next
+is still in the cache.
+
+A step of a sweep may read of what another one writes only the part that its own rows have written: row by row chains around a
+matrix product, attention's softmax between its two products. No kernel is compiled for a sweep; one loop calls those that exist on
+parts of their extents. A sweep is one step for the memory plan, so nothing it touches takes the place of anything else it touches,
+except for an output that takes over an input element for element.
+
+(TVM calls it compute_at, Halide's loops over tiles of producers are the same idea; here it happens between compiled kernels.)
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeGuard
+
+from hybridml.kernels import gemm
+from hybridml.kernels.group import Refusal
+from hybridml.kernels.steps import GemmStep, KernelStep, Step
+from hybridml.kernels.walk import Walk
+from hybridml.trace.graph import Value
+
+CACHE_BYTES = 3 << 18
+"""What the buffers of a part may take: most of a second-level cache of a MiB, beside what all parts read."""
+
+WORTHWHILE_BYTES = 1 << 18
+"""Buffers between steps that are smaller than this stay in the cache anyway."""
+
+PRODUCT_ROWS = 256
+"""Rows of a matrix product in a part: fewer of them do not pay for packing the other operand."""
+
+SOURCE = '''\
+from hybridml.kernels.native import call_kernel
+
+
+def sweep(args, begin, end):
+    """args: number of steps, units in a part, then (kernel, argument block, extent of a unit) of each step."""
+    first = begin
+    while first < end:
+        last = min(first + args[1], end)
+        for step in range(args[0]):
+            scale = args[4 + 3 * step]
+            call_kernel(args[2 + 3 * step], args[3 + 3 * step], first * scale, last * scale)
+        first = last
+'''
+
+Member = KernelStep | GemmStep
+
+
+@dataclass
+class SweepStep:
+    """Steps that run together. `units` of equal extents make up each of them, `part` of these are done at a time."""
+
+    members: list[Member]
+    units: int
+    part: int
+    checks: bool = False
+    scratch: tuple[tuple[Value, int], ...] = ()
+
+    @property
+    def writes(self) -> tuple[Value, ...]:
+        return tuple(dict.fromkeys(v for s in self.members for v in s.writes))
+
+    @property
+    def reads(self) -> tuple[Value, ...]:
+        """What must be there before."""
+        written: set[Value] = set()
+        found: dict[Value, None] = {}
+        for s in self.members:
+            found.update({v: None for v in s.reads if v not in written})
+            written.update(s.writes)
+        return tuple(found)
+
+    @property
+    def in_place(self) -> list[tuple[Value, Value]]:
+        """Outputs that may take over an input of their step: one that no other step of the sweep reads."""
+        readers = [v for s in self.members for v in dict.fromkeys(s.reads)]
+        return [pair for s in self.members for pair in s.in_place if readers.count(pair[0]) == 1]
+
+    @property
+    def nanoseconds(self) -> float:
+        return sum(s.nanoseconds for s in self.members)
+
+    @property
+    def scales(self) -> list[int]:
+        """What one unit is of each member's extent."""
+        return [_extent(s) // self.units for s in self.members]
+
+    def chunks(self, threads: int) -> tuple[int, int]:
+        """(pieces, grain) for this many threads."""
+        wanted = 2 * threads if threads > 1 else 1
+        return max(1, min(wanted, -(-self.units // self.part))), self.part
+
+
+def words(kernels: Sequence[int], blocks: Sequence[int], s: SweepStep) -> list[int]:
+    """The argument block of a sweep."""
+    members = zip(kernels, blocks, s.scales, strict=True)
+    return [len(kernels), s.part, *itertools.chain.from_iterable(members)]
+
+
+def plan(steps: Iterable[Step]) -> tuple[list[Step], list[Refusal]]:
+    """Put neighbours into sweeps where that keeps data in the cache; also, where one step reads another and they stay apart, why."""
+    out: list[Step] = []
+    refusals: list[Refusal] = []
+    run: list[Member] = []
+    for s in steps:
+        reason = _refusal([*run, s]) if _can(s) else "it cannot run in parts"
+        if reason is not None:
+            feeds = [m for m in run if any(v in s.reads for v in m.writes)]
+            refusals += [Refusal(_name(m), _name(s), f"not in one sweep: {reason}") for m in feeds[-1:]]
+            out += _finished(run)
+            run = []
+        if _can(s):
+            run.append(s)
+        else:
+            out.append(s)
+    return out + _finished(run), refusals
+
+
+def _can(s: Step) -> TypeGuard[Member]:
+    if isinstance(s, KernelStep):
+        return not s.checks and not s.scratch and bool(s.walks)
+    return isinstance(s, GemmStep) and s.plan.extent > 0
+
+
+def _extent(s: Member) -> int:
+    return s.plan.extent if isinstance(s, GemmStep) else s.lowered.extent
+
+
+def _name(s: Step) -> str:
+    if isinstance(s, KernelStep):
+        return s.lowered.spec.title
+    return getattr(s, "title", "") or type(s).__name__
+
+
+def _refusal(members: list[Member]) -> str | None:
+    """Why these steps cannot share a sweep; one alone always can."""
+    if len(members) == 1:
+        return None
+    units = _units(members)
+    if units is None:
+        return "a part of its rows reads other parts of what is written before it"
+    if _part(members, units) is None:
+        return "a part of all its buffers does not fit into the cache"
+    return None
+
+
+def _finished(run: list[Member]) -> list[Step]:
+    """A run as a sweep if that keeps enough in the cache."""
+    kept = {v for k, s in enumerate(run) for v in s.writes if any(v in later.reads for later in run[k + 1 :])}
+    if sum(v.spec.nbytes for v in kept) < WORTHWHILE_BYTES:
+        return list(run)
+    units = _units(run)
+    part = None if units is None else _part(run, units)
+    assert units is not None and part is not None, "a run was made of steps that fit together"
+    return [SweepStep(run, units, part)]
+
+
+def _units(members: list[Member]) -> int | None:
+    """The largest number of units of which each step's share touches its own part of whatever the steps share."""
+    walks: dict[Value, list[Walk]] = {}
+    touched: dict[Value, set[int]] = {}
+    for k, s in enumerate(members):
+        for w in s.walks:
+            walks.setdefault(w.value, []).append(w)
+            touched.setdefault(w.value, set()).add(k)
+    shared = [
+        w for v, found in walks.items() if len(touched[v]) > 1 and any(x.written for x in found) for w in found
+    ]  # fmt: skip
+    most = math.gcd(*[_extent(s) for s in members])
+    for units in sorted(_divisors(most), reverse=True):
+        if units > 1 and all(w.is_local(units) for w in shared):
+            return units
+    return None
+
+
+def _divisors(n: int) -> set[int]:
+    small = [d for d in range(1, math.isqrt(n) + 1) if n % d == 0]
+    return {*small, *[n // d for d in small]}
+
+
+def _part(members: list[Member], units: int) -> int | None:
+    """Units to do at a time: as many as the cache holds, and enough rows for products; None if that is impossible."""
+    local = {w.value for s in members for w in s.walks if w.is_local(units)}
+    fitting = CACHE_BYTES * units // max(1, sum(v.spec.nbytes for v in local))
+    needed = 1
+    for s in members:
+        if isinstance(s, GemmStep) and s.plan.template[gemm.Words.SPLIT] != gemm.Split.BATCH:
+            needed = max(needed, -(-min(PRODUCT_ROWS, s.plan.extent) * units // s.plan.extent))
+    if max(needed, 1) > fitting:
+        return None
+    return max(needed, min(fitting, units // 8))  # small parts, but not so small that calls count
