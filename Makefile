@@ -13,12 +13,14 @@ EXAMPLES := $(strip $(EXAMPLES))
 OUT := $(strip $(OUT))
 PY := $(VENV)/bin/python
 
-.PHONY: help test check format compare bench bench-peers bench-scaling bench-compile figures fuzz notebook clean
+.PHONY: help test test-gpu check format compare bench bench-gpu bench-peers bench-scaling bench-compile figures fuzz notebook clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make compare    eager against traced: tables, plots and JSON in $(OUT)/"
 	@echo "make test       all checks and all tests"
+	@echo "make test-gpu   the suite with a GPU as its device, and what only a GPU shows (PYTHON=... with cupy, numba-cuda, pytest)"
+	@echo "make bench-gpu  kernels, steps and launch costs on a GPU; writes benchmarks/results/gpu-NAME"
 	@echo "make check      lint, format, types, and which layer may import which"
 	@echo "make bench      measure against the targets; writes benchmarks/results/"
 	@echo "make bench-peers  beside PyTorch, JAX and TensorFlow, each in an environment of its own in .peers/"
@@ -32,6 +34,13 @@ help:
 
 test: check
 	$(PY) -m pytest -n $(JOBS)
+
+# Both run in the Python that is there, with no environment of their own and no network. Exit code 3 where there is no GPU.
+test-gpu:
+	@$(PYTHON) tests/gpu/run.py $(ARGS)
+
+bench-gpu:
+	@$(PYTHON) benchmarks/gpu/run.py $(ARGS)
 
 check: $(VENV)/.dev
 	$(PY) -m ruff check .

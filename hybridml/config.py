@@ -6,6 +6,8 @@ environment variable     field           meaning
 ``HYBRIDML_CACHE_DIR``   ``cache_dir``   where compiled kernels are kept between processes
 ``HYBRIDML_NUM_THREADS`` ``num_threads`` threads a program may use; default: the CPUs of this process
 ``HYBRIDML_DEVICE``      ``device``      ``cpu``, ``cpu:0``, ``gpu``, ``gpu:N``; empty: chosen at use
+``HYBRIDML_MATMUL_PRECISION`` ``matmul_precision`` on a GPU, what float32 matrix products are computed
+                                         in: ``float32`` (default), ``tf32``, ``bfloat16``; sums are float32
 ======================== =============== =============================================================
 """
 
@@ -35,6 +37,7 @@ class Config:
     cache_dir: Path
     num_threads: int
     device: str = ""
+    matmul_precision: str = "float32"
 
     def __post_init__(self) -> None:
         if not isinstance(self.cache_dir, Path):
@@ -42,6 +45,8 @@ class Config:
         threads = self.num_threads
         if isinstance(threads, bool) or not isinstance(threads, int) or not 1 <= threads <= 1024:
             raise ValueError(_refusal("num_threads", threads, "a whole number from 1 to 1024"))
+        if self.matmul_precision not in ("float32", "tf32", "bfloat16"):
+            raise ValueError(_refusal("matmul_precision", self.matmul_precision, "float32, tf32 or bfloat16"))
         if self.device and not (isinstance(self.device, str) and _DEVICE.fullmatch(self.device)):
             raise ValueError(
                 _refusal("device", self.device, "cpu, cpu:0, gpu, or gpu:N with N a device number")
@@ -67,6 +72,7 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Config:
         cache_dir=Path(directory).expanduser() if directory else default_cache_dir(environ),
         num_threads=threads,  # type: ignore[arg-type]  # Config refuses what is not an int, naming the variable
         device=environ.get("HYBRIDML_DEVICE", "").strip(),
+        matmul_precision=environ.get("HYBRIDML_MATMUL_PRECISION", "").strip() or "float32",
     )
 
 

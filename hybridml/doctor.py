@@ -150,7 +150,9 @@ def _compiler() -> Iterator[Finding]:
 
 
 def _gpu() -> Iterator[Finding]:
-    driver = shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists()
+    from hybridml.backends import has_driver
+
+    driver = has_driver() or shutil.which("nvidia-smi") or Path("/proc/driver/nvidia/version").exists()
     cupy = next((n for n in ("cupy-cuda13x", "cupy-cuda12x", "cupy") if version(n)), None)
     if not driver:
         yield Finding("GPU", "ok", "no NVIDIA driver found: everything runs on the CPU")
@@ -160,11 +162,36 @@ def _gpu() -> Iterator[Finding]:
         )
     else:
         yield _import(cupy, "cupy", "note", f"pip install {cupy}")
+        yield from _gpu_parts("cuda12" if cupy == "cupy-cuda12x" else "cuda13")
     asked = os.environ.get("HYBRIDML_DEVICE", "")
     if asked.startswith("gpu") and not driver:
         yield Finding(
             "device", "broken", f"HYBRIDML_DEVICE={asked}, but there is no GPU", "unset HYBRIDML_DEVICE"
         )
+
+
+def _gpu_parts(extra: str) -> Iterator[Finding]:
+    """What compiles and launches kernels, and whether the GPU answers."""
+    cure = f"pip install 'hybridml[{extra}]'"
+    for name, module in (("numba-cuda", "numba.cuda"), ("cuda-bindings", "cuda.bindings.driver")):
+        yield _import(name, module, "note", cure)
+    try:
+        from cuda.pathfinder import load_nvidia_dynamic_lib  # type: ignore[import-not-found,import-untyped,unused-ignore]  # with numba-cuda
+
+        for library in ("cublas", "nvvm"):
+            yield Finding(library, "ok", str(load_nvidia_dynamic_lib(library).abs_path))
+    except Exception as error:  # its own error classes, and ImportError
+        yield Finding(
+            "CUDA libraries", "note", f"{error}".splitlines()[0], f"{cure} nvidia-cublas nvidia-nvvm"
+        )
+    from hybridml import backends
+    from hybridml.errors import DeviceError
+
+    try:
+        gpu = backends.named("gpu:0")
+        yield Finding("GPU", "ok", f"{gpu.name} opened")
+    except DeviceError as error:
+        yield Finding("GPU", "note", str(error).splitlines()[0], "check the driver with: nvidia-smi")
 
 
 CHECKS: dict[str, Callable[[], Iterator[Finding]]] = {

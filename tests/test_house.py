@@ -27,7 +27,7 @@ MODULES = sorted(m.name for m in pkgutil.walk_packages(hml.__path__, "hybridml."
 def test_importing_is_light() -> None:
     """Nothing heavy is imported before it is needed: compilers, plots and GPU libraries cost seconds."""
     code = "import sys, hybridml; print(*[m for m in sys.argv[1:] if m in sys.modules])"
-    heavy = ["numba", "llvmlite", "scipy", "matplotlib", "rich", "cupy", "sklearn"]
+    heavy = ["numba", "llvmlite", "scipy", "matplotlib", "rich", "cupy", "cuda", "sklearn"]
     run = subprocess.run(
         [sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True, cwd=ROOT
     )

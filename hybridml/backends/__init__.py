@@ -51,6 +51,11 @@ class Backend:
         """Overwrite an array of this device in place."""
         np.copyto(target, values)
 
+    def address(self, array: Any) -> int:
+        """Where the elements of an array begin."""
+        found: int = array.ctypes.data if self.on_cpu else array.data.ptr
+        return found
+
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         """The array library's own idea of the current device, while ops of this one run."""
         return contextlib.nullcontext()
@@ -153,6 +158,11 @@ def common(arrays: Any) -> Backend:
         elif backend is not found:
             raise mixed(found, backend)
     return current() if found is None else found
+
+
+def contiguous(array: Any) -> Any:
+    """The array, or a copy of it, with its elements in row-major order without gaps."""
+    return array if array.flags.c_contiguous else of(array).xp.ascontiguousarray(array)
 
 
 def mixed(a: Backend, b: Backend) -> DeviceError:

@@ -72,7 +72,10 @@ def open(number: int) -> Gpu:
 
 def _cupy() -> Any:
     if importlib.util.find_spec("cupy") is None:
-        raise DeviceError(f"a GPU needs CuPy, which is not installed: {INSTALL}")
+        driver = "" if backends.has_driver() else "; nor is an NVIDIA driver found on this machine"
+        raise DeviceError(
+            f"a GPU needs CuPy, which is not installed{driver}: {INSTALL}. Run: hybridml doctor"
+        )
     try:
         return importlib.import_module("cupy")
     except Exception as error:  # a broken installation can raise anything

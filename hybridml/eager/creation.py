@@ -52,8 +52,8 @@ def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Tens
     """A tensor of the values of `obj`: a list, a number, a NumPy or CuPy array, or anything with `__array__` or DLPack.
 
     Python floats become float32 and integers int64; arrays keep their dtype. What lies on a GPU stays there, all else goes to the
-    current device. The values are copied, because a tensor never changes; `from_dlpack` shares memory. Raises
-    DTypeError for values that are not numbers and ShapeError-like ValueError for ragged lists.
+    current device. The values are copied, because a tensor never changes; `from_dlpack` shares memory. Raises DTypeError for values
+    that are not numbers and ShapeError-like ValueError for ragged lists.
 
     >>> asarray([1, 2.5]).dtype, asarray([1, 2]).dtype, asarray(np.float64(1)).dtype
     (dtype('float32'), dtype('int64'), dtype('float64'))

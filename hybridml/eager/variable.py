@@ -20,6 +20,14 @@ from hybridml.eager.tensor import Operators, Tensor, wrap
 from hybridml.errors import DeviceError, ShapeError
 from hybridml.ops.spec import TensorSpec, spec
 
+_moves = [0]
+
+
+def moves() -> int:
+    """How often a variable has moved to another device: programs look again where theirs are once this changes."""
+    return _moves[0]
+
+
 next_id: Callable[[], int] = itertools.count(
     1
 ).__next__  # a number that no other tensor or variable of this process has
@@ -82,6 +90,7 @@ class Variable(Operators):
             raise DeviceError(f"{self!r} cannot move inside @hml.function; move it before the call")
         if backends.of(self._array) is not target:
             self._array = target.put(np.array(backends.of(self._array).get(self._array), order="C"))
+            _moves[0] += 1
         return self
 
     def assign(self, value: Any) -> Variable:

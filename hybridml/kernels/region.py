@@ -10,13 +10,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
 from hybridml.kernels import control, driver, horizontal, jit, memory, sweep
 from hybridml.kernels.address import Address, Fixed, add_copy
 from hybridml.kernels.emit import emit
-from hybridml.kernels.group import Fusions, Group, Refusal, fused
+from hybridml.kernels.group import Fuser, Fusions, Group, Refusal, fused
 from hybridml.kernels.jit import Kernel
 from hybridml.kernels.lower import Check, Lowered, lower
 from hybridml.kernels.movement import lower_movement
@@ -35,7 +36,7 @@ from hybridml.kernels.steps import (
 from hybridml.kernels.views import Place
 from hybridml.kernels.windows import lower_windows
 from hybridml.ops.registry import Kind
-from hybridml.trace.graph import Graph, Value, runs_python
+from hybridml.trace.graph import Graph, Node, Value, runs_python
 
 
 @dataclass
@@ -80,12 +81,12 @@ class Region:
         self, graph: Graph, threads: int, meter: Meter, inner: bool = False, known: Fusions | None = None
     ) -> None:
         self.threads, self.meter, self.inner, self._known = threads, meter, inner, known
-        fuser = fused(graph, known)
+        fuser = self._fused(graph)
         self.graph, self.places, self.groups = fuser.graph, fuser.places, fuser.groups
         self.refusals: list[Refusal] = list(fuser.refusals.values())
         self._readers = fuser._readers
         self._member = dict(fuser.owner)
-        self.steps, apart = sweep.plan(merge_equal_updates(list(self._steps())))
+        self.steps, apart = self._merged(list(self._steps()))
         self.refusals += apart
         self._place_buffers()
 
@@ -118,20 +119,13 @@ class Region:
                 yield EmptyStep(n.op.name, reads, n.outputs)
                 continue
             if n.op.kind is Kind.CONTROL:
-                yield control.step(
-                    n,
-                    reads,
-                    self.places,
-                    lambda graph: Region(graph, self.threads, self.meter, True, self._known),
-                )
+                yield control.step(n, reads, self.places, self._inner)
                 continue
             if runs_python(n):
                 yield PythonStep(n, reads, n.outputs, checks=bool(n.outputs), reason="is Python")
                 continue
-            products = (
-                gemm_steps(self.graph, n, self.places, self.threads) if n.op.provider == "gemm" else None
-            )
-            routines = lower_windows(n, self.places, self.threads)
+            products = self._products(n) if n.op.provider == "gemm" else None
+            routines = self._routines(n)
             moves = lower_movement(n, self.places) if products is None and n.out.spec.size else None
             if products is not None:
                 yield from products
@@ -144,6 +138,28 @@ class Region:
                 yield from [self._compiled(low, reads, n.outputs) for low in moves]
             else:
                 yield PythonStep(n, reads, n.outputs)
+
+    # what another target does in its own way
+
+    def _products(self, n: Node) -> Sequence[Step] | None:
+        """The steps of a matrix product, or None where no routine takes its operands."""
+        return gemm_steps(self.graph, n, self.places, self.threads)
+
+    def _routines(self, n: Node) -> Sequence[Any] | None:
+        """Our own routines for a convolution or a pooling, or None where there is none."""
+        return lower_windows(n, self.places, self.threads)
+
+    def _fused(self, graph: Graph) -> Fuser:
+        """The graph's groups, as this target can run them."""
+        return fused(graph, self._known)
+
+    def _merged(self, steps: list[Step]) -> tuple[list[Step], list[Refusal]]:
+        """The steps, those that may share a launch put together, and which could not."""
+        return sweep.plan(merge_equal_updates(steps))
+
+    def _inner(self, graph: Graph) -> Region:
+        """The region of a branch or a loop body."""
+        return Region(graph, self.threads, self.meter, True, self._known)
 
     def _kernel(self, g: Group, reads: tuple[Value, ...]) -> KernelStep:
         started = time.perf_counter()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -141,7 +142,7 @@ class HorizontalStep:
 class GemmStep:
     """One matrix product of a batch."""
 
-    plan: gemm.Plan
+    plan: Any  # gemm.Plan on the CPU
     a: tuple[Value, int]  # base and byte offset
     b: tuple[Value, int]
     c: tuple[Value, int]
@@ -259,17 +260,22 @@ def is_empty(n: Node) -> bool:
     return n.op.kind is not Kind.INDEX or not any(v.spec.size for v in n.values[1:])
 
 
-def run_eagerly(n: Node, operands: list[Any]) -> Any:
-    """A node by its row's eager form; errors name the op and the user's line."""
+def run_eagerly(n: Node, operands: list[Any], xp: Any = np) -> Any:
+    """A node by its row's eager form on arrays of `xp`; errors name the op and the user's line."""
     try:
         with np.errstate(all="ignore"):
-            return n.op.eager(np, *operands, **n.attrs)
+            return n.op.eager(xp, *operands, **n.attrs)
     except HybridMLError as e:
         raise type(e)(located(f"{n.op.name}: {e}", n.source)) from None
 
 
-def gemm_steps(graph: Graph, n: Node, places: dict[Value, Place], threads: int) -> list[GemmStep] | None:
-    """The products that make up a (batched) matmul node, or None where the provider cannot take it."""
+def gemm_steps(
+    graph: Graph, n: Node, places: dict[Value, Place], threads: int, plan_of: Callable[..., Any] = gemm.plan
+) -> list[GemmStep] | None:
+    """The products that make up a (batched) matmul node, or None where the provider cannot take it.
+
+    `plan_of` says how the target computes one: it takes what `gemm.plan` takes.
+    """
     x, y = n.values
     out = n.out
     if out.dtype.name not in ("float32", "float64") or out.spec.size == 0:
@@ -301,7 +307,7 @@ def gemm_steps(graph: Graph, n: Node, places: dict[Value, Place], threads: int) 
     starts = [tuple([s[run[-1]] for run in runs]) for s in strides]
     outer, inner = (1, 1, *sizes)[-2:]
     steps = [(0, 0, *s)[-2:] for s in starts]  # of A, B and C along the outer and the inner axis
-    plan = gemm.plan(
+    plan = plan_of(
         m, cols, k, out.dtype.name, ta, tb, inner, threads, lda=lda, ldb=ldb, strides=(steps[0][1], steps[1][1], steps[2][1]),
         outer=outer, outer_strides=(steps[0][0], steps[1][0], steps[2][0]),
     )  # fmt: skip

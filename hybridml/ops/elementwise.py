@@ -244,7 +244,8 @@ def where(condition: Any, x: Any, y: Any, /) -> Any:
     >>> hml.where([True, False], [1., 2.], 0.).numpy()
     array([1., 0.], dtype=float32)
     """
-    return call(WHERE, astype(condition, dtypes.bool_), x, y)
+    beside_this = x if hasattr(x, "spec") else y
+    return call(WHERE, astype(lift(condition, beside_this), dtypes.bool_), x, y)
 
 
 def _cast_text(operands: tuple[np.dtype, ...], out: np.dtype, **_: Any) -> str:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hybridml import errors
+from hybridml import backends, errors
 from hybridml.eager.dispatch import record
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor
@@ -159,6 +159,8 @@ class Builder:
                 ]
             )
         ]
+        if type(array) is not np.ndarray:
+            small = backends.of(array).get(small)
         v = Value(TensorSpec(small.shape, small.dtype))
         self._arrays[v] = small
         if small.shape == array.shape:

@@ -9,8 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hybridml.backends import CPU, Backend
 from hybridml.errors import MismatchError, located
-from hybridml.kernels.executable import Executable
+from hybridml.kernels.programs import executable
 from hybridml.trace.graph import Graph, Value, without_silent_effects
 from hybridml.trace.interpret import evaluate, run_eager
 from hybridml.trace.passes import optimize
@@ -29,8 +30,9 @@ def agree(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def check(
-    graph: Graph, inputs: Sequence[np.ndarray], variables: Sequence[np.ndarray], results: Sequence[np.ndarray]
-) -> None:
+    graph: Graph, inputs: Sequence[np.ndarray], variables: Sequence[np.ndarray], results: Sequence[np.ndarray],
+    backend: Backend = CPU,
+) -> None:  # fmt: skip
     """Compare a program's results (outputs, then new values of variables) with the interpreter's.
 
     Raises MismatchError naming the first node, in program order, whose value differs when the graph is compiled with every
@@ -44,7 +46,7 @@ def check(
     expected = [environment[v] for v in graph.results]
     if all(map(agree, results, expected)):
         return
-    raise MismatchError(_first_difference(graph, inputs, variables, environment))
+    raise MismatchError(_first_difference(graph, inputs, variables, environment, backend))
 
 
 def _first_difference(
@@ -52,11 +54,13 @@ def _first_difference(
     inputs: Sequence[np.ndarray],
     variables: Sequence[np.ndarray],
     environment: dict[Value, np.ndarray],
+    backend: Backend,
 ) -> str:
     every = tuple([v for n in graph.nodes for v in n.outputs])
     opened = graph.replace(inputs=graph.inputs + graph.variables, variables=(), outputs=every, updates=())
-    arrays = [np.ascontiguousarray(a) if np.ndim(a) else a for a in (*inputs, *variables)]
-    found = dict(zip(every, Executable(optimize(opened)).run(arrays), strict=True))
+    arrays = [backend.put(np.ascontiguousarray(a) if np.ndim(a) else a) for a in (*inputs, *variables)]
+    values = map(backend.get, executable(optimize(opened), backend).run(arrays))
+    found = dict(zip(every, values, strict=True))
     for n in graph.nodes:
         for v in n.outputs:
             if not agree(found[v], environment[v]):

@@ -16,10 +16,11 @@ from hybridml import backends, pytree
 from hybridml.eager.creation import asarray
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor, wrap
-from hybridml.eager.variable import Variable
-from hybridml.errors import CompileWarning, SignatureError, user_stacklevel
+from hybridml.eager.variable import Variable, moves
+from hybridml.errors import CompileWarning, DeviceError, SignatureError, user_stacklevel
 from hybridml.kernels.executable import Executable
 from hybridml.kernels.group import Fusions
+from hybridml.kernels.programs import executable
 from hybridml.ops.spec import TensorSpec
 from hybridml.symbolic import Dim, substitute
 from hybridml.symbolic.polynomial import Symbol
@@ -104,12 +105,14 @@ def fits(given: TensorSpec, expected: TensorSpec) -> bool:
     )
 
 
-def _compiled(graph: Graph, binding: Binding | None) -> tuple[float, Graph, Executable]:
+def _compiled(
+    graph: Graph, binding: Binding | None, backend: backends.Backend
+) -> tuple[float, Graph, Executable]:
     """Seconds that the passes took, what they made of the graph, and its program."""
     started = time.perf_counter()
     optimized = optimize(graph) if binding is None else binding.optimized
     seconds = time.perf_counter() - started if binding is None else binding.seconds
-    return seconds, optimized, Executable(optimized, None if binding is None else binding.fusions)
+    return seconds, optimized, executable(optimized, backend, None if binding is None else binding.fusions)
 
 
 class ConcreteFunction:
@@ -129,6 +132,7 @@ class ConcreteFunction:
         named: frozenset[int] = frozenset(),
         binding: Binding | None = None,
         background: bool = False,
+        backend: backends.Backend = backends.CPU,
     ) -> None:
         self._traced, self._binding = graph, binding
         self.variables = tuple(variables)
@@ -138,11 +142,15 @@ class ConcreteFunction:
         self._check = check
         self.named = named  # ids of the variables that the function put into a dict or a set
         self._made: dict[str, PureFunction] = {}  # shared with copies for other variables
+        alone = not graph.inputs and bool(variables)  # then its variables say where it runs
+        self.backend = backends.common([v._array for v in variables]) if alone else backend
+        self._moves = moves()
+        self._check_places()
         self._background = background
-        self._later = Later(partial(_compiled, graph, binding)) if background else None
+        self._later = Later(partial(_compiled, graph, binding, self.backend)) if background else None
         self._later_gradient: list[Later[None]] = []  # at most one; shared with copies
         if self._later is None:
-            self._passes_seconds, self.optimized, self.program = _compiled(graph, binding)
+            self._passes_seconds, self.optimized, self.program = _compiled(graph, binding, self.backend)
 
     # What the passes made of the graph, and its program. In the background they are awaited when they are first asked for.
 
@@ -174,6 +182,16 @@ class ConcreteFunction:
         other.variables = tuple(variables)
         other._assigned = [variables[i] for i, _ in self._traced.updates]
         return other
+
+    def _check_places(self) -> None:
+        """Raise DeviceError, naming the variable, where one is on another device than the program."""
+        for v in self.variables:
+            there = backends.of(v._array)
+            if there is not self.backend:
+                raise DeviceError(
+                    f"@hml.function `{self.name}` runs on {self.backend.name} and uses {v!r}, which is on {there.name}; move it "
+                    f'before the call with variable.to("{self.backend.name}"), or pass tensors of {there.name}'
+                )
 
     # facts
 
@@ -234,8 +252,11 @@ class ConcreteFunction:
             return self.rebuild([wrap(a) for a in self.run([x._array for x in tensors])])
         return self.rebuild(self._call_recorded(tensors))
 
-    def run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
-        """The bare call: C-contiguous NumPy arrays in, fresh arrays out, variables updated in place."""
+    def run(self, arrays: list[Any]) -> list[Any]:
+        """The bare call: C-contiguous arrays of the program's device in, fresh arrays out, variables updated in place."""
+        if self._moves != moves():
+            self._check_places()
+            self._moves = moves()
         for v in self._assigned:
             if v.is_held():
                 v._array = backends.of(v._array).copy(v._array)
@@ -271,10 +292,12 @@ class ConcreteFunction:
             np.copyto(v._array, a)
         return outputs
 
-    def _run_checked(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+    def _run_checked(self, arrays: list[Any]) -> list[Any]:
         before = [v._array.copy() for v in self.variables]
         outputs = self.program.run(arrays + [v._array for v in self.variables])
-        check(self.graph, arrays, before, [*outputs, *[v._array for v in self._assigned]])
+        here = self.backend.get
+        results = [here(a) for a in (*outputs, *[v._array for v in self._assigned])]
+        check(self.graph, [here(a) for a in arrays], [here(a) for a in before], results, self.backend)
         return outputs
 
     def rebuild(self, results: list[Any]) -> Any:

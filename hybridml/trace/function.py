@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from hybridml import pytree
+from hybridml import backends, pytree
 from hybridml.eager.state import state
 from hybridml.eager.tensor import wrap
 from hybridml.eager.variable import Variable
@@ -48,6 +48,7 @@ from hybridml.trace.signature import (
     is_tensor,
     leaf_keys,
     leaf_names,
+    placement,
 )
 from hybridml.trace.watch import is_plain, reads_of
 from hybridml.trace.written import Written, write
@@ -151,7 +152,7 @@ class Function:
         tensors = trace.tensors(leaves)
         if not state.tapes:
             tensors = [
-                x if x._array.flags.c_contiguous else wrap(np.ascontiguousarray(x._array)) for x in tensors
+                x if x._array.flags.c_contiguous else wrap(backends.contiguous(x._array)) for x in tensors
             ]
         return trace.concrete.call(tensors)
 
@@ -178,14 +179,15 @@ class Function:
 
     def _key(self, leaves: list[Any], structure: pytree.Structure) -> CallKey:
         """The key of a call; its variables are known by identity where the function knows them so."""
-        key = CallKey(structure, leaf_keys(leaves))
+        device = placement(leaves).name
+        key = CallKey(structure, leaf_keys(leaves), device)
         variables = [id(x) for x in leaves if isinstance(x, Variable)]
         if variables:
             trace = self._known(key)
             if key.opened(None) in self._by_identity or (
                 trace is not None and not trace.captured.isdisjoint(variables)
             ):
-                return CallKey(structure, leaf_keys(leaves, by_identity=True))
+                return CallKey(structure, leaf_keys(leaves, by_identity=True), device)
         return key
 
     def _tells_apart(self, leaves: list[Any], named: frozenset[int]) -> bool:
@@ -232,7 +234,7 @@ class Function:
         )  # what tracing changed is the function's own business
         if self._tells_apart(leaves, trace.concrete.named):
             self._by_identity.add(key.opened(None))
-            key = CallKey(structure, leaf_keys(leaves, by_identity=True))
+            key = CallKey(structure, leaf_keys(leaves, by_identity=True), key.device)
         self._traces[key.opened(_numbers(places))] = trace
         if len(self._traces) > MAX_TRACES:
             self._traces.popitem(last=False)
@@ -269,7 +271,7 @@ class Function:
         if found is None:
             if self._last_key is not None:
                 self._history.note_retrace(self._last_key, key, self._binder)
-            found = self.build([_stand_in(x) for x in leaves], structure)
+            found = self.build([_stand_in(x) for x in leaves], structure, device=key.device)
             self._families.fix(key, places)
             places = frozenset()
         before = leaves
@@ -285,8 +287,9 @@ class Function:
         axes = sorted(places - _numbers(places))
         if not axes:
             self._families.vary(key, places)
-            return self.build(leaves, structure, frozenset([i for i, _ in places]))
-        general = self.generalise(leaves, structure, places, dict(zip(axes, key.sizes(axes), strict=True)))
+            return self.build(leaves, structure, frozenset([i for i, _ in places]), key.device)
+        sizes = dict(zip(axes, key.sizes(axes), strict=True))
+        general = self.generalise(leaves, structure, places, sizes, key.device)
         pinned = general.pinned
         fixed = {place: guard for place, guard in pinned.items() if guard.pins}
         self._families.vary(key, places)
@@ -304,7 +307,12 @@ class Function:
         return general.bind(key.sizes(general.places))
 
     def generalise(
-        self, leaves: list[Any], structure: pytree.Structure, places: Places, sizes: dict[Place, int]
+        self,
+        leaves: list[Any],
+        structure: pytree.Structure,
+        places: Places,
+        sizes: dict[Place, int],
+        device: str = "cpu:0",
     ) -> General:
         """Run the Python function once with these sizes as symbols; `sizes` are what comparisons are answered by."""
         scope, guards = Scope(self._name), Guards()
@@ -316,11 +324,16 @@ class Function:
         with scope.deciding(guards):
             w = self._written(leaves, structure, frozenset([i for i, _ in _numbers(places)]), symbolic)
         return General(
-            scope, guards, tuple(sizes), w.graph, w.variables, w.outputs, w.seconds, self.check, w.named, self.background
+            scope, guards, tuple(sizes), w.graph, w.variables, w.outputs, w.seconds, self.check, w.named, self.background,
+            backends.named(device),
         )  # fmt: skip
 
     def build(
-        self, leaves: list[Any], structure: pytree.Structure, numbers: frozenset[int] = frozenset()
+        self,
+        leaves: list[Any],
+        structure: pytree.Structure,
+        numbers: frozenset[int] = frozenset(),
+        device: str = "cpu:0",
     ) -> ConcreteFunction:
         """Run the Python function once on symbolic tensors and compile what it wrote down.
 
@@ -328,7 +341,15 @@ class Function:
         """
         w = self._written(leaves, structure, numbers)
         return ConcreteFunction(
-            w.graph, w.variables, w.outputs, w.seconds, self.check, w.named, background=self.background
+            w.graph,
+            w.variables,
+            w.outputs,
+            w.seconds,
+            self.check,
+            w.named,
+            None,
+            self.background,
+            backends.named(device),
         )
 
     def _written(

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
+from hybridml import backends
 from hybridml.eager.variable import Variable
 from hybridml.kernels.group import Fusions
 from hybridml.symbolic import Guard, Guards, Scope
@@ -40,7 +41,9 @@ class General:
         check: bool,
         named: frozenset[int],
         background: bool = False,
+        backend: backends.Backend = backends.CPU,
     ) -> None:
+        self.backend = backend
         self.scope, self.guards, self.places = scope, guards, tuple(places)
         self.graph, self.variables, self.named = graph, variables, named
         self.plan, self.check, self.background = outputs, check, background
@@ -88,6 +91,7 @@ class General:
                 self._fusions,
             ),
             self.background,
+            self.backend,
         )
 
     @cached_property

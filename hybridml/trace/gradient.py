@@ -12,17 +12,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-
-from hybridml import dtypes
+from hybridml import backends, dtypes
 from hybridml.eager.batch_tensor import BatchTensor
-from hybridml.eager.creation import zeros_like
+from hybridml.eager.creation import backend_of, beside, zeros_like
 from hybridml.eager.dispatch import run as run_op
 from hybridml.eager.effects import perform
 from hybridml.eager.state import state
 from hybridml.eager.tape import GradientTape
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.kernels.executable import Executable
+from hybridml.kernels.programs import executable
 from hybridml.ops.registry import Kind, Op
 from hybridml.symbolic.polynomial import Symbol
 from hybridml.trace.bind import bound
@@ -51,8 +50,10 @@ class Split:
 def inline(graph: Graph, tensors: Sequence[Any]) -> list[Any]:
     """Run a graph without variables through the door: written into whatever trace is open, recorded by whatever tape watches."""
     environment: dict[Value, Any] = dict(zip(graph.inputs, tensors, strict=True))
-    environment |= {v: wrap(a) for v, a in graph.constants.items()}
-    evaluate(graph, _through_the_door, environment)
+    placed = next((b for b in map(backend_of, tensors) if b is not None), backends.CPU)
+    environment |= {v: wrap(placed.put(a)) for v, a in graph.constants.items()}
+    with beside(next((x for x in tensors if backend_of(x) is not None), None)):
+        evaluate(graph, _through_the_door, environment)
     return [environment[v] for v in graph.outputs]
 
 
@@ -169,15 +170,26 @@ class PureFunction:
         optimized: Graph | None = None,
     ) -> None:
         self.graph, self._prepare, self._optimized = graph, prepare, optimized
+        self._programs: dict[tuple[str, backends.Backend], Executable] = {}
 
-    @cached_property
-    def _program(self) -> Executable:
-        return Executable(optimize(self.graph) if self._optimized is None else self._optimized)
+    def _program(self, backend: backends.Backend) -> Executable:
+        return self._on(
+            "program", backend, lambda: optimize(self.graph) if self._optimized is None else self._optimized
+        )
 
-    def compile(self) -> None:
+    def _forward(self, backend: backends.Backend) -> Executable:
+        return self._on("forward", backend, lambda: self._prepared.forward)
+
+    def _on(self, which: str, backend: backends.Backend, graph: Callable[[], Graph]) -> Executable:
+        """The program of a graph for a device, made once."""
+        if (which, backend) not in self._programs:
+            self._programs[which, backend] = executable(graph(), backend)
+        return self._programs[which, backend]
+
+    def compile(self, backend: backends.Backend = backends.CPU) -> None:
         """Make the programs of a call that a tape records, and of its gradient, before anybody asks for them."""
-        _ = self._forward
-        _ = self._backward._program
+        self._forward(backend)
+        self._backward._program(backend)
 
     @cached_property
     def _prepared(self) -> Prepared:
@@ -188,19 +200,16 @@ class PureFunction:
         return self._prepared.split
 
     @cached_property
-    def _forward(self) -> Executable:
-        return Executable(self._prepared.forward)
-
-    @cached_property
     def _backward(self) -> PureFunction:
         return PureFunction(self._split.backward, optimized=self._prepared.backward)
 
     def __call__(self, tensors: list[Any]) -> list[Any]:
         if state.traces or any(isinstance(x, SymbolicTensor) for x in tensors):
             return inline(self.graph, tensors)
+        backend = backends.common([x._array for x in tensors])
         if not any(t.is_watching(x) for t in state.tapes for x in tensors):
-            return _run(self._program, tensors)
-        results = _run(self._forward, tensors)
+            return _run(self._program(backend), tensors)
+        results = _run(self._forward(backend), tensors)
         n = len(self.graph.outputs)
         outputs, extra = results[:n], results[n:]
         residuals = [tensors[i] if is_input else extra[i] for is_input, i in self._split.saved]
@@ -242,7 +251,4 @@ class PureFunction:
 
 
 def _run(program: Executable, tensors: Sequence[Tensor]) -> list[Tensor]:
-    return [
-        wrap(a)
-        for a in program.run([np.ascontiguousarray(x._array) if x.ndim else x._array for x in tensors])
-    ]
+    return [wrap(a) for a in program.run([backends.contiguous(x._array) for x in tensors])]

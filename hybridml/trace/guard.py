@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 from typing import Any
 
 import numpy as np
 
-from hybridml import dtypes, pytree
+from hybridml import backends, dtypes, pytree
 from hybridml.eager.creation import asarray
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable
@@ -21,7 +22,9 @@ NUMBERS = {int: dtypes.int64, float: dtypes.float64}  # how a Python number that
 class Trace:
     """A concrete function and the guard that recognises calls it can answer."""
 
-    __slots__ = ("concrete", "guards", "n", "numbers", "places", "reads", "structure")
+    __slots__ = (
+        "array_type", "concrete", "guards", "n", "numbers", "places", "reads", "structure", "takes_no_tensor",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -33,6 +36,8 @@ class Trace:
         self.concrete = concrete
         self.reads: tuple[Read, ...] = ()
         self.numbers = numbers
+        self.array_type = concrete.backend.array_type
+        self.takes_no_tensor = not any(isinstance(x, Variable) or is_tensor(x) for x in leaves)
         args, kwargs = structure.children
         flat = not kwargs.children and all(c.node is None for c in args.children)
         self.structure = None if flat else args
@@ -72,15 +77,17 @@ class Trace:
 
     def tensors(self, leaves: list[Any]) -> list[Tensor]:
         """The leaves that are inputs of the graph, as tensors."""
-        return [
-            wrap(np.array(x, NUMBERS[type(x)]))
-            if i in self.numbers
-            else x
-            if isinstance(x, Tensor)
-            else asarray(x)
-            for i, x in enumerate(leaves)
-            if i in self.numbers or is_tensor(x)
-        ]
+        backend = self.concrete.backend
+        with contextlib.nullcontext() if backend.on_cpu else backends.device(backend.name):
+            return [
+                wrap(backend.put(np.array(x, NUMBERS[type(x)])))
+                if i in self.numbers
+                else x
+                if isinstance(x, Tensor)
+                else asarray(x)
+                for i, x in enumerate(leaves)
+                if i in self.numbers or is_tensor(x)
+            ]
 
     def match(self, args: tuple[Any, ...]) -> list[np.ndarray] | None:
         """The input arrays of a call that fits, or None."""
@@ -91,9 +98,14 @@ class Trace:
             leaves: Any = found
         else:
             leaves = args
-        if len(leaves) != self.n:
+        if len(leaves) != self.n or (
+            self.takes_no_tensor and backends.elsewhere and not self.concrete.variables
+            and backends.current() is not self.concrete.backend
+        ):  # fmt: skip
             return None
-        arrays = []
+        arrays: list[Any] = []
+        array_type: Any = self.array_type
+        a: Any
         for x, (dtype, expected) in zip(leaves, self.guards, strict=True):
             if type(x) is Tensor:
                 a = x._array
@@ -105,11 +117,11 @@ class Trace:
                     continue
                 return None
             elif type(x) is expected:  # a number that this trace takes as a scalar
-                arrays.append(np.array(x, dtype))
+                arrays.append(self.concrete.backend.put(np.array(x, dtype)))
                 continue
             else:
                 return None
-            if a.dtype is not dtype or a.shape != expected:
+            if a.dtype is not dtype or a.shape != expected or type(a) is not array_type:
                 return None
-            arrays.append(a if a.flags.c_contiguous else np.ascontiguousarray(a))
+            arrays.append(a if a.flags.c_contiguous else backends.contiguous(a))
         return arrays

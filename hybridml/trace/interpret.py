@@ -5,6 +5,7 @@ Node by node, with each row's eager form. Every pass, kernel and program is comp
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -25,18 +26,21 @@ def evaluate(
     return environment
 
 
-def run_eager(op: Op, arrays: list[Any], attrs: dict[str, Any]) -> Any:
-    """One node on NumPy arrays."""
-    out = op.eager(np, *arrays, **attrs)
+def run_eager(op: Op, arrays: list[Any], attrs: dict[str, Any], xp: Any = np) -> Any:
+    """One node on NumPy arrays, or those of another library."""
+    out = op.eager(xp, *arrays, **attrs)
+    if xp is not np:
+        return out
     return tuple([np.asarray(o) for o in out]) if isinstance(out, tuple) else np.asarray(out)
 
 
 def interpret(
-    graph: Graph, inputs: Sequence[np.ndarray], variables: Sequence[np.ndarray] = ()
-) -> tuple[list[np.ndarray], list[np.ndarray]]:
-    """Outputs, and the new values of updated variables in the order of `graph.updates`."""
+    graph: Graph, inputs: Sequence[Any], variables: Sequence[Any] = (), xp: Any = np
+) -> tuple[list[Any], list[Any]]:
+    """Outputs, and the new values of updated variables in the order of `graph.updates`; all of them arrays of `xp`."""
     environment: dict[Value, Any] = dict(zip(graph.inputs, inputs, strict=True))
-    environment |= dict(zip(graph.variables, variables, strict=True)) | graph.constants
+    environment |= dict(zip(graph.variables, variables, strict=True))
+    environment |= {v: xp.asarray(a) for v, a in graph.constants.items()}
     with np.errstate(all="ignore"):
-        evaluate(graph, run_eager, environment)
+        evaluate(graph, functools.partial(run_eager, xp=xp), environment)
     return [environment[v] for v in graph.outputs], [environment[v] for _, v in graph.updates]

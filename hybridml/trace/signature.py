@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from hybridml import pytree
+from hybridml import backends, pytree
 from hybridml.eager.tensor import Tensor
 from hybridml.eager.variable import Variable
 from hybridml.errors import SignatureError
@@ -50,6 +50,14 @@ def is_tensor(x: Any) -> bool:
 
 def spec_of(x: Any) -> TensorSpec:
     return x.spec if isinstance(x, (Tensor, Variable)) else spec(x.shape, x.dtype)
+
+
+def placement(leaves: Sequence[Any]) -> backends.Backend:
+    """The device that a call of these arguments runs on: that of its tensors and variables, else the current one.
+
+    Raises DeviceError for tensors of two devices.
+    """
+    return backends.common([x._array for x in leaves if type(x) is Tensor or isinstance(x, Variable)])
 
 
 def leaf_key(x: Any) -> Any:
@@ -137,11 +145,11 @@ def _opened(i: int, key: Any, places: Places | None) -> Any:
 class CallKey:
     """The key of one call: structure and leaf keys of all its arguments."""
 
-    __slots__ = ("_hash", "keys", "structure")
+    __slots__ = ("_hash", "device", "keys", "structure")
 
-    def __init__(self, structure: pytree.Structure, keys: tuple[Any, ...]) -> None:
-        self.structure, self.keys = structure, keys
-        self._hash = hash((structure, keys))
+    def __init__(self, structure: pytree.Structure, keys: tuple[Any, ...], device: str = "cpu:0") -> None:
+        self.structure, self.keys, self.device = structure, keys, device
+        self._hash = hash((structure, keys, device))
 
     def __eq__(self, other: object) -> bool:
         return (
@@ -149,6 +157,7 @@ class CallKey:
             and self._hash == other._hash
             and self.structure == other.structure
             and self.keys == other.keys
+            and self.device == other.device
         )
 
     def __hash__(self) -> int:
@@ -157,7 +166,9 @@ class CallKey:
     def opened(self, places: Places | None) -> CallKey:
         """The key with what is at these places left open (None: everything that can be): numbers known by their type only, sizes not
         at all."""
-        return CallKey(self.structure, tuple([_opened(i, k, places) for i, k in enumerate(self.keys)]))
+        return CallKey(
+            self.structure, tuple([_opened(i, k, places) for i, k in enumerate(self.keys)]), self.device
+        )
 
     def differences(self, other: CallKey) -> Places:
         """Where two keys of one form differ."""
@@ -207,6 +218,8 @@ def describe(key: Any) -> str:
 
 def difference(old: CallKey, new: CallKey, binder: Binder) -> tuple[str, str, str, str] | None:
     """(argument, old, new, cure) of the first argument that made `new` another call than `old`."""
+    if old.device != new.device:
+        return "the device", old.device, new.device, "keep a function's arguments on one device"
     if old.structure != new.structure:
         form = pytree.difference(old.structure.children[0], new.structure.children[0])
         if form is not None:

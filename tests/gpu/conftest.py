@@ -13,7 +13,7 @@ from hybridml import backends
 
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Without a GPU the folder of tests for one does not exist."""
-    if collection_path.name == "device" and backends.default() is backends.CPU:
+    if collection_path.name == "device" and backends.current() is backends.CPU:
         return True
     return None
 

@@ -15,6 +15,8 @@ from fake_cupy import FakeArray, FakeCupy
 from hybridml import backends
 from hybridml.backends import Backend
 
+SPECIAL = "cupyx.scipy.special"
+
 
 class FakeGpu(Backend):
     """The backend that `hybridml.backends.gpu.Gpu` is on a real one."""
@@ -33,6 +35,9 @@ class FakeGpu(Backend):
     def get(self, array: Any) -> np.ndarray:
         return self.xp.asnumpy(array)
 
+    def copy(self, array: Any) -> Any:
+        return self.xp.array(array, order="C")
+
     def store(self, target: Any, values: Any) -> None:
         target[...] = values
 
@@ -49,7 +54,7 @@ def special() -> types.ModuleType:
     """cupyx.scipy.special, as far as it is used."""
     from scipy import special
 
-    module = types.ModuleType("cupyx.scipy.special")
+    module = types.ModuleType(SPECIAL)
     module.erf = lambda x: FakeArray(np.asarray(special.erf(x._a)))  # type: ignore[attr-defined]
     return module
 
@@ -62,8 +67,13 @@ def fake_gpu() -> Iterator[FakeGpu]:
         mock.patch.dict(backends._open),
         mock.patch.dict(backends._of_array),
         mock.patch.object(backends, "elsewhere", True),
-        mock.patch.dict(sys.modules, {"cupyx.scipy.special": special()}),
     ):
         backends.register(gpu)
         backends._open["gpu"] = gpu
-        yield gpu
+        sys.modules[SPECIAL] = (
+            special()
+        )  # not by `patch.dict`, which would forget all modules that are imported meanwhile
+        try:
+            yield gpu
+        finally:
+            del sys.modules[SPECIAL]

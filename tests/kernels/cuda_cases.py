@@ -29,7 +29,7 @@ Case = tuple[Graph, list[Any], list[Any]]
 def traced(function: Callable[..., Any], *args: Any) -> Case:
     """The optimised graph of a function, and the arrays that it runs on; nothing is compiled for the CPU."""
     tensors = [hml.asarray(a) if isinstance(a, np.ndarray) else a for a in args]
-    with mock.patch.object(concrete, "Executable", lambda *args: None):
+    with mock.patch.object(concrete, "executable", lambda *args: None):
         found = hml.function(function).get_concrete_function(*tensors)
     arrays = [t.numpy() for t in tensors if isinstance(t, hml.Tensor)]
     return found.optimized, arrays, [v.numpy() for v in found.variables]

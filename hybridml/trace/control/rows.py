@@ -18,8 +18,6 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
-
 from hybridml.errors import GraphError
 from hybridml.ops.registry import Kind, Op, Promote, register
 from hybridml.ops.spec import TensorSpec, spec
@@ -54,7 +52,7 @@ def _infer_cond(pred: TensorSpec, *operands: Any, true: Graph, false: Graph) -> 
 
 
 def _eager_cond(xp: Any, pred: Any, *operands: Any, true: Graph, false: Graph) -> tuple[Any, ...]:
-    return tuple(interpret(true if pred else false, operands)[0])
+    return tuple(interpret(true if pred else false, operands, xp=xp)[0])
 
 
 def _infer_while(
@@ -73,8 +71,8 @@ def _eager_while(
     xp: Any, *operands: Any, cond: Graph, body: Graph, carried: int, limit: int | None
 ) -> tuple[Any, ...]:
     now, fixed = list(operands[:carried]), operands[carried:]
-    while interpret(cond, [*now, *fixed])[0][0]:
-        now = interpret(body, [*now, *fixed])[0]
+    while interpret(cond, [*now, *fixed], xp=xp)[0][0]:
+        now = interpret(body, [*now, *fixed], xp=xp)[0]
     return tuple(now)
 
 
@@ -101,9 +99,9 @@ def _eager_scan(
         operands[carried : carried + sliced],
         operands[carried + sliced :],
     )
-    ys = [np.empty((length, *v.shape), v.dtype) for v in body.outputs[carried:]]
+    ys = [xp.empty((length, *v.shape), v.dtype) for v in body.outputs[carried:]]
     for t in reversed(range(length)) if reverse else range(length):
-        out = interpret(body, [*now, *[x[t] for x in xs], *fixed])[0]
+        out = interpret(body, [*now, *[x[t] for x in xs], *fixed], xp=xp)[0]
         now = out[:carried]
         for y, row in zip(ys, out[carried:], strict=True):
             y[t] = row
@@ -118,7 +116,7 @@ def _infer_custom(
 
 
 def _eager_custom(xp: Any, *operands: Any, body: Graph, **_: Any) -> tuple[Any, ...]:
-    return tuple(interpret(body, operands)[0])
+    return tuple(interpret(body, operands, xp=xp)[0])
 
 
 def _pullback(module: str) -> Any:

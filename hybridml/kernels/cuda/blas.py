@@ -1,0 +1,95 @@
+"""Matrix products by cuBLAS, called through ctypes.
+
+CuPy has cuBLAS too, but refuses to call it while a stream is being recorded
+(https://github.com/cupy/cupy/issues/7079 asks for it; `cupy_backends/cuda/libs/cublas.pyx`, `setStream`, says why not).
+
+cuBLAS is column-major: a row-major c = a @ b is its c' = b' @ a'. The workspace is our own, so that nothing is allocated while recording
+and equal inputs give equal bits on every stream.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from ctypes import byref, c_double, c_float, c_int, c_longlong, c_size_t, c_void_p
+from typing import Any
+
+from hybridml.errors import DeviceError
+from hybridml.kernels.cuda.commands import ProductPlan
+
+WORKSPACE = 32 << 20  # bytes; what NVIDIA recommends for Hopper (and 4 MiB before it)
+_REAL = {"float32": 0, "float64": 1, "float16": 2}  # cudaDataType_t: CUDA_R_32F, CUDA_R_64F, CUDA_R_16F
+# cublasComputeType_t: CUBLAS_COMPUTE_32F, _32F_FAST_TF32, _32F_FAST_16BF, CUBLAS_COMPUTE_64F
+_COMPUTE = {"float32": 68, "tf32": 77, "bfloat16": 75, "float64": 70}
+_DEFAULT_ALGORITHM = -1
+_AS_IS, _TRANSPOSED = 0, 1
+
+
+class CuBlas:
+    """A handle of cuBLAS for one GPU. Not for two threads at once."""
+
+    def __init__(self, allocate: Callable[[int], Any]) -> None:
+        self._allocate = allocate
+        self._handle: c_void_p | None = None
+
+    def _open(self) -> None:
+        library = ctypes.CDLL(_path())
+        f = library.cublasGemmStridedBatchedEx
+        matrix: list[Any] = [
+            c_void_p,
+            c_int,
+            c_int,
+            c_longlong,
+        ]  # address, type, leading dimension, distance to the next
+        f.argtypes = [
+            c_void_p, c_int, c_int, c_int, c_int, c_int, c_void_p, *matrix, *matrix, c_void_p, *matrix, c_int, c_int, c_int,
+        ]  # fmt: skip
+        self._gemm = f
+        self._set_stream, self._set_workspace = library.cublasSetStream_v2, library.cublasSetWorkspace_v2
+        self._set_stream.argtypes = [c_void_p, c_void_p]
+        self._set_workspace.argtypes = [c_void_p, c_void_p, c_size_t]
+        handle = c_void_p()
+        library.cublasCreate_v2.argtypes = [c_void_p]
+        _check(library.cublasCreate_v2(byref(handle)), "cublasCreate")
+        self._handle = handle
+        self._workspace = self._allocate(WORKSPACE)
+
+    def product(self, p: ProductPlan, a: int, b: int, c: int, stream: int) -> None:
+        """c = op(a) @ op(b), in the order of the stream."""
+        if self._handle is None:
+            self._open()
+        _check(self._set_stream(self._handle, stream), "cublasSetStream")
+        _check(self._set_workspace(self._handle, self._workspace.ptr, WORKSPACE), "cublasSetWorkspace")
+        kind = _REAL[p.dtype]
+        number = c_double if p.dtype == "float64" else c_float
+        one, zero = number(1.0), number(0.0)
+        compute = _COMPUTE[
+            "float64" if p.dtype == "float64" else p.precision if p.dtype == "float32" else "float32"
+        ]
+        step_a, step_b, step_c = p.strides
+        _check(
+            self._gemm(
+                self._handle, _TRANSPOSED if p.tb else _AS_IS, _TRANSPOSED if p.ta else _AS_IS, p.n, p.m, p.k, byref(one),
+                b, kind, p.ldb, step_b, a, kind, p.lda, step_a, byref(zero), c, kind, p.n, step_c, p.batch, compute,
+                _DEFAULT_ALGORITHM,
+            ),
+            f"cublasGemmStridedBatchedEx of {p}",
+        )  # fmt: skip
+
+
+def _check(status: int, what: str) -> None:
+    if status:
+        raise DeviceError(f"cuBLAS: {what} failed with status {status}")
+
+
+def _path() -> str:
+    """Where the library is, which comes with CuPy's or the toolkit's wheels, or with the system's toolkit."""
+    from cuda.pathfinder import load_nvidia_dynamic_lib  # type: ignore[import-not-found,import-untyped,unused-ignore]  # with numba-cuda
+
+    try:
+        path: str = load_nvidia_dynamic_lib("cublas").abs_path
+    except Exception as error:  # its own error class
+        raise DeviceError(
+            f"cuBLAS is not found: {error}. pip install nvidia-cublas (or nvidia-cublas-cu12 for CUDA 12)"
+        ) from error
+    return path

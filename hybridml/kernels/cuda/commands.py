@@ -1,0 +1,154 @@
+"""What a GPU is told to do, and how the arguments of a launch lie in memory.
+
+Addresses are `Fixed` (arena, constants, staging buffers) or `External` (an array of the call, by number). A launch's arguments are
+packed once; before a call only those that point at arrays of the call are written again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from hybridml.kernels.address import External, Fixed
+from hybridml.kernels.emit_cuda import Parameter
+
+Place = Fixed | External
+Grid = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """A compiled kernel: the driver's handle, its text, and where it came from ("compiled", "disk" or "memory")."""
+
+    name: str
+    source: str
+    parameters: tuple[Parameter, ...]
+    handle: Any
+    origin: str
+    seconds: float
+
+
+def resolve(place: Place, externals: Sequence[int]) -> int:
+    """The address for a call whose arrays lie at `externals`."""
+    return place.address if isinstance(place, Fixed) else externals[place.index] + place.offset
+
+
+class Launch:
+    """One kernel over a grid. `words` are its arguments in order: a place for a pointer, else the value.
+
+    Each argument has eight bytes of its own in `slots`; `pointers` holds their addresses, which is what CUDA is given.
+    """
+
+    def __init__(
+        self, kernel: Kernel, grid: Grid, block: Grid, words: Sequence[Any], together: bool = False
+    ) -> None:
+        self.kernel, self.grid, self.block, self.together = kernel, grid, block, together
+        self.places = {i: w for i, w in enumerate(words) if isinstance(w, (Fixed, External))}
+        self.slots = np.zeros(max(len(words), 1), np.uint64)
+        self.pointers = (self.slots.ctypes.data + 8 * np.arange(len(self.slots))).astype(np.uint64)
+        for i, (w, p) in enumerate(zip(words, kernel.parameters, strict=True)):
+            if isinstance(w, Fixed):
+                self.slots[i] = w.address
+            elif not p.pointer:
+                raw = np.asarray(w).astype(p.dtype).tobytes()
+                self.slots.view(np.uint8)[8 * i : 8 * i + len(raw)] = np.frombuffer(raw, np.uint8)
+        self.patches = [
+            (i, w.index, w.offset) for i, w in self.places.items() if isinstance(w, External)
+        ]  # slot, number of the array, byte offset
+
+    def point_at(self, externals: Sequence[int]) -> None:
+        """Write the arguments that point at arrays of the call."""
+        for slot, index, offset in self.patches:
+            self.slots[slot] = externals[index] + offset
+
+
+@dataclass
+class Copy:
+    """Bytes from one place to another."""
+
+    source: Place
+    target: Place
+    nbytes: int
+
+
+@dataclass
+class Clear:
+    """Zero bytes."""
+
+    target: Place
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class ProductPlan:
+    """c = op(a) @ op(b), row-major, `batch` times at these strides in elements. Leading dimensions count elements of a row."""
+
+    m: int
+    n: int
+    k: int
+    dtype: str
+    ta: bool
+    tb: bool
+    batch: int
+    lda: int
+    ldb: int
+    strides: tuple[int, int, int]
+    precision: str  # "float32", "tf32" or "bfloat16": what float32 operands are rounded to
+    outer: int = 1  # that many library calls, at these strides
+    outer_strides: tuple[int, int, int] = (0, 0, 0)
+
+
+@dataclass
+class Product:
+    """One library call for a (batched) matrix product."""
+
+    plan: ProductPlan
+    a: Place
+    b: Place
+    c: Place
+
+
+Command = Launch | Copy | Clear | Product
+
+
+def read_and_written(command: Command) -> tuple[list[Place], list[Place]]:
+    """What a command reads, and what it writes. A launch writes its operands `o0`, `o1`... (and may read them back)."""
+    if isinstance(command, Launch):
+        named = [(command.kernel.parameters[i].name, p) for i, p in command.places.items()]
+        return [p for n, p in named if n[0] == "x"], [p for n, p in named if n[0] != "x"]
+    if isinstance(command, Copy):
+        return [command.source], [command.target]
+    if isinstance(command, Product):
+        return [command.a, command.b], [command.c]
+    return [], [command.target]
+
+
+def moved(command: Command, staged: dict[int, int]) -> Command:
+    """The command with arrays of the call replaced by the staging buffers at these addresses. Launches stay as they are."""
+
+    def place(p: Place) -> Place:
+        if isinstance(p, External) and p.index in staged:
+            return Fixed(staged[p.index] + p.offset)
+        return p
+
+    if isinstance(command, Copy):
+        return Copy(place(command.source), place(command.target), command.nbytes)
+    if isinstance(command, Product):
+        return Product(command.plan, place(command.a), place(command.b), place(command.c))
+    if isinstance(command, Clear):
+        return Clear(place(command.target), command.nbytes)
+    return command
+
+
+@dataclass
+class Facts:
+    """What a segment did, for tests and for `explain`: how often it recorded, replayed and patched."""
+
+    recorded: int = 0
+    replayed: int = 0
+    patched: int = 0
+    launched: int = 0
+    notes: list[str] = field(default_factory=list)

@@ -1,0 +1,214 @@
+"""The lowest layer: memory, kernels, streams and graphs of one GPU, by CUDA's driver API (cuda.bindings) and CuPy's pool.
+
+Only this file and `blas` talk to CUDA. Streams and addresses are plain numbers, so that tests can put another driver here.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from cuda.bindings import driver as cu  # type: ignore[import-not-found,import-untyped,unused-ignore]  # comes with numba-cuda
+
+from hybridml.errors import DeviceError
+from hybridml.kernels.cuda import compile as compiling
+from hybridml.kernels.cuda.blas import CuBlas
+from hybridml.kernels.cuda.commands import Kernel, Launch, ProductPlan
+from hybridml.kernels.emit_cuda import Parameter
+
+_CAPTURE_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: the stream does not wait for the default stream
+
+
+def ok(result: tuple[Any, ...]) -> Any:
+    """What a call of the driver returned, or DeviceError with CUDA's name of the error and its meaning."""
+    status, *values = result
+    if status != cu.CUresult.CUDA_SUCCESS:
+        name, meaning = cu.cuGetErrorName(status)[1], cu.cuGetErrorString(status)[1]
+        raise DeviceError(f"CUDA: {_text(name)}: {_text(meaning)}")
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+def _text(x: Any) -> str:
+    return x.decode() if isinstance(x, bytes) else str(x)
+
+
+class Driver:
+    """One GPU."""
+
+    def __init__(self, cupy: Any, number: int) -> None:
+        self.cupy = cupy
+        with cupy.cuda.Device(number):
+            cupy.cuda.runtime.free(0)  # makes the primary context, which CuPy and we share
+            device = ok(cu.cuDeviceGet(number))
+            self._context = ok(cu.cuDevicePrimaryCtxRetain(device))
+            ok(cu.cuCtxSetCurrent(self._context))
+            attribute, of = cu.CUdevice_attribute, cu.cuDeviceGetAttribute
+            self.capability = (
+                ok(of(attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)),
+                ok(of(attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)),
+            )
+            self.multiprocessors: int = ok(of(attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device))
+            self._side = ok(cu.cuStreamCreate(_CAPTURE_NON_BLOCKING))  # where calls are recorded, never run
+        self._blas = CuBlas(self.allocate)
+        self._kernels: dict[tuple[str, tuple[Parameter, ...]], Kernel] = {}
+        self._lock = threading.RLock()
+
+    # memory
+
+    def allocate(self, nbytes: int) -> Any:
+        """Memory of CuPy's pool as long as the result lives; its address is `ptr`."""
+        return self.cupy.cuda.alloc(max(nbytes, 1))
+
+    def upload(self, array: np.ndarray) -> Any:
+        """A constant on the device."""
+        there = self.cupy.asarray(np.array(array, order="C"))
+        return _Held(there.data.ptr, there)
+
+    def array(self, address: int, shape: tuple[int, ...], dtype: np.dtype, strides: tuple[int, ...]) -> Any:
+        """Device memory as an array that does not own it."""
+        reach = [(d - 1) * s for d, s in zip(shape, strides, strict=True)]
+        low, high = sum(r for r in reach if r < 0), sum(r for r in reach if r > 0)
+        memory = self.cupy.cuda.UnownedMemory(address + low, high - low + dtype.itemsize, self)
+        pointer = self.cupy.cuda.MemoryPointer(memory, -low)
+        return self.cupy.ndarray(shape, dtype, pointer, strides)
+
+    def copy(self, target: int, source: int, nbytes: int, stream: int) -> None:
+        """Bytes within the device, in the order of the stream."""
+        ok(cu.cuMemcpyDtoDAsync(cu.CUdeviceptr(target), cu.CUdeviceptr(source), nbytes, cu.CUstream(stream)))
+
+    def clear(self, target: int, nbytes: int, stream: int) -> None:
+        """Zero bytes, in the order of the stream."""
+        ok(cu.cuMemsetD8Async(cu.CUdeviceptr(target), 0, nbytes, cu.CUstream(stream)))
+
+    def read(self, address: int, nbytes: int, stream: int) -> bytes:
+        """Bytes as they are when the stream has come this far. Waits for the device."""
+        found = np.empty(nbytes, np.uint8)
+        ok(cu.cuMemcpyDtoHAsync(found.ctypes.data, cu.CUdeviceptr(address), nbytes, cu.CUstream(stream)))
+        ok(cu.cuStreamSynchronize(cu.CUstream(stream)))
+        return found.tobytes()
+
+    # kernels
+
+    def kernel(self, name: str, source: str, parameters: tuple[Parameter, ...]) -> Kernel:
+        """A printed kernel, from memory, the disk, or the compiler."""
+        key = source, parameters
+        with self._lock:
+            if key in self._kernels:
+                old = self._kernels[key]
+                return Kernel(name, source, parameters, old.handle, "memory", 0.0)
+            symbol, ptx, origin, seconds = compiling.ptx_of(name, source, parameters, self.capability)
+            image = np.frombuffer(ptx + b"\0", np.uint8)
+            module = ok(cu.cuModuleLoadData(image.ctypes.data))
+            handle = ok(cu.cuModuleGetFunction(module, symbol.encode()))
+            self._kernels[key] = Kernel(name, source, parameters, handle, origin, seconds)
+            return self._kernels[key]
+
+    def launch(self, command: Launch, stream: int) -> None:
+        """Run a kernel."""
+        (gx, gy), (bx, by) = command.grid, command.block
+        pointers = command.pointers.ctypes.data
+        ok(
+            cu.cuLaunchKernel(
+                command.kernel.handle, gx, gy, 1, bx, by, 1, 0, cu.CUstream(stream), pointers, 0
+            )
+        )
+
+    def product(self, plan: ProductPlan, a: int, b: int, c: int, stream: int) -> None:
+        """A matrix product by cuBLAS."""
+        with self._lock:  # the handle's stream is set for each call
+            self._blas.product(plan, a, b, c, stream)
+
+    # streams
+
+    def enter(self, owner: Any) -> int:
+        """The stream of this call: CuPy's current one. It waits for the last call of `owner` where that was on another."""
+        ok(cu.cuCtxSetCurrent(self._context))
+        stream: int = self.cupy.cuda.get_current_stream().ptr
+        last, event = getattr(owner, "last_stream", (stream, None))
+        if last != stream and event is not None:
+            ok(cu.cuStreamWaitEvent(cu.CUstream(stream), event, 0))
+        return stream
+
+    def leave(self, owner: Any, stream: int) -> None:
+        """Remember where the work of `owner` ends."""
+        event = getattr(owner, "last_stream", (0, None))[1]
+        if event is None:
+            event = ok(cu.cuEventCreate(2))  # CU_EVENT_DISABLE_TIMING
+        ok(cu.cuEventRecord(event, cu.CUstream(stream)))
+        owner.last_stream = stream, event
+
+    # graphs
+
+    def recorder(self) -> Recorder:
+        """A new graph under construction."""
+        return Recorder(self._side)
+
+    def replay(self, graph: tuple[Any, Any], stream: int) -> None:
+        """Run a graph."""
+        ok(cu.cuGraphLaunch(graph[0], cu.CUstream(stream)))
+
+    def update(self, graph: tuple[Any, Any], node: Any, command: Launch) -> None:
+        """Give a kernel of a graph its arguments anew."""
+        ok(cu.cuGraphExecKernelNodeSetParams(graph[0], node, node_parameters(command)))
+
+    def destroy(self, graph: tuple[Any, Any]) -> None:
+        """Give a graph back; one that runs is finished first, by CUDA."""
+        cu.cuGraphExecDestroy(graph[0])
+        cu.cuGraphDestroy(graph[1])
+
+
+class _Held:
+    def __init__(self, ptr: int, owner: Any) -> None:
+        self.ptr, self.owner = ptr, owner
+
+
+def node_parameters(command: Launch) -> Any:
+    """A launch as CUDA's graphs have it. The arguments are read when it is handed over."""
+    p = cu.CUDA_KERNEL_NODE_PARAMS()
+    p.func = command.kernel.handle
+    p.gridDimX, p.gridDimY, p.gridDimZ = *command.grid, 1
+    p.blockDimX, p.blockDimY, p.blockDimZ = *command.block, 1
+    p.sharedMemBytes = 0
+    p.kernelParams = int(command.pointers.ctypes.data)
+    p.extra = 0
+    return p
+
+
+class Recorder:
+    """A graph under construction: one node after the other, in a line, as they would run on a stream.
+
+    Kernels are nodes of their own, because their arguments are updated later. Library calls, copies and the like are captured from a
+    stream, each as a graph inside the graph.
+    """
+
+    def __init__(self, side: Any) -> None:
+        self._side = side
+        self._graph = ok(cu.cuGraphCreate(0))
+        self._last: list[Any] = []
+
+    def launch(self, command: Launch) -> Any:
+        """Add a kernel; returns its node."""
+        parameters = node_parameters(command)
+        node = ok(cu.cuGraphAddKernelNode(self._graph, self._last, len(self._last), parameters))
+        self._last = [node]
+        return node
+
+    def call(self, issue: Callable[[int], None]) -> None:
+        """Add what `issue` sends to a stream."""
+        mode = cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        ok(cu.cuStreamBeginCapture(self._side, mode))
+        try:
+            issue(int(self._side))
+        finally:
+            inner = ok(cu.cuStreamEndCapture(self._side))
+        self._last = [ok(cu.cuGraphAddChildGraphNode(self._graph, self._last, len(self._last), inner))]
+        ok(cu.cuGraphDestroy(inner))  # the node holds a copy
+
+    def finish(self) -> tuple[Any, Any]:
+        """The graph, ready to run, and its plan, whose nodes name the kernels when they are updated."""
+        return ok(cu.cuGraphInstantiate(self._graph, 0)), self._graph
+
+
+__all__: Sequence[str] = ["Driver", "Recorder", "node_parameters", "ok"]

@@ -1,0 +1,96 @@
+"""An optimised graph as a program for a GPU.
+
+Inputs and variables are arrays of the device, outputs are fresh ones from its pool. The arena and the constants are allocated once.
+Nothing waits for the device, except where a branch, a while-loop or a check needs to know a value.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from hybridml.backends import Backend
+from hybridml.errors import DeviceMemoryError
+from hybridml.kernels import memory
+from hybridml.kernels.address import External
+from hybridml.kernels.cuda.program import Call, Program
+from hybridml.kernels.cuda.region import Array, CudaRegion, Where
+from hybridml.kernels.executable import Executable
+from hybridml.kernels.group import Fusions
+from hybridml.kernels.region import Meter
+from hybridml.trace.graph import Graph
+
+
+def driver_of(backend: Any) -> Any:
+    """The lowest layer of a device, opened once."""
+    if getattr(backend, "driver", None) is None:
+        from hybridml.kernels.cuda.driver import Driver
+
+        backend.driver = Driver(backend.xp, backend.number)
+    return backend.driver
+
+
+class CudaExecutable(Executable):
+    """Runs one graph on one GPU. `run(externals)` takes inputs and variables as its C-contiguous arrays, returns fresh outputs."""
+
+    region: CudaRegion
+    _arena: Any
+
+    def __init__(self, graph: Graph, backend: Backend, known: Fusions | None = None) -> None:
+        self.graph, self.backend = graph, backend
+        self.driver = driver_of(backend)
+        self.meter = Meter()
+        self._lock = threading.Lock()
+        started = time.perf_counter()
+        with backend.scope(), self._explaining():
+            self.region = CudaRegion(graph, self.driver, self.meter, known=known)
+            self.graph = self.region.graph
+            self._build()
+        self._seconds = time.perf_counter() - started
+
+    def _time(self) -> dict[str, float]:
+        """Numba's compiler makes the PTX; the driver's own time to load it counts as planning."""
+        kernels = self.meter.compile_seconds + self.meter.load_seconds
+        return {
+            "plan_seconds": max(self._seconds - self.meter.emit_seconds - kernels, 0.0), "translate_seconds": 0.0,
+            "llvm_seconds": 0.0, "numba_seconds": self.meter.compile_seconds, "link_seconds": self.meter.load_seconds,
+        }  # fmt: skip
+
+    def _build(self) -> None:
+        g = self.graph
+        roles = [("input", g.inputs), ("variable", g.variables), ("output", g.outputs)]
+        arrays = [Array(v.spec.nbytes, role) for role, values in roles for v in values]  # type: ignore[arg-type]  # a literal in a list
+        self._arena = self.driver.allocate(max(self.arena_bytes, memory.ALIGN))
+        given = [External(i) for i in range(len(arrays))]
+        items = self.region.items(Where(self._arena.ptr, given, arrays))
+        self.program = Program(items, self.driver, self.backend, arrays)
+        self._rows = [0] * sum(a.role == "row" for a in arrays)
+        self._allocate = [(v.shape, v.dtype) for v in g.outputs]
+
+    def run(self, externals: list[Any]) -> list[Any]:
+        """Run once. Variables among the externals are overwritten; the outputs are new arrays."""
+        with self.backend.scope(), self._explaining():
+            outputs = [self.backend.xp.empty(shape, dtype) for shape, dtype in self._allocate]
+            addresses = [self.backend.address(a) for a in (*externals, *outputs)]
+            with self._lock:  # the arena belongs to one call at a time; the stream keeps the calls in order
+                stream = self.driver.enter(self)
+                self.program.run(Call(addresses + self._rows, stream))
+                self.driver.leave(self, stream)
+        return outputs
+
+    @contextmanager
+    def _explaining(self) -> Iterator[None]:
+        """Tell an exhausted device by our own error, with what to do."""
+        try:
+            yield
+        except Exception as error:
+            if type(error).__name__ != "OutOfMemoryError":
+                raise
+            raise DeviceMemoryError(
+                f"{self.backend.name} has no memory left for `{self.graph.name}`: {error}. Its intermediates take "
+                f"{getattr(getattr(self, 'region', None), 'arena_bytes', 0):,} bytes. Use smaller batches, free tensors that are no longer "
+                "needed, or wrap parts in hml.checkpoint; the process can go on"
+            ) from error

@@ -1,0 +1,145 @@
+"""A program for a GPU: segments of commands, and what the host decides between them.
+
+Runs of commands become segments, which replay as CUDA graphs. A branch or a while-loop makes the host wait for one byte; a check
+likewise. Nothing else waits for the device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import numpy as np
+
+from hybridml.backends import Backend
+from hybridml.errors import GraphError, located
+from hybridml.kernels.cuda.commands import Clear, Command, Copy, Launch, Place, Product, resolve
+from hybridml.kernels.cuda.region import Array, Branch, Eager, Item, Look, Repeat, While
+from hybridml.kernels.cuda.segment import Segment
+from hybridml.kernels.steps import run_eagerly
+from hybridml.ops.registry import Layout
+from hybridml.trace.graph import Value
+
+
+@dataclass
+class Call:
+    """One run: the addresses of the call's arrays (rows of long scans move), and the stream."""
+
+    externals: list[int]
+    stream: int
+
+
+class Program:
+    """Items, in order, ready to run."""
+
+    def __init__(self, items: Sequence[Item], driver: Any, backend: Backend, arrays: list[Array]) -> None:
+        self.driver, self.backend, self.arrays = driver, backend, arrays
+        self.parts: list[Segment | Branch | While | Repeat | Look | Eager] = []
+        self._inner: dict[int, tuple[Program, ...]] = {}
+        pending: list[Command] = []
+        for item in items:
+            if isinstance(item, (Launch, Copy, Clear, Product)):
+                pending.append(item)
+                continue
+            self._close(pending)
+            pending = []
+            self.parts.append(item)
+            inside = {Branch: ("true", "false"), While: ("cond", "body"), Repeat: ("body",)}.get(
+                type(item), ()
+            )
+            self._inner[id(item)] = tuple(
+                [Program(getattr(item, n), driver, backend, arrays) for n in inside]
+            )
+        self._close(pending)
+
+    def _close(self, commands: list[Command]) -> None:
+        if commands:
+            self.parts.append(Segment(commands, self.driver, self.arrays))
+
+    def segments(self) -> list[Segment]:
+        """All segments, those of branches and loops included."""
+        found = []
+        for part in self.parts:
+            if isinstance(part, Segment):
+                found.append(part)
+            for inner in self._inner.get(id(part), ()):
+                found += inner.segments()
+        return found
+
+    def run(self, call: Call) -> None:
+        """Do everything once."""
+        for part in self.parts:
+            if isinstance(part, Segment):
+                part.run(call.externals, call.stream)
+            elif isinstance(part, Look):
+                self._look(part, call)
+            elif isinstance(part, Eager):
+                self._eager(part, call)
+            else:
+                self._decide(part, self._inner[id(part)], call)
+
+    def _decide(self, part: Branch | While | Repeat, inner: tuple[Program, ...], call: Call) -> None:
+        if isinstance(part, Branch):
+            inner[0 if self._is_true(part.predicate, call) else 1].run(call)
+        elif isinstance(part, While):
+            cond, body = inner
+            cond.run(call)
+            while self._is_true(part.predicate, call):
+                body.run(call)
+                cond.run(call)
+        else:
+            for index, first, _ in part.rows:
+                call.externals[index] = resolve(first, call.externals)
+            for _ in range(part.length):
+                inner[0].run(call)
+                for index, _, step in part.rows:
+                    call.externals[index] += step
+
+    def _is_true(self, place: Place, call: Call) -> bool:
+        return bool(self.driver.read(resolve(place, call.externals), 1, call.stream)[0])
+
+    # what the host does on device memory
+
+    def _array(self, place: Place, v: Value, layout: Layout, call: Call) -> Any:
+        """A buffer as an array of the device, seen through a layout."""
+        step = v.dtype.itemsize
+        start = resolve(place, call.externals) + layout.offset * step
+        return self.driver.array(start, layout.shape, v.dtype, tuple([s * step for s in layout.strides]))
+
+    def _operands(self, part: Look | Eager, call: Call) -> list[Any]:
+        node = part.check.node if isinstance(part, Look) else part.step.node
+        found: list[Any] = []
+        for x in node.inputs:
+            if isinstance(x, Value):
+                base, layout = part.region.places[x]
+                found.append(self._array(part.operands[x], base, layout, call))
+            else:
+                found.append(x)
+        return found
+
+    def _look(self, part: Look, call: Call) -> None:
+        if self._is_true(part.flag, call):
+            self.driver.clear(resolve(part.flag, call.externals), 1, call.stream)
+            self._explain(part, call)
+
+    def _explain(self, part: Look, call: Call) -> NoReturn:
+        node = part.check.node
+        operands = [
+            self.backend.get(x) if type(x) is self.backend.array_type else x
+            for x in self._operands(part, call)
+        ]
+        run_eagerly(node, operands)
+        raise GraphError(
+            located(f"{node.op.name}: the kernel found a fault in operands that have none", node.source)
+        )
+
+    def _eager(self, part: Eager, call: Call) -> None:
+        node = part.step.node
+        results = run_eagerly(node, self._operands(part, call), self.backend.xp)
+        for v, r in zip(node.outputs, results if isinstance(results, tuple) else (results,), strict=True):
+            if v in part.results:
+                target = self._array(part.results[v], v, Layout.contiguous(v.shape), call)
+                self.backend.store(
+                    target, self.backend.put(np.asarray(r)) if isinstance(r, (np.ndarray, np.generic)) else r
+                )

@@ -1,0 +1,311 @@
+"""A graph's steps for a GPU: the same groups, buffers and order as on the CPU, as commands with addresses.
+
+Branches and while-loops are items that the host decides, scans are written out or repeated; see `program`.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from hybridml import config
+from hybridml.kernels import emit_cuda, launch
+from hybridml.kernels.address import External, Fixed
+from hybridml.kernels.control import ControlStep
+from hybridml.kernels.cuda.commands import Command, Copy, Kernel, Launch, Place, Product, ProductPlan
+from hybridml.kernels.emit_cuda import Phase
+from hybridml.kernels.group import Fuser, Fusions, Refusal
+from hybridml.kernels.lower import Check, Lowered
+from hybridml.kernels.memory import ALIGN
+from hybridml.kernels.region import Meter, Region
+from hybridml.kernels.steps import EmptyStep, GemmStep, KernelStep, PythonStep, RoutineStep, Step, gemm_steps
+from hybridml.kernels.views import places
+from hybridml.kernels.windows import GENERATED, lower_windows
+from hybridml.ops.spec import TensorSpec
+from hybridml.trace.graph import Graph, Node, Value
+
+MAX_UNROLLED = 20_000  # commands of a scan that are written out; longer ones are repeated by the host
+
+
+@dataclass
+class Array:
+    """An array of the call: an input, a variable, an output, or a row that moves from one iteration to the next."""
+
+    nbytes: int
+    role: Literal["input", "variable", "output", "row"]
+
+
+@dataclass(frozen=True)
+class Where:
+    """The base of a region's arena, the places of what is given to it by number, and all arrays of the call."""
+
+    base: int
+    given: Sequence[Place]
+    arrays: list[Array]
+
+
+@dataclass
+class Branch:
+    """A cond: the host reads the predicate and runs one of two lists."""
+
+    predicate: Place
+    true: list[Item]
+    false: list[Item]
+
+
+@dataclass
+class While:
+    """A while-loop: the host reads the predicate after each run of `cond`."""
+
+    cond: list[Item]
+    predicate: Place
+    body: list[Item]
+
+
+@dataclass
+class Repeat:
+    """A long scan: the body, with arrays that point at row t. `rows` are (number of the array, first row, bytes to the next)."""
+
+    length: int
+    rows: list[tuple[int, Place, int]]
+    body: list[Item]
+
+
+@dataclass
+class Look:
+    """The host reads a flag, and raises what the node's eager form says where it is set."""
+
+    check: Check
+    flag: Place
+    operands: dict[Value, Place]
+    region: Region
+
+
+@dataclass
+class Eager:
+    """A node that has no kernel: its row's eager form on device arrays."""
+
+    step: PythonStep
+    operands: dict[Value, Place]
+    results: dict[Value, Place]
+    region: Region
+
+
+Item: TypeAlias = "Command | Branch | While | Repeat | Look | Eager"
+
+
+@dataclass
+class CudaStep(KernelStep):
+    """One generated kernel, or two where a long reduction is cut into parts."""
+
+    plan: launch.Launch = None  # type: ignore[assignment]  # given by `CudaRegion`, after the fields of the base class
+    phases: list[tuple[Phase, Kernel]] = field(default_factory=list)
+    partial: list[Value] = field(default_factory=list)  # accumulators of the parts
+
+    @property
+    def scratch(self) -> list[tuple[Value, int]]:
+        return [*super().scratch, *[(v, v.spec.nbytes) for v in self.partial]]
+
+
+class CudaRegion(Region):
+    """Steps and buffers of one graph on a GPU."""
+
+    def __init__(
+        self, graph: Graph, driver: Any, meter: Meter, inner: bool = False, known: Fusions | None = None
+    ) -> None:
+        self.driver = driver
+        self._uploaded: dict[Value, Any] = {}
+        super().__init__(graph, 1, meter, inner, known)
+
+    # what differs from the CPU
+
+    def _inner(self, graph: Graph) -> Region:
+        return CudaRegion(graph, self.driver, self.meter, True, self._known)
+
+    def _routines(self, n: Node) -> Sequence[Any] | None:
+        found = lower_windows(n, self.places, 1, GENERATED)
+        return None if found is None or any(isinstance(r, RoutineStep) for r in found) else found
+
+    def _fused(self, graph: Graph) -> Fuser:
+        fuser = Fuser(graph, places(graph))  # sums across rows are column kernels, in parts
+        fuser.fuse()
+        return fuser
+
+    def _merged(self, steps: list[Step]) -> tuple[list[Step], list[Refusal]]:
+        return steps, []  # a graph launches many small kernels at the price of one
+
+    def _products(self, n: Node) -> Sequence[Step] | None:
+        return gemm_steps(self.graph, n, self.places, 1, _product_plan)
+
+    def _compiled(self, lowered: Lowered, reads: tuple[Value, ...], writes: tuple[Value, ...]) -> KernelStep:
+        started = time.perf_counter()
+        spec = lowered.spec
+        found = emit_cuda.reductions(spec)
+        words = (spec.words, lowered.words)
+        kept, reduced = [launch.sizes(axes, *words) for axes in emit_cuda.space(spec)]
+        plan = launch.plan(
+            spec.mode,
+            max(kept, 1),
+            max(reduced, 1),
+            lowered.words,
+            splittable=emit_cuda.is_splittable(spec),
+            accumulators=[r.step.dtype.itemsize for r in found],
+            multiprocessors=self.driver.multiprocessors,
+        )
+        unread = {
+            o.name for o, (v, _) in zip(spec.operands, lowered.operands, strict=True) if v in lowered.temporaries
+        }  # fmt: skip
+        phases: tuple[Phase, ...] = ("partial", "finish") if plan.parts > 1 else ("whole",)
+        texts = [
+            (p, *emit_cuda.emit(spec, plan.shape, p, unread), emit_cuda.parameters(spec, plan.shape, p))
+            for p in phases
+        ]
+        self.meter.emit_seconds += time.perf_counter() - started
+        kernels = [(p, self._load(name, source, tuple(given))) for p, name, source, given in texts]
+        partial = [
+            Value(TensorSpec((kept * plan.parts,), r.step.dtype.name), f"part of {r.name}")
+            for r in (found if plan.parts > 1 else ())
+        ]
+        return CudaStep(
+            lowered, kernels[-1][1], "\n".join(t[2] for t in texts), reads, writes, plan, kernels, partial  # type: ignore[arg-type]  # a CUDA kernel in place of the CPU's
+        )  # fmt: skip
+
+    def _load(self, name: str, source: str, parameters: tuple[emit_cuda.Parameter, ...]) -> Kernel:
+        kernel: Kernel = self.driver.kernel(name, source, parameters)
+        if kernel.origin == "compiled":
+            self.meter.compiled += 1
+            self.meter.compile_seconds += kernel.seconds
+        elif kernel.origin == "disk":
+            self.meter.loaded_from_disk += 1
+            self.meter.load_seconds += kernel.seconds
+        return kernel
+
+    # commands
+
+    def items(self, where: Where) -> list[Item]:
+        """Everything the region does, in order."""
+        found: list[Item] = []
+        for s in self.steps:
+            found += self._items(s, where)
+        for value, index in self.copies:
+            found += copy(self.place(where, value), where.given[index], value.spec.nbytes)
+        return found
+
+    def place(self, where: Where, v: Value) -> Place:
+        """Where a base value's buffer lies."""
+        if v in self.external:
+            return where.given[self.external[v]]
+        if v in self.constants:
+            if v not in self._uploaded:
+                self._uploaded[v] = self.driver.upload(self.constants[v])
+            return Fixed(self._uploaded[v].ptr)
+        return Fixed(where.base + self.offset[v])
+
+    def _items(self, s: Step, where: Where) -> Iterator[Item]:
+        if isinstance(s, CudaStep):
+            yield from self._launches(s, where)
+            check = s.lowered.check
+            if check is not None:
+                operands = {v: self.place(where, self.places[v][0]) for v in check.node.values}
+                yield Look(check, self.place(where, check.flag), operands, self)
+        elif isinstance(s, GemmStep):
+            a, b, c = [self.place(where, v).at(offset) for v, offset in (s.a, s.b, s.c)]
+            count, steps, itemsize = s.plan.outer, s.plan.outer_strides, s.a[0].dtype.itemsize
+            for i in range(count):
+                yield Product(
+                    s.plan, *[p.at(i * d * itemsize) for p, d in zip((a, b, c), steps, strict=True)]
+                )
+        elif isinstance(s, PythonStep):
+            operands = {v: self.place(where, self.places[v][0]) for v in s.node.values}
+            kept = [v for v in s.node.outputs if v in self.external or v in self.offset]
+            yield Eager(s, operands, {v: self.place(where, v) for v in kept}, self)
+        elif isinstance(s, ControlStep):
+            yield from _Control(self, s, where).items()
+        elif not isinstance(s, EmptyStep):
+            raise TypeError(f"no command for {type(s).__name__}")
+
+    def _launches(self, s: CudaStep, where: Where) -> Iterator[Launch]:
+        low = s.lowered
+        operands = [self.place(where, v).at(offset) for v, offset in low.operands]
+        values: list[Any] = [*operands, *low.words, *[value for value, _ in low.scalars]]
+        for phase, kernel in s.phases:
+            parts = [] if phase == "whole" else [*[self.place(where, v) for v in s.partial], s.plan.parts]
+            grid = s.plan.finish if phase == "finish" else s.plan.grid
+            yield Launch(kernel, grid, s.plan.block, [*values, *parts])
+
+
+def _product_plan(
+    m: int, n: int, k: int, dtype: str, ta: bool, tb: bool, batch: int, threads: int, *, lda: int, ldb: int,
+    strides: tuple[int, int, int], outer: int = 1, outer_strides: tuple[int, int, int] = (0, 0, 0),
+) -> ProductPlan:  # fmt: skip
+    precision = config.get().matmul_precision
+    return ProductPlan(m, n, k, dtype, ta, tb, batch, lda, ldb, strides, precision, outer, outer_strides)
+
+
+def copy(source: Place, target: Place, nbytes: int) -> list[Item]:
+    """A copy, unless there is nothing to copy."""
+    return [Copy(source, target, nbytes)] if nbytes and source != target else []
+
+
+class _Control:
+    """The items of a node with sub-graphs. Its arena begins with a line for the predicate."""
+
+    def __init__(self, region: CudaRegion, step: ControlStep, where: Where) -> None:
+        self.step, self.where = step, where
+        self.base = where.base + region.offset[step.key]
+        at = {v: region.place(where, v) for v in (*step.reads, *step.writes)}
+        self.operands: list[Any] = [step._operand(v, at) for v in step.node.values]  # type: ignore[arg-type]  # places are addresses
+        self.results: list[Place] = [at[v] for v in step.node.outputs]
+
+    def items(self) -> list[Item]:
+        return {"cond": self._cond, "while": self._while, "scan": self._scan}[
+            self.step.node.op.provider or ""
+        ]()
+
+    def _inside(self, name: str, given: Sequence[Place]) -> list[Item]:
+        region: Any = self.step.regions[name]
+        inner: list[Item] = region.items(Where(self.base + ALIGN, given, self.where.arrays))
+        return inner
+
+    def _start(self) -> list[Item]:
+        pairs = zip(self.operands[: self.step.carried], self.results, self.step.node.outputs, strict=False)
+        return [item for x, o, v in pairs for item in copy(x, o, v.spec.nbytes)]
+
+    def _cond(self) -> list[Item]:
+        predicate, *rest = self.operands
+        given = [*rest, *self.results]
+        return [Branch(predicate, self._inside("true", given), self._inside("false", given))]
+
+    def _while(self) -> list[Item]:
+        fixed = self.operands[self.step.carried :]
+        predicate = Fixed(self.base)
+        cond = self._inside("cond", [*self.results, *fixed, predicate])
+        return [*self._start(), While(cond, predicate, self._inside("body", [*fixed, *self.results]))]
+
+    def _scan(self) -> list[Item]:
+        attrs, c, node = self.step.node.attrs, self.step.carried, self.step.node
+        length, sliced = attrs["length"], attrs["sliced"]
+        found = self._start()
+        if not length:
+            return found
+        xs, fixed, ys = self.operands[c : c + sliced], self.operands[c + sliced :], self.results[c:]
+        values = [*node.values[c : c + sliced], *node.outputs[c:]]
+        sizes = [v.spec.nbytes // length for v in values]
+        order = range(length - 1, -1, -1) if attrs["reverse"] else range(length)
+
+        def body(rows: Sequence[Place]) -> list[Item]:
+            return self._inside("body", [*rows[:sliced], *fixed, *self.results[:c], *rows[sliced:]])
+
+        first = body([p.at(order[0] * n) for p, n in zip([*xs, *ys], sizes, strict=True)])
+        if len(first) * length <= MAX_UNROLLED:
+            found += first
+            for t in order[1:]:
+                found += body([p.at(t * n) for p, n in zip([*xs, *ys], sizes, strict=True)])
+            return found
+        rows: list[tuple[int, Place, int]] = []
+        for p, n in zip([*xs, *ys], sizes, strict=True):
+            rows.append((len(self.where.arrays), p.at(order[0] * n), n * order.step))
+            self.where.arrays.append(Array(n, "row"))
+        return [*found, Repeat(length, rows, body([External(i) for i, _, _ in rows]))]

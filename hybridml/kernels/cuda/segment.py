@@ -1,0 +1,148 @@
+"""A run of commands with no Python between them: launched one by one at first, then recorded as a CUDA graph and replayed.
+
+The first call launches them plainly, so that libraries are warm and errors name their kernel. The second records. A replay costs the
+CPU one call, whatever the number of kernels.
+
+A graph has its addresses built in, and the arrays of a call lie elsewhere each time. Arguments of kernels are patched in the
+graph, one node for each kernel that reads the array. What a library reads or writes (its nodes cannot be patched) goes through a
+staging buffer: copied before or after the replay. A variable stays where it is, so nothing is staged for it; when it has moved after
+all (somebody held its old value), the graph is recorded again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hybridml.kernels.address import External
+from hybridml.kernels.cuda.commands import (
+    Clear,
+    Command,
+    Copy,
+    Facts,
+    Launch,
+    Product,
+    moved,
+    read_and_written,
+    resolve,
+)
+
+
+class Segment:
+    """Commands, in order. `arrays` are those of the call: their sizes, and which of them are variables."""
+
+    def __init__(self, commands: Sequence[Command], driver: Any, arrays: Sequence[Any]) -> None:
+        self.commands, self.driver, self.facts = list(commands), driver, Facts()
+        self._arrays = arrays
+        self._reads, self._writes = self._touched()
+        self._graph: Any = None
+        self._nodes: dict[
+            int, list[tuple[Launch, Any]]
+        ] = {}  # number of an array -> the launches that point at it
+        self._at: dict[int, int] = {}  # where each of those arrays was when the graph was last patched
+        self._pinned: dict[int, int] = {}  # arrays whose address is built into a library's node
+        self._staged: dict[int, Any] = {}
+        self._calls = 0
+
+    def _touched(self) -> tuple[set[int], set[int]]:
+        """Numbers of the call's arrays that are read, and that are written."""
+        reads, writes = set(), set()
+        for c in self.commands:
+            read, written = read_and_written(c)
+            reads |= {p.index for p in read if isinstance(p, External)}
+            writes |= {p.index for p in written if isinstance(p, External)}
+        return reads, writes
+
+    def run(self, externals: Sequence[int], stream: int) -> None:
+        """Do everything once, on a stream; `externals` are the addresses of the call's arrays."""
+        self._calls += 1
+        if self._calls == 1 or len(self.commands) == 1:
+            self._launch(externals, stream)
+            return
+        if self._graph is None or any(externals[i] != at for i, at in self._pinned.items()):
+            self._record(externals)
+        self._patch(externals)
+        for i, buffer in self._staged.items():
+            if i in self._reads:
+                self.driver.copy(buffer.ptr, externals[i], self._arrays[i].nbytes, stream)
+        self.driver.replay(self._graph, stream)
+        for i, buffer in self._staged.items():
+            if i in self._writes:
+                self.driver.copy(externals[i], buffer.ptr, self._arrays[i].nbytes, stream)
+        self.facts.replayed += 1
+
+    def _launch(self, externals: Sequence[int], stream: int) -> None:
+        for c in self.commands:
+            if isinstance(c, Launch):
+                c.point_at(externals)
+            issue(self.driver, c, externals, stream)
+        self.facts.launched += 1
+
+    def _record(self, externals: Sequence[int]) -> None:
+        """Make the graph anew, for arrays that lie at these addresses."""
+        self.close()
+        inside = {
+            p.index
+            for c in self.commands
+            if not isinstance(c, Launch)
+            for places in read_and_written(c)
+            for p in places
+            if isinstance(p, External)
+        }
+        stays = {i for i in inside if self._arrays[i].role == "variable"}
+        self._pinned = {i: externals[i] for i in stays}
+        for i in sorted(inside - stays):
+            if i not in self._staged:
+                self._staged[i] = self.driver.allocate(self._arrays[i].nbytes)
+        staged = {i: b.ptr for i, b in self._staged.items()}
+        at = [staged.get(i, address) for i, address in enumerate(externals)]
+        recorder = self.driver.recorder()
+        self._nodes, self._at = {}, {}
+        for c in self.commands:
+            if not isinstance(c, Launch):
+                fixed = moved(c, staged)
+                recorder.call(lambda stream, fixed=fixed: issue(self.driver, fixed, externals, stream))
+                continue
+            c.point_at(at)
+            node = recorder.launch(c)
+            for _, index, _ in c.patches:
+                self._nodes.setdefault(index, []).append((c, node))
+                self._at[index] = at[index]
+        self._graph = recorder.finish()
+        self.facts.recorded += 1
+
+    def _patch(self, externals: Sequence[int]) -> None:
+        """Point the kernels at this call's arrays."""
+        changed = [i for i, at in self._at.items() if i not in self._staged and externals[i] != at]
+        nodes: dict[int, tuple[Launch, Any]] = {}
+        for i in changed:
+            self._at[i] = externals[i]
+            nodes |= {id(launch): (launch, node) for launch, node in self._nodes[i]}
+        for launch, node in nodes.values():
+            for slot, index, offset in launch.patches:
+                base = self._staged[index].ptr if index in self._staged else externals[index]
+                launch.slots[slot] = base + offset
+            self.driver.update(self._graph, node, launch)
+        self.facts.patched += len(nodes)
+
+    def close(self) -> None:
+        """Give the graph back."""
+        if self._graph is not None:
+            self.driver.destroy(self._graph)
+            self._graph = None
+
+    def __del__(self) -> None:
+        self.close()
+
+
+def issue(driver: Any, command: Command, externals: Sequence[int], stream: int) -> None:
+    """Send one command to a stream."""
+    match command:
+        case Launch():
+            driver.launch(command, stream)
+        case Copy(source, target, nbytes):
+            driver.copy(resolve(target, externals), resolve(source, externals), nbytes, stream)
+        case Clear(target, nbytes):
+            driver.clear(resolve(target, externals), nbytes, stream)
+        case Product(plan, a, b, c):
+            driver.product(plan, resolve(a, externals), resolve(b, externals), resolve(c, externals), stream)

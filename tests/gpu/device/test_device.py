@@ -1,0 +1,238 @@
+"""What only a GPU can show: results against the CPU, the same bits from run to run, no leak, recovery, threads, neighbours."""
+
+from __future__ import annotations
+
+import gc
+import importlib
+import importlib.util
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+import hybridml as hml
+from hybridml import backends, pytree
+from hybridml.errors import DeviceMemoryError, IndexOutOfRangeError
+from hybridml.ops.registry import OPS, Kind
+from hybridml.testing import TOLERANCE, public_functions, recast, samples_of
+
+FUNCTIONS = public_functions()
+ROWS = [op for op in OPS.values() if op.samples is not None and op.kind is not Kind.RANDOM]
+RNG = np.random.default_rng(11)
+
+
+def floats(*shape: int) -> Any:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def pool() -> Any:
+    return backends.named("gpu:0").xp.get_default_memory_pool()
+
+
+def step_of(sizes: tuple[int, ...] = (64, 100, 50, 10)) -> tuple[Any, Any, list[Any]]:
+    """A traced Adam step, its arguments, and its variables."""
+    n, d, h, k = sizes
+    rng = np.random.default_rng(3)
+    weights = [hml.Variable(rng.normal(size=s).astype("f") * 0.1) for s in ((d, h), (h,), (h, k), (k,))]
+    optimizer = hml.optim.Adam(0.01)
+
+    @hml.function
+    def step(x: Any, y: Any) -> Any:
+        with hml.GradientTape() as tape:
+            hidden = hml.nn.gelu(x @ weights[0] + weights[1])
+            loss = hml.mean(hml.nn.softmax_cross_entropy(hidden @ weights[2] + weights[3], y))
+        optimizer.apply_gradients(zip(tape.gradient(loss, weights), weights, strict=True))
+        return loss
+
+    args = hml.asarray(rng.normal(size=(n, d)).astype("f")), hml.asarray(rng.integers(0, k, n))
+    return step, args, weights
+
+
+@pytest.mark.parametrize("op", ROWS, ids=lambda op: op.name)
+@pytest.mark.parametrize("traced", [False, True], ids=["eager", "traced"])
+def test_every_row_gives_what_the_cpu_gives(op: Any, traced: bool) -> None:
+    for sample in samples_of(op):
+        args = recast(sample.args, "float32")
+        leaves, structure = pytree.flatten(list(args))
+        places = [i for i, x in enumerate(leaves) if isinstance(x, (np.ndarray, np.generic))]
+
+        def call(*tensors: Any, leaves: Any = leaves, places: Any = places, structure: Any = structure, op: Any = op,
+                 kwargs: Any = sample.kwargs) -> Any:  # fmt: skip
+            full = list(leaves)
+            for i, t in zip(places, tensors, strict=True):
+                full[i] = t
+            return FUNCTIONS[op.name](*pytree.unflatten(structure, full), **kwargs)
+
+        with hml.device("cpu"):
+            expected = call(*[hml.asarray(leaves[i]) for i in places])
+        f = hml.function(call) if traced else call
+        for _ in range(3 if traced else 1):  # launched, recorded, replayed
+            got = f(*[hml.asarray(leaves[i]) for i in places])
+            for g, e in zip(pytree.leaves(got), pytree.leaves(expected), strict=True):
+                assert g.device == "gpu:0"
+                tolerance = 10 * TOLERANCE.get(e.dtype.name, 0) if e.dtype.kind == "f" else 0
+                np.testing.assert_allclose(
+                    g.numpy(), e.numpy(), rtol=tolerance, atol=tolerance, err_msg=f"{op.name}: {sample.label}"
+                )
+
+
+def test_thousands_of_steps_take_no_more_memory() -> None:
+    step, (x, y), _ = step_of()
+    for _ in range(10):
+        step(x, y)
+    used, first = pool().used_bytes(), float(step(x, y))
+    for _ in range(3000):
+        loss = step(x, y)
+    assert float(loss) < first
+    assert pool().used_bytes() <= used + 4096
+
+
+def test_many_functions_give_their_memory_back() -> None:
+    def once(k: int) -> None:
+        f = hml.function(lambda x: hml.nn.softmax(x @ x) + float(k))
+        x = hml.asarray(floats(64, 64))
+        for _ in range(3):
+            f(x)
+
+    once(0)
+    gc.collect()
+    used = pool().used_bytes()
+    for k in range(1, 20):
+        once(k)
+    gc.collect()
+    assert pool().used_bytes() <= used + (1 << 20)
+
+
+def test_the_same_run_gives_the_same_bits() -> None:
+    runs = []
+    for _ in range(2):
+        step, (x, y), weights = step_of()
+        losses = [step(x, y).numpy() for _ in range(50)]
+        runs.append([*losses, *[w.numpy() for w in weights]])
+    for a, b in zip(*runs, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_training_takes_the_steps_of_the_cpu() -> None:
+    step, (x, y), _ = step_of()
+    with hml.device("cpu"):
+        at_home, (a, b), _ = step_of()
+        expected = [float(at_home(a, b)) for _ in range(30)]
+    np.testing.assert_allclose([float(step(x, y)) for _ in range(30)], expected, rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (3, 31), (7, 33), (5, 257), (2, 5000), (1, 300_001), (4097, 9), (70_000, 3)]
+)
+def test_rows_of_every_length(shape: tuple[int, int]) -> None:
+    """Softmax, sums and layer norm with all the blocks that a launch may have, one and several phases."""
+    x = floats(*shape)
+
+    def f(x: Any) -> Any:
+        return (
+            hml.nn.softmax(x),
+            hml.sum(x, axis=0),
+            hml.sum(x, axis=1),
+            hml.sum(x),
+            hml.max(x),
+            hml.var(x, axis=1),
+        )
+
+    traced = hml.function(f)
+    wide = x.astype(np.float64)
+    e = np.exp(wide - wide.max(1, keepdims=True))
+    expected = [e / e.sum(1, keepdims=True), wide.sum(0), wide.sum(1), wide.sum(), wide.max(), wide.var(1)]
+    for _ in range(3):
+        for got, want in zip(traced(hml.asarray(x)), expected, strict=True):
+            np.testing.assert_allclose(got.numpy(), want, rtol=2e-5, atol=2e-5 * np.sqrt(x.size))
+
+
+def test_large_tensors() -> None:
+    """Past 2**31 bytes, where 32-bit byte offsets would overflow."""
+    n = 2**29 + 5
+    x = hml.ones(n)
+    f = hml.function(lambda x: (x + 1, hml.sum(x)))
+    for _ in range(3):
+        y, total = f(x)
+        assert (float(y[-1]), float(total)) == (2.0, float(np.float32(n)))
+        del y
+
+
+def test_out_of_memory_is_told_and_recovered_from() -> None:
+    f = hml.function(lambda x: hml.nn.softmax(x) @ hml.nn.softmax(x).T)
+    free, _ = backends.named("gpu:0").xp.cuda.runtime.memGetInfo()
+    n = int((free / 4) ** 0.5) * 2
+    with pytest.raises((DeviceMemoryError, MemoryError)):
+        f(hml.zeros((n, n)))
+    with pytest.raises((DeviceMemoryError, MemoryError)):
+        hml.zeros((n, n)) + hml.zeros((n, n))
+    pool().free_all_blocks()
+    np.testing.assert_allclose(f(hml.zeros((8, 8))).numpy(), 1 / 8, rtol=1e-6)
+
+
+def test_a_fault_is_named_and_the_process_goes_on() -> None:
+    f = hml.function(lambda x, k: hml.take(x, k) * 2)
+    x = hml.asarray(floats(5))
+    for _ in range(3):
+        with pytest.raises(IndexOutOfRangeError, match="index 5"):
+            f(x, hml.asarray([0, 5]))
+        np.testing.assert_allclose(f(x, hml.asarray([0, 4])).numpy(), 2 * x.numpy()[[0, 4]])
+
+
+def test_threads_and_neighbours() -> None:
+    """Two functions, each called from two threads, on the default stream and on streams of their own."""
+    cupy = backends.named("gpu:0").xp
+    functions = [
+        hml.function(lambda x: hml.nn.softmax(x @ x)),
+        hml.function(lambda x: hml.tanh(x) @ x + hml.sum(x)),
+    ]
+    inputs = [floats(65, 65) * 0.1 for _ in range(4)]
+    with hml.device("cpu"):
+        expected = [functions[k % 2](hml.asarray(x)).numpy() for k, x in enumerate(inputs)]
+    wrong: list[Any] = []
+
+    def work(k: int) -> None:
+        try:
+            with hml.device("gpu:0"), cupy.cuda.Stream(non_blocking=True) if k > 1 else cupy.cuda.Stream.null:
+                x = hml.asarray(inputs[k])
+                for _ in range(200):
+                    np.testing.assert_allclose(functions[k % 2](x).numpy(), expected[k], rtol=2e-4, atol=2e-4)
+        except BaseException as error:
+            wrong.append(error)
+
+    threads = [threading.Thread(target=work, args=(k,)) for k in range(4)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join()
+    assert not wrong, wrong[0]
+
+
+def test_dlpack_shares_memory_both_ways() -> None:
+    cupy = backends.named("gpu:0").xp
+    a = cupy.arange(5, dtype=cupy.float32)
+    t = hml.from_dlpack(a)
+    assert t._array.data.ptr == a.data.ptr
+    assert cupy.from_dlpack(t).data.ptr == a.data.ptr
+    assert hml.asarray(a)._array.data.ptr != a.data.ptr
+    if importlib.util.find_spec("torch") is not None:
+        torch = importlib.import_module("torch")
+        b = torch.arange(5, device="cuda", dtype=torch.float32)
+        shared = hml.from_dlpack(b)
+        assert shared._array.data.ptr == b.data_ptr()
+        assert torch.from_dlpack(shared).tolist() == [0, 1, 2, 3, 4]
+
+
+def test_uniform_bits_are_the_cpus() -> None:
+    for traced in (False, True):
+        g = hml.random.Generator(5)
+        draw = lambda g=g: (g.uniform((1000,)), g.randint(1000, shape=(1000,)), g.normal((1000,)))  # noqa: E731  # twice below
+        got = (hml.function(draw) if traced else draw)()
+        with hml.device("cpu"):
+            g2 = hml.random.Generator(5)
+            want = (g2.uniform((1000,)), g2.randint(1000, shape=(1000,)), g2.normal((1000,)))
+        for a, b, exact in zip(got, want, (True, True, False), strict=True):
+            np.testing.assert_allclose(
+                a.numpy(), b.numpy(), rtol=0 if exact else 1e-5, atol=0 if exact else 1e-5
+            )

@@ -1,0 +1,296 @@
+"""The lowest layer of a GPU without a GPU: the machine's own memory, and kernels read as Python.
+
+A printed kernel is made a generator that stops at each barrier and shuffle, so that one Python thread runs all threads of a block in
+step, and a barrier that some of them miss is found. Arguments are read from the packed slots, as CUDA reads them. Every access to
+memory is checked: a kernel touches only memory that was allocated, and of arrays only what is theirs.
+"""
+
+from __future__ import annotations
+
+import ast
+import ctypes
+import re
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from fake_cupy import FakeArray
+
+from hybridml.kernels.cuda.commands import Kernel, Launch, ProductPlan
+from hybridml.kernels.targets import scalar_functions
+
+
+class OutOfMemoryError(Exception):
+    """As CuPy's."""
+
+
+class Memory:
+    """Bytes of the "device", at a real address."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.bytes = np.full(max(nbytes, 1) + 64, 0xA5, np.uint8)  # what was never written shows
+        self.ptr = self.bytes.ctypes.data + (-self.bytes.ctypes.data) % 64
+
+
+class Pointer:
+    """An operand of a kernel: elements at an address."""
+
+    def __init__(self, address: int, dtype: np.dtype) -> None:
+        self.address, self.dtype = address, dtype
+        self.kind = np.ctypeslib.as_ctypes_type(dtype)
+
+    def _at(self, i: Any) -> Any:
+        return self.kind.from_address(self.address + int(i) * self.dtype.itemsize)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.dtype.type(self._at(i).value)
+
+    def __setitem__(self, i: Any, value: Any) -> None:
+        self._at(i).value = self.dtype.type(value).item()
+
+
+class Index:
+    """threadIdx and the like."""
+
+    def __init__(self, x: int, y: int = 0) -> None:
+        self.x, self.y = np.int32(x), np.int32(y)
+
+
+class Shared:
+    """cuda.shared: one array a block for each line that asks."""
+
+    def __init__(self) -> None:
+        self.arrays: dict[int, np.ndarray] = {}
+        self.count = 0
+
+    def array(self, shape: Any, dtype: Any) -> np.ndarray:
+        self.count += 1
+        return self.arrays.setdefault(self.count, np.zeros(shape, dtype))
+
+
+class Cuda:
+    """The names of numba.cuda that printed kernels use, for the thread that runs now."""
+
+    def __init__(self) -> None:
+        self.shared = Shared()
+
+    def grid(self, _: int) -> int:
+        return int(self.blockIdx.x * self.blockDim.x + self.threadIdx.x)
+
+    def gridsize(self, _: int) -> int:
+        return int(self.gridDim.x * self.blockDim.x)
+
+    threadIdx = blockIdx = blockDim = gridDim = Index(0)
+
+
+class _Steps(ast.NodeTransformer):
+    """`cuda.syncthreads()` and `shuffle_xor(v, d)` become places where a thread waits for the others of its block."""
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        self.generic_visit(node)
+        name = ast.unparse(node.func)
+        if name == "cuda.syncthreads":
+            return ast.Yield(ast.Constant(None))
+        if name == "shuffle_xor":
+            return ast.Yield(ast.Tuple(node.args, ast.Load()))
+        return node
+
+
+def read(kernel: Kernel) -> tuple[Callable[..., Any], Cuda, bool]:
+    """The kernel as a Python function, the `cuda` it sees, and whether it is a generator."""
+    header, _, body = kernel.source.partition("\ndef ")
+    tree = ast.fix_missing_locations(_Steps().visit(ast.parse("def " + body)))
+    cuda, m = Cuda(), scalar_functions("python")
+    bits = re.search(r"ix, ux = np\.int(\d+)", header)
+    assert bits is not None
+    namespace: dict[str, Any] = {"np": np, "cuda": cuda, "range": range, **{n: getattr(m, n) for n in dir(m)}}
+    namespace["ix"], namespace["ux"] = getattr(np, f"int{bits[1]}"), getattr(np, f"uint{bits[1]}")
+    lanes = re.search(r"LANES = ix\((\d+)\)", header)
+    if lanes:
+        namespace["LANES"] = namespace["ix"](int(lanes[1]))
+    exec(compile(tree, kernel.name, "exec"), namespace)
+    return namespace[kernel.name], cuda, any(isinstance(n, ast.Yield) for n in ast.walk(tree))
+
+
+def run_block(threads: list[Any], resume: Callable[[int], None]) -> None:
+    """All threads of a block from barrier to barrier, exchanging values where they shuffle."""
+    answers: list[Any] = [None] * len(threads)
+    while True:
+        asked, done = [], 0
+        for t, thread in enumerate(threads):
+            resume(t)
+            try:
+                asked.append(thread.send(answers[t]))
+            except StopIteration:
+                done += 1
+        if done:
+            assert done == len(threads), "a barrier that only some threads of the block reach"
+            return
+        if asked[0] is None:
+            assert all(a is None for a in asked), "some threads shuffle where others meet"
+            answers = [None] * len(threads)
+        else:
+            answers = [asked[t ^ int(asked[t][1])][0] for t in range(len(threads))]
+
+
+class FakeDriver:
+    """What `hybridml.kernels.cuda.driver.Driver` is on a GPU. `log` tells what it was asked to do."""
+
+    capability = (9, 0)
+    multiprocessors = 1  # so that small kernels have several passes of their grid
+
+    def __init__(self) -> None:
+        self.log: list[str] = []
+        self.limit: int | None = None
+        self._kernels: dict[Any, tuple[Kernel, Any]] = {}
+
+    def allocate(self, nbytes: int) -> Memory:
+        if self.limit is not None and nbytes > self.limit:
+            raise OutOfMemoryError(f"Out of memory allocating {nbytes:,} bytes")
+        return Memory(nbytes)
+
+    def upload(self, array: np.ndarray) -> Memory:
+        memory = Memory(array.nbytes)
+        ctypes.memmove(memory.ptr, np.ascontiguousarray(array).ctypes.data, array.nbytes)
+        return memory
+
+    def array(self, address: int, shape: tuple[int, ...], dtype: np.dtype, strides: tuple[int, ...]) -> Any:
+        if 0 in shape:
+            return FakeArray(np.zeros(shape, dtype))
+        reach = [(d - 1) * s for d, s in zip(shape, strides, strict=True)]
+        low, high = sum(r for r in reach if r < 0), sum(r for r in reach if r > 0)
+        raw = np.ctypeslib.as_array(
+            (ctypes.c_uint8 * (high - low + dtype.itemsize)).from_address(address + low)
+        )
+        return FakeArray(np.ndarray(shape, dtype, raw, -low, strides))
+
+    def copy(self, target: int, source: int, nbytes: int, stream: int) -> None:
+        self._note("copy", stream)
+        ctypes.memmove(target, source, nbytes)
+
+    def clear(self, target: int, nbytes: int, stream: int) -> None:
+        self._note("clear", stream)
+        ctypes.memset(target, 0, nbytes)
+
+    def read(self, address: int, nbytes: int, stream: int) -> bytes:
+        self._note("read", stream)
+        return ctypes.string_at(address, nbytes)
+
+    def kernel(self, name: str, source: str, parameters: Any) -> Kernel:
+        if source not in self._kernels:
+            kernel = Kernel(name, source, parameters, source, "compiled", 0.0)
+            self._kernels[source] = kernel, read(kernel)
+            return kernel
+        return Kernel(name, source, parameters, source, "memory", 0.0)
+
+    def launch(self, command: Launch, stream: int) -> None:
+        self._note(f"launch {command.kernel.name}", stream)
+        self.execute(command, command.slots)
+
+    def execute(self, command: Launch, slots: np.ndarray) -> None:
+        """Run a kernel on arguments as they are packed."""
+        args: list[Any] = []
+        for i, p in enumerate(command.kernel.parameters):
+            raw = slots[i : i + 1]
+            args.append(
+                Pointer(int(raw[0]), p.dtype)
+                if p.pointer
+                else raw.view(np.uint8)[: p.dtype.itemsize].view(p.dtype)[0]
+            )
+        function, cuda, waits = self._kernels[command.kernel.source][1]
+        (gx, gy), (bx, by) = command.grid, command.block
+        cuda.blockDim, cuda.gridDim = Index(bx, by), Index(gx, gy)
+        indices = [Index(x, y) for y in range(by) for x in range(bx)]
+        with np.errstate(all="ignore"):
+            for block in np.ndindex(gy, gx):
+                cuda.blockIdx = Index(block[1], block[0])
+                cuda.shared = Shared()
+                self._block(function, cuda, indices, args, waits)
+
+    def _block(self, function: Any, cuda: Cuda, indices: list[Index], args: list[Any], waits: bool) -> None:
+        def resume(t: int) -> None:
+            cuda.threadIdx = indices[t]
+            cuda.shared.count = 0
+
+        if waits:
+            run_block([function(*args) for _ in indices], resume)
+            return
+        for t in range(len(indices)):
+            resume(t)
+            function(*args)
+
+    def product(self, p: ProductPlan, a: int, b: int, c: int, stream: int) -> None:
+        self._note("product", stream)
+        dtype = np.dtype(p.dtype)
+
+        def matrix(at: int, rows: int, columns: int, ld: int, step: int, transposed: bool) -> np.ndarray:
+            if transposed:
+                rows, columns = columns, rows
+            strides = (step * dtype.itemsize, ld * dtype.itemsize, dtype.itemsize)
+            view: np.ndarray = self.array(at, (p.batch, rows, columns), dtype, strides)._a
+            return view.swapaxes(1, 2) if transposed else view
+
+        out = matrix(c, p.m, p.n, p.n, p.strides[2], False)
+        out[...] = matrix(a, p.m, p.k, p.lda, p.strides[0], p.ta) @ matrix(
+            b, p.k, p.n, p.ldb, p.strides[1], p.tb
+        )
+
+    def enter(self, owner: Any) -> int:
+        return 7
+
+    def leave(self, owner: Any, stream: int) -> None:
+        assert stream == 7
+
+    def recorder(self) -> FakeRecorder:
+        return FakeRecorder(self)
+
+    def replay(self, graph: list[Any], stream: int) -> None:
+        before = list(self.log)
+        for node in graph:
+            if isinstance(node, dict):
+                self.execute(node["command"], node["slots"])
+            else:
+                for f, args in node:
+                    f(*args)
+        self.log = [*before, "replay"]  # whatever is inside
+
+    def update(self, graph: list[Any], node: dict[str, Any], command: Launch) -> None:
+        assert any(n is node for n in graph), "a node of another graph"
+        self._note("update", 0)
+        node["slots"] = command.slots.copy()
+
+    def destroy(self, graph: list[Any]) -> None:
+        graph.clear()
+
+    def _note(self, what: str, stream: int) -> None:
+        self.log.append(what)
+
+
+class FakeRecorder:
+    """Nodes in a line. Arguments are copied when a kernel is added, as CUDA copies them."""
+
+    def __init__(self, driver: FakeDriver) -> None:
+        self._driver, self._nodes = driver, []  # type: ignore[var-annotated]
+
+    def launch(self, command: Launch) -> dict[str, Any]:
+        node = {"command": command, "slots": command.slots.copy()}
+        self._nodes.append(node)
+        return node
+
+    def call(self, issue: Callable[[int], None]) -> None:
+        """What is sent to the stream is not done but kept, with its addresses."""
+        kept: list[Any] = []
+        driver, log = self._driver, len(self._driver.log)
+        saved = {n: getattr(driver, n) for n in ("copy", "clear", "product")}
+        for name, f in saved.items():
+            setattr(driver, name, lambda *args, f=f: kept.append((f, args)))
+        try:
+            issue(-1)
+        finally:
+            for name in saved:
+                delattr(driver, name)
+        assert len(driver.log) == log, "something ran while it was recorded"
+        self._nodes.append(kept)
+
+    def finish(self) -> list[Any]:
+        return self._nodes
