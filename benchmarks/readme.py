@@ -1,12 +1,14 @@
 """Put measured figures into the README: `python benchmarks/readme.py out/compare.json`, after `make bench compare`.
 
-Everything between the two markers of the README is written anew, and so is its picture.
+Everything between the markers of the README is written anew, and so is its picture. The table beside the peers is that of the last
+`make bench-peers`.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,14 @@ from record import RESULTS
 
 from hybridml.compare.plot import draw
 from hybridml.compare.report import Report
-from hybridml.compare.table import seconds
+from hybridml.compare.table import seconds, size
 
 ROOT = Path(__file__).resolve().parent.parent
 SHOWN = ("two_layer_sgd", "digits")  # in the picture
-MARKERS = re.compile(r"(<!-- figures: .*? -->\n).*?(<!-- end of figures -->)", re.DOTALL)
+MARKERS = {
+    name: re.compile(rf"(<!-- {name}: .*? -->\n).*?(<!-- end of {name} -->)", re.DOTALL)
+    for name in ("figures", "peers")
+}
 
 
 def comparison(report: Report) -> str:
@@ -63,6 +68,27 @@ def figures(report: Report) -> str:
     )
 
 
+def peers() -> str:
+    """One line a workload: hybridml's time, its best peer's, and the median of the rounds' ratios; then the first calls."""
+    facts = json.loads((RESULTS / "peers-cpu.json").read_text())
+    lines = ["| one call | hybridml | best peer | hybridml / best peer |", "| --- | ---: | ---: | ---: |"]
+    for name, row in facts["workloads"].items():
+        best, ratio = facts["summary"][name]["best_peer"], facts["summary"][name]["ratio"]
+        ours, theirs = (seconds(statistics.median(row[k]["rounds"])) for k in ("hybridml", best))
+        shown = f"**{ratio:.2f}**" if ratio > 1 else f"{ratio:.2f}"
+        lines.append(f"| {facts['titles'][name]} | {ours} | {theirs}, {best} | {shown} |")
+    lines += [
+        "",
+        "| first call, two-layer SGD step | empty caches | second process | peak memory |",
+        "| --- | ---: | ---: | ---: |",
+    ]
+    for name, row in facts["first_calls"]["two_layer_sgd"].items():
+        lines.append(
+            f"| {name} | {seconds(row['cold'])} | {seconds(row['warm'])} | {size(row['peak_memory'])} |"
+        )
+    return "\n".join([f"({machine(facts['machine'])})", "", *lines]) + "\n"
+
+
 def main(source: Path) -> None:
     report = Report.from_json(source.read_text())
     draw(
@@ -70,9 +96,11 @@ def main(source: Path) -> None:
         ROOT / "docs" / "images" / "compare.png",
     )
     readme = ROOT / "README.md"
-    text, n = MARKERS.subn(lambda m: m[1] + figures(report) + m[2], readme.read_text())
-    if n != 1:
-        sys.exit("README.md must have the two markers once")
+    text = readme.read_text()
+    for name, written in (("figures", figures(report)), ("peers", peers())):
+        text, n = MARKERS[name].subn(lambda m, w=written: m[1] + w + m[2], text)
+        if n != 1:
+            sys.exit(f"README.md must have the two markers of its {name} once")
     readme.write_text(text)
 
 

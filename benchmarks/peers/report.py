@@ -138,7 +138,10 @@ def write(facts: dict[str, Any], folder: Path) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     summary = {w: compare(row) for w, row in facts["workloads"].items()}
     text = markdown(facts)
-    (folder / "peers-cpu.json").write_text(json.dumps(facts | {"summary": summary}, indent=1) + "\n")
+    titles = {w: WORKLOADS[w].title for w in facts["workloads"]}
+    (folder / "peers-cpu.json").write_text(
+        json.dumps(facts | {"summary": summary, "titles": titles}, indent=1) + "\n"
+    )
     (folder / "peers-cpu.md").write_text(text)
     draw(facts, folder / "peers-cpu.svg")
     return text
