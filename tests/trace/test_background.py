@@ -30,7 +30,7 @@ class Gate:
 @pytest.fixture
 def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
     held = Gate()
-    whole = concrete_module.Executable
+    whole = concrete_module.executable
 
     def executable(*args: Any) -> Any:
         held.threads.add(threading.current_thread().name)
@@ -40,7 +40,7 @@ def gate(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gate]:
             raise held.error
         return whole(*args)
 
-    monkeypatch.setattr(concrete_module, "Executable", executable)
+    monkeypatch.setattr(concrete_module, "executable", executable)
     yield held
     held.open.set()
 
@@ -183,12 +183,12 @@ def test_a_process_may_end_while_a_program_is_made(tmp_path: Any) -> None:
 def test_a_fork_s_child_finishes_what_its_parent_began(tmp_path: Any) -> None:
     program = (
         "import os, threading\nimport hybridml as hml\nfrom hybridml.trace import concrete\n"
-        "whole, parent, entered = concrete.Executable, os.getpid(), threading.Event()\n"
+        "whole, parent, entered = concrete.executable, os.getpid(), threading.Event()\n"
         "def held(*args):\n"
         "    entered.set()\n"
         "    if os.getpid() == parent:\n        threading.Event().wait()\n"
         "    return whole(*args)\n"
-        "concrete.Executable = held\n"
+        "concrete.executable = held\n"
         "f = hml.function(lambda x: x * 3, background=True)\n"
         "assert f(hml.ones(2)).tolist() == [3.0, 3.0] and entered.wait(60)\n"
         "child = os.fork()\n"
