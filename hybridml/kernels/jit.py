@@ -241,15 +241,24 @@ def _imports_digest(modules: tuple[str, ...]) -> str:
     queue = sorted(modules, reverse=True)
     while queue:
         module = queue.pop()
-        if module in seen:
-            continue
-        seen.add(module)
-        for file in _module_files(module):
-            text = file.read_bytes()
-            digest.update(f"{module} {file.name} {len(text)}\n".encode() + text)
-            if module.startswith("kernels."):
-                queue += sorted(set(_IMPORTS.findall(text.decode())), reverse=True)
+        if module not in seen:
+            seen.add(module)
+            own, imported = _module_digest(module)
+            digest.update(own)
+            queue += imported
     return digest.hexdigest()
+
+
+@functools.cache
+def _module_digest(module: str) -> tuple[bytes, list[str]]:
+    """A module's digest, and what it imports in turn: kernels share most of their modules, and each file is read once."""
+    digest, imported = hashlib.sha256(), []
+    for file in _module_files(module):
+        text = file.read_bytes()
+        digest.update(f"{module} {file.name} {len(text)}\n".encode() + text)
+        if module.startswith("kernels."):
+            imported += sorted(set(_IMPORTS.findall(text.decode())), reverse=True)
+    return digest.digest(), imported
 
 
 def _module_files(module: str) -> list[Path]:
