@@ -154,7 +154,6 @@ def tiled(args, begin, end):
                             a_here + (row // 8 * a_tile + row % 8 * a_row) * ITEM,
                             a_row,
                             a_column,
-                            a_tile,
                             b_here,
                             b_row,
                             c + ((top + row) * ldc + column) * ITEM,
@@ -187,7 +186,7 @@ def row(args, begin, end):
         for column in range(first_column, last_column, 8 * WIDTH):
             columns = last_column - column
             float32_tile(
-                1, 8, a, 0, a_step, 0, b + column * ITEM, ldb, c + column * ITEM, 0, depth, columns, args[17]
+                1, 8, a, 0, a_step, b + column * ITEM, ldb, c + column * ITEM, 0, depth, columns, args[17]
             )
 
 

@@ -123,7 +123,7 @@ class Emitter:
 
 
 def _emit_tile(builder: Any, element: ir.Type, rows: int, vectors: int, values: Sequence[Any]) -> None:
-    columns = values[9]
+    columns = values[8]
     emit = Emitter(builder, element)
     if _FREE_MASKS:
         _emit_tile_body(builder, emit, rows, vectors, values, masked=True)
@@ -139,7 +139,7 @@ def _emit_tile(builder: Any, element: ir.Type, rows: int, vectors: int, values: 
 def _emit_tile_body(
     builder: Any, emit: Emitter, rows: int, vectors: int, values: Sequence[Any], masked: bool
 ) -> None:
-    a, a_row, a_column, a_next, b, b_row, c, c_row, depth, columns, accumulate = values
+    a, a_row, a_column, b, b_row, c, c_row, depth, columns, accumulate = values
     width = emit.width
     masks = [
         emit.first_lanes(builder.sub(columns, _I64(v * width))) if masked else None for v in range(vectors)
@@ -155,9 +155,6 @@ def _emit_tile_body(
             step = builder.mul(loop.index, b_row)
             b_vectors = [emit.load(emit.address(b, step, _I64(v * width)), masks[v]) for v in range(vectors)]
             across = builder.mul(loop.index, a_column)
-            if rows == _TILE_ROWS and first == 0:  # a row a step of the tile after this one
-                row = builder.mul(a_row, builder.and_(loop.index, _I64(_TILE_ROWS - 1)))
-                emit.prefetch(emit.address(a, a_next, row, across), write=False)
             for r in block:
                 factor = emit.splat(emit.scalar(emit.address(row_starts[r], across)), emit.vector)
                 for v in range(vectors):
@@ -179,7 +176,7 @@ def _emit_fitting_tile(builder: Any, element: ir.Type, left: Any, values: Sequen
 
     def either_width(rows: int) -> None:
         builder.store(_I64(rows), done)
-        with builder.if_else(builder.icmp_signed("<=", values[9], _I64(width))) as (narrow, wide):
+        with builder.if_else(builder.icmp_signed("<=", values[8], _I64(width))) as (narrow, wide):
             with narrow:
                 _emit_tile(builder, element, rows, 1, values)
             with wide:
@@ -227,7 +224,7 @@ def _emit_dots(builder: Any, element: ir.Type, rows: int, values: Sequence[Any])
 def _make_tile(element: ir.Type) -> Any:
     @intrinsic(prefer_literal=True)
     def tile(  # type: ignore[no-untyped-def]
-        typingctx, rows, vectors, a, a_row, a_column, a_next, b, b_row, c, c_row, depth, columns, accumulate
+        typingctx, rows, vectors, a, a_row, a_column, b, b_row, c, c_row, depth, columns, accumulate
     ):
         """C[rows, vectors * width] = A[rows, depth] @ B[depth, columns] (+ C); rows and vectors are
         literal."""
@@ -236,7 +233,7 @@ def _make_tile(element: ir.Type) -> Any:
             _emit_tile(builder, element, rows.literal_value, vectors.literal_value, values[2:])
             return context.get_dummy_value()
 
-        return types.none(rows, vectors, *[types.int64] * 11), codegen
+        return types.none(rows, vectors, *[types.int64] * 10), codegen
 
     return tile
 
@@ -244,14 +241,14 @@ def _make_tile(element: ir.Type) -> Any:
 def _make_fitting_tile(element: ir.Type) -> Any:
     @intrinsic
     def fitting_tile(  # type: ignore[no-untyped-def]
-        typingctx, left, a, a_row, a_column, a_next, b, b_row, c, c_row, depth, columns, accumulate
+        typingctx, left, a, a_row, a_column, b, b_row, c, c_row, depth, columns, accumulate
     ):
         """As ``tile`` for up to two vectors of columns, and for as many of ``left`` rows as it returns."""
 
         def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
             return _emit_fitting_tile(builder, element, values[0], values[1:])
 
-        return types.int64(*[types.int64] * 12), codegen
+        return types.int64(*[types.int64] * 11), codegen
 
     return fitting_tile
 

