@@ -215,9 +215,9 @@ def main() -> None:
         return
     rows = measure(args.repeat)
     RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "compile-time.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (RESULTS / "compile-time.md").write_text(table(rows))
-    plot(rows, RESULTS / "compile-time.svg")
+    (RESULTS / "cpu-compile.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (RESULTS / "cpu-compile.md").write_text(table(rows))
+    plot(rows, RESULTS / "cpu-compile.svg")
 
 
 if __name__ == "__main__":

@@ -70,7 +70,7 @@ def figures(report: Report) -> str:
 
 def peers() -> str:
     """One line a workload: hybridml's time, its best peer's, and the median of the rounds' ratios; then the first calls."""
-    facts = json.loads((RESULTS / "peers-cpu.json").read_text())
+    facts = json.loads((RESULTS / "cpu-peers.json").read_text())
     lines = ["| one call | hybridml | best peer | hybridml / best peer |", "| --- | ---: | ---: | ---: |"]
     for name, row in facts["workloads"].items():
         best, ratio = facts["summary"][name]["best_peer"], facts["summary"][name]["ratio"]

@@ -1,4 +1,4 @@
-"""How the time of a call grows: `make bench-scaling` writes benchmarks/results/scaling-cpu.{json,md,svg}.
+"""How the time of a call grows: `make bench-scaling` writes benchmarks/results/cpu-scaling.{json,md,svg}.
 
 Four sweeps, eager beside traced, taken in turns: elements of one fused chain, layers of a network's training step, tensors among
 the arguments, and threads. A point is left out, and the table says so, where it would take too long or too much memory.
@@ -141,7 +141,7 @@ def _time(call: Call) -> float:
 def write(points: list[Point], machine: dict[str, Any], folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     facts = {"machine": machine, "points": [asdict(p) for p in points]}
-    (folder / "scaling-cpu.json").write_text(json.dumps(facts, indent=1) + "\n")
+    (folder / "cpu-scaling.json").write_text(json.dumps(facts, indent=1) + "\n")
     told = ", ".join(f"{k} {v}" for k, v in machine.items() if v)
     head = (
         "| call | eager | traced | first traced call, caches as they were |\n| --- | ---: | ---: | ---: |\n"
@@ -150,8 +150,8 @@ def write(points: list[Point], machine: dict[str, Any], folder: Path) -> None:
         f"| {p.label} | {seconds(p.eager)} | {seconds(p.traced)} | {seconds(p.first)} |" for p in points
     )
     text = f"Measured by `make bench-scaling`: medians, eager and traced in turns. {told}.\n\n{head}{body}\n"
-    (folder / "scaling-cpu.md").write_text(text)
-    draw(points, folder / "scaling-cpu.svg")
+    (folder / "cpu-scaling.md").write_text(text)
+    draw(points, folder / "cpu-scaling.svg")
 
 
 def draw(points: list[Point], path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Tables and the picture of a run of the peers, written as peers-cpu.json, .md and .svg."""
+"""Tables and the picture of a run of the peers, written as cpu-peers.json, .md and .svg."""
 
 from __future__ import annotations
 
@@ -139,9 +139,9 @@ def write(facts: dict[str, Any], folder: Path) -> str:
     summary = {w: compare(row) for w, row in facts["workloads"].items()}
     text = markdown(facts)
     titles = {w: WORKLOADS[w].title for w in facts["workloads"]}
-    (folder / "peers-cpu.json").write_text(
+    (folder / "cpu-peers.json").write_text(
         json.dumps(facts | {"summary": summary, "titles": titles}, indent=1) + "\n"
     )
-    (folder / "peers-cpu.md").write_text(text)
-    draw(facts, folder / "peers-cpu.svg")
+    (folder / "cpu-peers.md").write_text(text)
+    draw(facts, folder / "cpu-peers.svg")
     return text

@@ -6,6 +6,7 @@ Externals of a call are one list: inputs, variables, fresh outputs. Everything e
 from __future__ import annotations
 
 import ctypes
+import functools
 import threading
 import time
 from collections.abc import Iterator
@@ -116,7 +117,8 @@ class Executable:
         self._segment(pending, last=True)
         alone = len(self.segments) == 1 and not self._faults
         self._only = self.segments[0] if alone and isinstance(self.segments[0], driver.Program) else None
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
+        self._busy = False
 
     def _segment(self, steps: list[Step], last: bool = False) -> None:
         if not steps and not (last and self.region.copies):
@@ -142,12 +144,23 @@ class Executable:
             self._only.run(externals)
             return outputs
         with self._lock:  # Python steps share the arena, and so does the telling of what a check has found
-            for s in self.segments:
-                if isinstance(s, PythonStep):
-                    self._run_python(s, externals)
-                elif code := s.run(externals):
-                    _explain(self._faults[code - 1], externals)
+            if self._busy:  # in this thread: a Python step of the run calls the function again
+                return self._again.run(externals[: -len(outputs)] if outputs else externals)
+            self._busy = True
+            try:
+                for s in self.segments:
+                    if isinstance(s, PythonStep):
+                        self._run_python(s, externals)
+                    elif code := s.run(externals):
+                        _explain(self._faults[code - 1], externals)
+            finally:
+                self._busy = False
         return outputs
+
+    @functools.cached_property
+    def _again(self) -> Executable:
+        """The same program with an arena of its own, for a run inside a run."""
+        return Executable(self.graph)
 
     def _buffer(self, v: Value, externals: list[np.ndarray]) -> np.ndarray:
         """A base value's memory, flat."""

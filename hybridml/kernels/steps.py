@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -164,7 +165,7 @@ class GemmStep:
     def nanoseconds(self) -> float:
         return self.flops / 50.0
 
-    @property
+    @functools.cached_property
     def walks(self) -> tuple[Walk, ...]:
         """How it goes through its operands."""
         p, item = self.plan, self.c[0].dtype.itemsize

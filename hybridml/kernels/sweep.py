@@ -29,6 +29,9 @@ CACHE_BYTES = 3 << 18
 WORTHWHILE_BYTES = 1 << 18
 """Buffers between steps that are smaller than this stay in the cache anyway."""
 
+MOST_STEPS = 16
+"""Steps in a sweep: what longer ones would still gain is little, and planning looks at all steps of a run for each."""
+
 PRODUCT_ROWS = 256
 """Rows of a matrix product in a part: fewer of them do not pay for packing the other operand."""
 
@@ -107,6 +110,9 @@ def plan(steps: Iterable[Step]) -> tuple[list[Step], list[Refusal]]:
     refusals: list[Refusal] = []
     run: list[Member] = []
     for s in steps:
+        if len(run) == MOST_STEPS:
+            out += _finished(run)
+            run = []
         reason = _refusal([*run, s]) if _can(s) else "it cannot run in parts"
         if reason is not None:
             feeds = [m for m in run if any(v in s.reads for v in m.writes)]
@@ -121,6 +127,8 @@ def plan(steps: Iterable[Step]) -> tuple[list[Step], list[Refusal]]:
 
 
 def _can(s: Step) -> TypeGuard[Member]:
+    if all(v.spec.nbytes < WORTHWHILE_BYTES // MOST_STEPS for v in (*s.reads, *s.writes)):
+        return False  # no sweep of such steps is worthwhile
     if isinstance(s, KernelStep):
         return not s.checks and not s.scratch and bool(s.walks)
     return isinstance(s, GemmStep) and s.plan.extent > 0

@@ -155,7 +155,7 @@ def test_attention_of_some_size_is_swept_by_itself_and_explained() -> None:
 
 
 def test_refusals_are_told() -> None:
-    program = hml.function(backwards).get_concrete_function(*PAIR).program
+    program = hml.function(backwards).get_concrete_function(*arrays((128, 128), (128, 128))).program
     assert isinstance(program, Executable)
     assert any("not in one sweep" in r.reason for r in program.refusals)
 
@@ -189,3 +189,15 @@ def test_what_is_local(outer: Any, inner: Any, offset: int, units: int, local: b
                 for i in np.ndindex(*[size for size, _ in inner]):
                     at = offset + sum(a * s for a, (_, s) in zip((*p, *i), (*outer, *inner), strict=True))
                     assert k * part <= at < (k + 1) * part
+
+
+def test_planning_looks_at_no_more_than_a_few_steps_at_once() -> None:
+    """A long chain is cut into sweeps of bounded length."""
+
+    def chain(x: Any, w: Any) -> Any:
+        for _ in range(40):
+            x = hml.tanh(x @ w)
+        return x
+
+    found = sweeps_of(chain, arrays((2048, 64), (64, 64)))
+    assert found and all(len(s.members) <= sweep.MOST_STEPS for s in found)

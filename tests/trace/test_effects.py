@@ -249,3 +249,19 @@ def test_asserts_are_effects_too():
     f(vector(1, 2))
     with pytest.raises(CheckError, match="x is positive"):
         f(vector(1, -2))
+
+
+def test_a_py_function_may_call_the_function_it_is_in():
+    """Each run inside a run has an arena of its own."""
+
+    def rest(n):
+        return total(n - 1) if n.item() > 0 else hml.asarray(0.0)
+
+    @hml.function
+    def total(n):
+        here = n * 1.0
+        return hml.py_function(rest, [n], hml.TensorSpec((), F32)) + here
+
+    assert total(hml.asarray(4.0)).item() == 10.0
+    assert total(hml.asarray(3.0)).item() == 6.0
+    assert total.cache_info().traces == 1

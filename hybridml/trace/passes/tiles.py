@@ -31,10 +31,17 @@ def tiles(graph: Graph) -> Graph:
             and len(n.values) == 2
         )
 
-    def terms(v: Value) -> list[Value]:
-        """What a sum that nobody else reads adds up."""
-        n = made.get(v)
-        return [t for x in n.values for t in terms(x)] if n is not None and uses[v] == 1 and adds(n) else [v]
+    def terms(total: Node) -> list[Value]:
+        """What a sum adds up, through sums that nobody else reads."""
+        found, stack = [], list(reversed(total.values))
+        while stack:  # a sum may have thousands of terms: no recursion
+            v = stack.pop()
+            n = made.get(v)
+            if n is not None and uses[v] == 1 and adds(n):
+                stack += reversed(n.values)
+            else:
+                found.append(v)
+        return found
 
     def box(v: Value) -> Box | None:
         n = made.get(v)
@@ -43,7 +50,7 @@ def tiles(graph: Graph) -> Graph:
     def visit(r: Rewriter, n: Node) -> bool:
         if not adds(n) or (uses[n.out] == 1 and adds(reader.get(n.out))):
             return False
-        parts = [t for x in n.values for t in terms(x)]
+        parts = terms(n)
         boxes = {v: b for v in parts if (b := box(v)) is not None}
         found = _side_by_side(boxes)
         if found is None:

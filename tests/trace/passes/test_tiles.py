@@ -63,3 +63,17 @@ def test_a_gradient_that_somebody_else_reads_stays():
 
     concrete = check_traced(f, [hml.asarray(array(6, 8)), hml.asarray(array(6, 3))], ops=20)
     assert count(concrete.optimized, "slice_scatter") == 2
+
+
+def test_a_sum_of_thousands():
+    """As long as nobody wants to join them, terms only have to be looked at, once."""
+
+    @hml.function
+    def total(xs):
+        out = xs[0]
+        for x in xs[1:]:
+            out = out + x
+        return out
+
+    xs = [hml.full(2, float(k)) for k in range(1500)]
+    assert total(xs).tolist() == [sum(range(1500))] * 2
