@@ -34,6 +34,8 @@ GIL_NANOSECONDS = 30_000.0  # shorter programs keep the interpreter lock: giving
 class Executable:
     """Runs one graph. `run(externals)` takes inputs and variables as C-contiguous arrays and returns fresh outputs."""
 
+    _busy = False  # a run is going on, in the thread that holds the lock
+
     def __init__(self, graph: Graph, known: Fusions | None = None) -> None:
         started = time.perf_counter()
         self.meter = Meter()
@@ -118,7 +120,6 @@ class Executable:
         alone = len(self.segments) == 1 and not self._faults
         self._only = self.segments[0] if alone and isinstance(self.segments[0], driver.Program) else None
         self._lock = threading.RLock()
-        self._busy = False
 
     def _segment(self, steps: list[Step], last: bool = False) -> None:
         if not steps and not (last and self.region.copies):

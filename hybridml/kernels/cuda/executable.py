@@ -6,6 +6,7 @@ Nothing waits for the device, except where a branch, a while-loop or a check nee
 
 from __future__ import annotations
 
+import functools
 import threading
 import time
 from collections.abc import Iterator
@@ -43,7 +44,7 @@ class CudaExecutable(Executable):
         self.graph, self.backend = graph, backend
         self.driver = driver_of(backend)
         self.meter = Meter()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         started = time.perf_counter()
         with backend.scope(), self._explaining():
             self.region = CudaRegion(graph, self.driver, self.meter, known=known)
@@ -76,10 +77,20 @@ class CudaExecutable(Executable):
             outputs = [self.backend.xp.empty(shape, dtype) for shape, dtype in self._allocate]
             addresses = [self.backend.address(a) for a in (*externals, *outputs)]
             with self._lock:  # the arena belongs to one call at a time; the stream keeps the calls in order
-                stream = self.driver.enter(self)
-                self.program.run(Call(addresses + self._rows, stream))
-                self.driver.leave(self, stream)
+                if self._busy:  # in this thread: a Python step of the run calls the function again
+                    return self._again.run(externals)
+                self._busy = True
+                try:
+                    stream = self.driver.enter(self)
+                    self.program.run(Call(addresses + self._rows, stream))
+                    self.driver.leave(self, stream)
+                finally:
+                    self._busy = False
         return outputs
+
+    @functools.cached_property
+    def _again(self) -> Executable:
+        return CudaExecutable(self.graph, self.backend)
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:
