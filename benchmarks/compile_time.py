@@ -185,22 +185,26 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def plot(rows: list[dict[str, Any]], path: Path) -> None:
-    import matplotlib
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import NullFormatter
 
-    matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "hybridml"
-    from matplotlib import pyplot as plt
+    from hybridml.compare.plot import EAGER, TRACED, save
 
-    figure, axes = plt.subplots(1, len(FAMILIES), figsize=(11, 3.6), sharey=True, layout="constrained")
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
+    axes = figure.subplots(1, len(FAMILIES), sharey=True)
     for ax, family in zip(axes, FAMILIES, strict=True):
-        for state, style in (("cold", "o-"), ("warm", "s--")):
+        for state, style, color in (("cold", "o-", EAGER), ("warm", "s--", TRACED)):
             some = [r for r in rows if r["family"] == family and r["state"] == state]
-            ax.loglog([r["operations"] for r in some], [r["seconds"] for r in some], style, label=state)
+            x, y = [r["operations"] for r in some], [r["seconds"] for r in some]
+            ax.loglog(x, y, style, color=color, label=state)
+        ax.xaxis.set_minor_formatter(
+            NullFormatter()
+        )  # less than two decades would have a label at every step
         ax.set(title=family, xlabel="operations in the graph")
         ax.grid(alpha=0.3, which="both")
     axes[0].set_ylabel("first call, seconds")
     axes[0].legend(frameon=False)
-    figure.savefig(path, metadata={"Date": None})
+    save(figure, path)
 
 
 def main() -> None:
