@@ -25,7 +25,7 @@ LIBRARIES = (
     ("hybridml", "traced"), ("torch", "eager"), ("jax", "jit"), ("torch", "torch.compile"),
 )  # fmt: skip
 WORKLOADS = (
-    "two_layer_sgd", "two_layer_adam", "tiny_adam", "wide_sgd", "gru_adam", "transformer_adam", "chain_1e6", "cross_entropy",
+    "two_layer_sgd", "two_layer_adam", "tiny_adam", "wide_sgd", "conv_adam", "gru_adam", "transformer_adam", "chain_1e6", "cross_entropy",
     "layer_norm", "eager_add",
 )  # fmt: skip
 

@@ -22,7 +22,7 @@ def build(workload: Workload, problem: Problem, variant: str) -> Callable[[], An
         x, y = inputs
         return (lambda: x + y) if variant == "eager" else None
     if variant == "eager":
-        compiled: Callable[..., Any] = lambda f: f  # noqa: E731
+        compiled: Callable[..., Any] = lambda f: f  # noqa: E731  # one of several, all short
     else:
         compiled = tf.function(jit_compile=variant.endswith("XLA"))
     if workload.kind == "gru":

@@ -53,7 +53,7 @@ class Entry:
             return self.rule(grads, wanted)
         assert self.op is not None
         if self.op.pullback is not None:
-            return self.op.pullback(self.attrs, self.operands, self.results)(grads, wanted)  # type: ignore[no-any-return]
+            return self.op.pullback(self.attrs, self.operands, self.results)(grads, wanted)  # type: ignore[no-any-return]  # a list
         assert self.op.vjps is not None
         several = len(self.results) > 1
         g = (

@@ -42,7 +42,7 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
         if not state.tapes:
             return run()
         sources = _Sources(state.tapes)
-        tapes, state.tapes = state.tapes, [sources]  # type: ignore[list-item]
+        tapes, state.tapes = state.tapes, [sources]  # type: ignore[list-item]  # stands in for a tape
         try:
             out = run()
         finally:

@@ -60,10 +60,10 @@ def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Tens
     """
     wanted = None if dtype is None else dtypes.as_dtype(dtype)
     if isinstance(obj, Tensor):
-        return obj if wanted is None else obj.astype(wanted)  # type: ignore[attr-defined]
+        return obj if wanted is None else obj.astype(wanted)  # type: ignore[attr-defined]  # a Tensor
     if isinstance(obj, Sized):  # known when the trace runs
         start = wrap(np.zeros((), dtypes.scalar_dtype(obj)))  # type: ignore[arg-type]  # it has a category
-        return asarray(start + obj, dtype=wanted)  # type: ignore[operator]
+        return asarray(start + obj, dtype=wanted)  # type: ignore[operator]  # ops of a Tensor are installed later
     if hasattr(obj, "value") and hasattr(obj, "assign_add"):
         return asarray(obj.value(), dtype=dtype)
     typed = hasattr(obj, "dtype")
@@ -71,7 +71,7 @@ def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Tens
         backend = backends.holding(obj)
         if not backend.on_cpu:
             there = wrap(from_dlpack(obj)._array.copy())
-            return there if wanted is None else there.astype(wanted)  # type: ignore[attr-defined]
+            return there if wanted is None else there.astype(wanted)  # type: ignore[attr-defined]  # a Tensor
     if not typed and hasattr(obj, "__dlpack__"):
         obj, typed = np.from_dlpack(obj), True
     if isinstance(obj, (list, tuple)):
@@ -115,7 +115,7 @@ def _filled(shape: tuple[int, ...], value: Any, dtype: np.dtype) -> Tensor:
     xp = backends.current().xp
     if Dim in map(type, shape) or isinstance(value, Sized):  # known when the trace runs
         one = asarray(value, dtype=dtype) if isinstance(value, Sized) else wrap(xp.full((), value, dtype))
-        return PUBLIC["broadcast_to"](one, shape)  # type: ignore[no-any-return]
+        return PUBLIC["broadcast_to"](one, shape)  # type: ignore[no-any-return]  # ops give a Tensor
     return wrap(xp.zeros(shape, dtype) if type(value) is int and value == 0 else xp.full(shape, value, dtype))
 
 
@@ -154,7 +154,7 @@ def arange(start: Any, /, stop: Any = None, step: Any = 1, *, dtype: Any = None)
     if has_dims((start, stop, step)) and is_int(start) and is_int(stop) and is_int(step):
         count = length(start, stop, dim(step))
         index = PUBLIC["iota"]((count,), 0, dtypes.default_int)
-        return (index * step + start).astype(d)  # type: ignore[no-any-return]
+        return (index * step + start).astype(d)  # type: ignore[no-any-return]  # ops give a Tensor
     return wrap(backends.current().xp.arange(start, stop, step).astype(d))
 
 
@@ -169,7 +169,7 @@ def eye(n_rows: int, n_cols: int | None = None, /, *, k: int = 0, dtype: Any = N
     if has_dims((n_rows, n_cols, k)):
         shape = (n_rows, n_rows if n_cols is None else n_cols)
         row, column = PUBLIC["iota"](shape, 0), PUBLIC["iota"](shape, 1)
-        return PUBLIC["equal"](row + k, column).astype(dtypes.as_dtype(dtype or float))  # type: ignore[no-any-return]
+        return PUBLIC["equal"](row + k, column).astype(dtypes.as_dtype(dtype or float))  # type: ignore[no-any-return]  # ops give a Tensor
     return wrap(backends.current().xp.eye(n_rows, n_cols, k=k, dtype=dtypes.as_dtype(dtype or float)))
 
 

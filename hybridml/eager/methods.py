@@ -40,7 +40,7 @@ def _fast_binary(op: Op, f: Callable[..., Any], swapped: bool = False) -> Callab
 
     def on_device(a: Any, b: Any) -> Callable[..., Any]:
         """The same ufunc of another array library, which is quicker asked by name than through NumPy's."""
-        return getattr(backends.common((a, b)).xp, ufunc.__name__)  # type: ignore[no-any-return]
+        return getattr(backends.common((a, b)).xp, ufunc.__name__)  # type: ignore[no-any-return]  # a ufunc
 
     def operate(self: Tensor, other: Any) -> Any:
         cls = type(other)

@@ -1,7 +1,7 @@
 """What a matrix product costs: how it is best split over threads, and whether the tiles or the process's BLAS do it faster.
 
 The unit is a cycle of a core that starts two vector multiply-adds in each. The figures were fitted on one machine (Zen 5,
-AVX-512) and need only be right relative to each other; `python benchmarks/gemm.py` measures how far the choices they lead to
+AVX-512) and need only be right relative to each other; `python benchmarks/gemm_model.py` measures how far the choices they lead to
 fall short of the best one on the machine at hand.
 """
 

@@ -1,4 +1,4 @@
-"""Kernel text to LLVM code in one walk over its syntax tree, in about a tenth of the time that Numba's type inference takes.
+"""Kernel text to LLVM code in one walk over its syntax tree, where Numba would infer types first.
 
 The language is small (see `hybridml.kernels.language`) and every kernel is typed from its first line on, so nothing has to be inferred:
 `statements` walks loops and assignments, `expressions` computes, `numbers` holds the rules of arithmetic, which are Numba's. What is

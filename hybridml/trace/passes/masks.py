@@ -13,8 +13,8 @@ from hybridml.trace.passes.rewrite import Rewriter, rewrite
 
 
 def masks(graph: Graph) -> Graph:
-    where, less_equal = PUBLIC["where"].op, PUBLIC["less_equal"].op  # type: ignore[attr-defined]
-    scatter, pool = [NAMESPACES["nn"][f].op for f in ("window_scatter", "max_pool2d_with_positions")]  # type: ignore[attr-defined]
+    where, less_equal = PUBLIC["where"].op, PUBLIC["less_equal"].op  # type: ignore[attr-defined]  # public functions carry their row
+    scatter, pool = [NAMESPACES["nn"][f].op for f in ("window_scatter", "max_pool2d_with_positions")]  # type: ignore[attr-defined]  # public functions carry their row
 
     def made_by(r: Rewriter, x: Operand, op: object) -> Node | None:
         n = r.producer.get(x) if isinstance(x, Value) else None

@@ -24,7 +24,7 @@ def slices(graph: Graph) -> Graph:
 
 
 def _slice() -> Op:
-    op: Op = PUBLIC["strided_slice"].op  # type: ignore[attr-defined]
+    op: Op = PUBLIC["strided_slice"].op  # type: ignore[attr-defined]  # public functions carry their row
     return op
 
 
