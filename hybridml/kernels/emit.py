@@ -48,8 +48,31 @@ def emit(spec: KernelSpec) -> tuple[str, str]:
     """(name, source) of the kernel; equal structures give equal text."""
     out = Lines()
     out.depth = 1
+    read_arguments(out, spec, 0)
+    flags = [o.name for o in spec.operands if _sets(spec.body, o)]
+    for name in (
+        flags
+    ):  # kept in a register, and stored once: a store in the loop would keep it from being vectorised
+        out(f"bad_{name} = False")
+    if spec.parallel:
+        _parallel(out, spec)
+    elif _splits(spec.body):
+        statements(out, spec.body)
+    else:
+        out.open("for _ in range(begin, end):")
+        statements(out, spec.body)
+        out.close()
+    for name in flags:
+        out.open(f"if bad_{name}:")
+        out(f"{name}[0] = True")
+        out.close()
+    return finished(out, spec, "args, begin, end")
+
+
+def read_arguments(out: Lines, spec: KernelSpec, given: int) -> None:
+    """The lines that read the argument block, but for the first operands, which are `given` otherwise."""
     word = 0
-    for number, operand in enumerate(spec.operands):
+    for number, operand in enumerate(spec.operands[given:], start=given):
         way = "out" if operand.written else "in"
         out(f"{operand.name} = {operand.dtype.name}_{way}(args, {word}, {number})")
         word += 1
@@ -59,31 +82,18 @@ def emit(spec: KernelSpec) -> tuple[str, str]:
     for scalar in spec.scalars:
         out(f"{scalar.name} = {scalar.dtype.name}_scalar(args, {word})")
         word += 1
-    flags = [o.name for o in spec.operands if _sets(spec.body, o)]
-    for name in (
-        flags
-    ):  # kept in a register, and stored once: a store in the loop would keep it from being vectorised
-        out(f"bad_{name} = False")
-    if spec.parallel:
-        _parallel(out, spec)
-    elif _splits(spec.body):
-        _body(out, spec.body)
-    else:
-        out.open("for _ in range(begin, end):")
-        _body(out, spec.body)
-        out.close()
-    for name in flags:
-        out.open(f"if bad_{name}:")
-        out(f"{name}[0] = True")
-        out.close()
+
+
+def finished(out: Lines, spec: KernelSpec, parameters: str) -> tuple[str, str]:
+    """(name, source) of a kernel whose body has been written."""
     body = "\n".join(out.text)
     digest = hashlib.sha256(body.encode()).hexdigest()[:12]
     name = f"{spec.title[:60]}_{digest}"
-    return name, f"{_header(body)}\n\ndef {name}(args, begin, end):\n{body}\n"
+    return name, f"{_header(body)}\n\ndef {name}({parameters}):\n{body}\n"
 
 
 def _header(body: str) -> str:
-    pointers = sorted(set(re.findall(r"\b\w+_(?:in|out|scalar)(?=\(args)", body)) | {"size"})
+    pointers = sorted(set(re.findall(r"\b\w+_(?:in|out|scalar|at)(?=\((?:args|at),)", body)) | {"size"})
     used = sorted(set(CALL.findall(body)))
     lines = [f"from hybridml.kernels.pointer import {', '.join(pointers)}"]
     lanes = [u for u in used if u.startswith("lane_")]
@@ -128,11 +138,11 @@ def _parallel(out: Lines, spec: KernelSpec) -> None:
                     rest = f"r{position}"
                 else:
                     rest = f"{rest} // {axis.size}"
-    _body(out, spec.body)
+    statements(out, spec.body)
     out.close()
 
 
-def _body(out: Lines, body: list[Statement]) -> None:
+def statements(out: Lines, body: list[Statement]) -> None:
     for s in body:
         match s:
             case Load(name, operand, index):
@@ -152,7 +162,7 @@ def _body(out: Lines, body: list[Statement]) -> None:
             case Loop():
                 bounds = "begin, end" if s.split else s.axis.size
                 out.open(f"for {s.axis.name} in range({bounds}):")
-                _body(out, s.body)
+                statements(out, s.body)
                 out.close()
 
 
@@ -171,7 +181,7 @@ def _reduction(out: Lines, loop: Loop, accumulators: tuple[Accumulator, ...]) ->
             if isinstance(s, Loop):
                 _reduction(out, s, accumulators)
             else:
-                _body(out, [s])
+                statements(out, [s])
         out.close()
         return
     j, n = loop.axis.name, loop.axis.size
@@ -185,7 +195,7 @@ def _reduction(out: Lines, loop: Loop, accumulators: tuple[Accumulator, ...]) ->
         if isinstance(s, Accumulate):
             out(f"{partial[s.name]} = {_step(partial[s.name], s.value, s)}")
         else:
-            _body(out, [s])
+            statements(out, [s])
     out.close()
     for a in accumulators:
         s = steps[a.name]

@@ -22,6 +22,9 @@ _VECTORS = (("avx512f", (64, 0.5)), ("avx2", (32, 0.9)))
 
 _NUMBER_LIMIT = 2**31
 
+PANEL_BYTES = 32768
+"""Of a packed panel of B, on the stack: most of a first-level cache."""
+
 
 class Words(IntEnum):
     """The argument block of a matrix product. Strides and leading dimensions count elements."""
@@ -49,6 +52,10 @@ class Words(IntEnum):
     OUTER_A = 20
     OUTER_B = 21
     OUTER_C = 22
+    EPILOGUE = 23  # the address of a kernel for each tile of C, and of its argument block; see `epilogue`
+    EPILOGUE_ARGS = 24
+    TILE_ALONE = 25  # C is that tile alone
+    FIRST_ROW = 26  # as the epilogue counts rows
 
 
 @dataclass(frozen=True)
@@ -73,6 +80,11 @@ class Plan:
         words = list(self.template)
         words[self.a_word], words[self.b_word], words[self.c_word] = a, b, c
         return words
+
+    @property
+    def split(self) -> Split:
+        """What the extent counts."""
+        return Split(self.template[Words.SPLIT])
 
     def walks(self) -> list[tuple[Axes, Axes]]:
         """For A, B and C as the kernel has them: the axes that the extent runs over, and the others."""
@@ -209,9 +221,21 @@ def plan(
         int(split),
         int(accumulate),
     ]
-    words[Words.INNER :] = [inner, outer_a, outer_b, outer_c]
+    words[Words.INNER : Words.EPILOGUE] = [inner, outer_a, outer_b, outer_c]
     extent = (m, n, batch)[split] if min(m, n, batch) else 0
     return Plan(load(entry, dtype), extent, chunks, grain, tuple(words), a_word, b_word, int(Words.C))
+
+
+def takes_epilogue(p: Plan, n: int, dtype: str) -> bool:
+    """True for a product in tiles of C's own rows and columns, `n` of these."""
+    plain = p.a_word == Words.A and p.template[Words.LDC] == n and min(p.template[Words.M], n) > 1
+    return plain and p.extent > 0 and p.kernel is load("tiled", dtype)
+
+
+def fits_tile(p: Plan, dtype: str) -> bool:
+    """True if every tile is summed up in one go, so that C need not be kept between."""
+    item = 4 if dtype == "float32" else 8
+    return p.template[Words.K] * machine(dtype).panel * item <= PANEL_BYTES
 
 
 def load(entry: str, dtype: str) -> Kernel:

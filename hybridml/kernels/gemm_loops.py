@@ -4,6 +4,7 @@
 float32. All matrices are row-major. The words of the argument block are those of `gemm.Words`.
 """
 
+from hybridml.kernels.gemm import PANEL_BYTES
 from hybridml.kernels.gemm_pack import (
     float32_copy,
     float32_copy_columns,
@@ -26,6 +27,7 @@ from hybridml.kernels.native import (
     atomic_add,
     atomic_store,
     call_get_int,
+    call_on_tile,
     call_set_int,
     compare_exchange,
     copy_bytes,
@@ -36,9 +38,7 @@ from hybridml.kernels.native import (
 
 WIDTH = float32_width
 PANEL = 2 * WIDTH
-STEPS = 32768 // (
-    PANEL * ITEM
-)  # a packed panel of B takes 32 KiB of stack, two thirds of a first-level cache
+STEPS = PANEL_BYTES // (PANEL * ITEM)
 BLOCK_ROWS = 1024 // ITEM  # rows of A that are packed at once: a quarter of a second-level cache
 A_ROW = (
     STEPS + 16
@@ -48,6 +48,7 @@ A_BYTES = BLOCK_ROWS * A_ROW * ITEM
 MANY_ROWS = 128  # rows of A that use a panel of B before packing it pays
 MANY_PANELS = 16  # panels of B that use a block of A before packing it pays
 FAR_APART = 1024  # bytes
+TILE_BYTES = 8 * PANEL * ITEM
 
 
 @device
@@ -61,7 +62,11 @@ def start_of(args, operand, entry):
 
 
 def tiled(args, begin, end):
-    """Tiles of C in registers, from blocks of A and panels of B that are packed where that pays (Goto and van de Geijn)."""
+    """Tiles of C in registers, from blocks of A and panels of B that are packed where that pays (Goto and van de Geijn).
+
+    An epilogue, if there is one (word 23), is called with its argument block (24) on each tile as soon as it is summed up; C is then
+    that tile alone if nobody else wants it (25), for a depth of up to STEPS. The epilogue counts rows over all entries, from word 26 on.
+    """
     transa = args[1]
     transb = args[2]
     depth = args[5]
@@ -78,11 +83,12 @@ def tiled(args, begin, end):
     else:
         first_entry, last_entry = begin, end
     rows = last_row - first_row
+    epilogue, tile_alone = args[23], args[25]
     pack_b = transb or rows >= MANY_ROWS
     # Columns of A that lie far apart, or rows that meet in the same cache sets, are gathered once for all panels.
     far = lda * ITEM >= FAR_APART and (transa or lda * ITEM % 4096 == 0)
     pack_a = far and rows >= 8 and depth >= 16 and last_column - first_column >= MANY_PANELS * PANEL
-    panel = scratch(32768)
+    panel = scratch(PANEL_BYTES)
     block = scratch(A_BYTES)
     most_rows = rows
     most_steps = depth
@@ -90,6 +96,7 @@ def tiled(args, begin, end):
         most_rows = BLOCK_ROWS
     if pack_a or pack_b:
         most_steps = STEPS
+    spare = scratch(TILE_BYTES)
     for entry in range(first_entry, last_entry):
         a = start_of(args, 0, entry)
         b = start_of(args, 1, entry)
@@ -149,19 +156,28 @@ def tiled(args, begin, end):
                         b_here, b_row = panel, PANEL
                     row = 0
                     while row < bottom - top:
-                        row += float32_fitting_tile(
+                        c_here, c_row = c + ((top + row) * ldc + column) * ITEM, ldc
+                        if tile_alone:
+                            c_here, c_row = spare, PANEL
+                        done = float32_fitting_tile(
                             bottom - top - row,
                             a_here + (row // 8 * a_tile + row % 8 * a_row) * ITEM,
                             a_row,
                             a_column,
                             b_here,
                             b_row,
-                            c + ((top + row) * ldc + column) * ITEM,
-                            ldc,
+                            c_here,
+                            c_row,
                             steps,
                             columns,
                             accumulate,
                         )
+                        if epilogue != 0 and start + steps >= depth:
+                            line = args[26] + entry * args[3] + top + row
+                            call_on_tile(
+                                epilogue, args[24], c_here, c_row, line, line + done, column, column + columns
+                            )
+                        row += done
                 start += steps
                 if start >= depth:
                     break

@@ -35,8 +35,8 @@ class Geometry:
 
     def __init__(self, graph: Graph, group: Group, places: dict[Value, Place], outputs: list[Value]) -> None:
         self.nodes, self.group, self.places, self.outputs = graph.nodes, group, places, outputs
-        self.members = group.nodes
-        self._member_of = {self.nodes[i].out: i for i in group.nodes}
+        self.members = [i for i in group.nodes if i != group.product]
+        self._member_of = {self.nodes[i].out: i for i in self.members}
         self.stage: dict[int, int] = {}
         for i in self.members:
             waits = [
@@ -46,6 +46,11 @@ class Geometry:
             ]
             self.stage[i] = max(waits, default=0)
         self._collapse()
+
+    @property
+    def tile(self) -> Value | None:
+        """The matrix product in whose tiles the group rides."""
+        return None if self.group.product is None else self.nodes[self.group.product].out
 
     @property
     def last_stage(self) -> int:
@@ -134,7 +139,10 @@ class Geometry:
         walked += [canonical(g.space, self._level(i)) for i in g.crossing]
         if not g.reduced or any(self._level(i) is None and self.is_output(i) for i in self.members):
             walked.append(canonical(g.space))
-        classes = tuple([2 * (k in g.crossed) + (k in g.reduced) for k in range(len(g.space))])
+        columns = len(g.space) - g.columns
+        classes = tuple([
+            4 * (k >= columns) + 2 * (k in g.crossed) + (k in g.reduced) for k in range(len(g.space))
+        ])  # fmt: skip
         self._runs = collapse(g.space, classes, walked)
         self.sizes = [prod(g.space[k] for k in run) for run in self._runs]
         reduced = [run[0] in g.reduced for run in self._runs]

@@ -59,7 +59,8 @@ Fusions = dict[tuple[Any, ...], Fusion]  # of graphs that are one but for their 
 class Group:
     """Nodes of one kernel. `kept` are the nodes that live on the kept level; `reduced` are axes of `space`.
 
-    `crossing` are reductions over `crossed`, axes of the rows: one result for each point of the other axes.
+    `crossing` are reductions over `crossed`, axes of the rows: one result for each point of the other axes. `product` is a matrix product
+    in whose tiles all others ride (`epilogue`); the last `columns` axes are its columns.
     """
 
     nodes: list[int]
@@ -69,6 +70,8 @@ class Group:
     crossing: frozenset[int] = frozenset()
     crossed: frozenset[int] = frozenset()
     fusible: bool = True
+    product: int | None = None
+    columns: int = 0
     before: set[Group] = field(default_factory=set)
     after: set[Group] = field(default_factory=set)
 
@@ -198,7 +201,7 @@ class Fuser:
                     self.refusals.pop((item[1], item[2]), None)
                 else:
                     again.append(item)
-                    self._refuse(item[1], item[2], reason)
+                    self.refuse(item[1], item[2], reason)
             queue, again = again, []
             heapq.heapify(queue)
         self.refusals = {
@@ -218,11 +221,11 @@ class Fuser:
             ways = self._unifications(left, right)
             if way >= len(ways):
                 return False
-            self._replace(left, right, ways[way])
+            self.join(left, right, ways[way])
         self.refusals = dict(fusion.refusals)
         return all(self._check(g) is None for g in set(self.owner.values()) if len(g.nodes) > 1)
 
-    def _refuse(self, a: int, b: int, reason: str) -> None:
+    def refuse(self, a: int, b: int, reason: str) -> None:
         self.refusals[a, b] = Refusal(self._name(a), self._name(b), reason)
 
     def _name(self, i: int) -> str:
@@ -239,18 +242,18 @@ class Fuser:
             return f"{n.op.name} runs in a routine of its own"
         if len(a.nodes) + len(b.nodes) > MAX_NODES:
             return f"the kernel would have more than {MAX_NODES} operations"
-        if self._between(a, b) or self._between(b, a):
+        if self.between(a, b) or self.between(b, a):
             return "another kernel lies between them"
         reason: str | None = "their iteration spaces differ"
         for way, merged in enumerate(self._unifications(a, b)):
             reason = self._check(merged)
             if reason is None:
                 self._merges.append((a.first, b.first, way))
-                self._replace(a, b, merged)
+                self.join(a, b, merged)
                 return None
         return reason
 
-    def _between(self, a: Group, b: Group) -> bool:
+    def between(self, a: Group, b: Group) -> bool:
         """True if a path leads from a to b through a third group. Paths only climb in rank."""
         last = self._rank[b]
         stack = [g for g in a.after if g is not b and self._rank[g] < last]
@@ -260,6 +263,49 @@ class Fuser:
                 if g is b:
                     return True
                 if g not in seen and self._rank[g] < last:
+                    seen.add(g)
+                    stack.append(g)
+        return False
+
+    # what an epilogue asks
+
+    def readers(self, v: Value) -> list[int]:
+        """The nodes that read a base value, or a view of it."""
+        return self._readers.get(v, [])
+
+    def writer(self, v: Value) -> Group | None:
+        """The group that makes a base value."""
+        made_by = self._producer.get(v)
+        return None if made_by is None else self.owner[made_by]
+
+    def outputs(self, g: Group) -> list[Value]:
+        """What the group makes for others."""
+        made = [v for i in g.nodes for v in self.nodes[i].outputs]
+        return [v for v in made if v in self._results or any(self.owner[r] is not g for r in self.readers(v))]
+
+    def order(self, pairs: list[tuple[Group, Group]]) -> None:
+        """Let the second of each pair run after the first, where nothing that leads from the second to the first forbids it.
+
+        For the end of fusing: ranks are not kept up.
+        """
+        pairs.sort(key=lambda p: self._rank[p[0]] > self._rank[p[1]])
+        climbing = True  # so far every path climbs in rank
+        for first, then in pairs:
+            climbs = self._rank[first] < self._rank[then]
+            if not (climbing and climbs) and self._leads(then, first):
+                continue
+            climbing &= climbs
+            first.after.add(then)
+            then.before.add(first)
+
+    def _leads(self, a: Group, b: Group) -> bool:
+        """True if a path leads from a to b."""
+        stack, seen = [a], {a}
+        while stack:
+            for g in stack.pop().after:
+                if g is b:
+                    return True
+                if g not in seen:
                     seen.add(g)
                     stack.append(g)
         return False
@@ -381,7 +427,7 @@ class Fuser:
                 return "the columns are too long to be read twice from cache"
         return None
 
-    def _replace(self, a: Group, b: Group, merged: Group) -> None:
+    def join(self, a: Group, b: Group, merged: Group) -> None:
         for i in merged.nodes:
             self.owner[i] = merged
         merged.before = (a.before | b.before) - {a, b}

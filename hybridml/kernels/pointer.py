@@ -14,7 +14,7 @@ with::
             o0[i] = x0[i] * s
 
 For each dtype ``D`` of bool, int8..int64, uint8..uint64, float32, float64 there are ``D_in`` (read only),
-``D_out`` (read and write) and ``D_scalar``. ``p[i]`` is one plain load or store: no bounds check, no negative
+``D_out`` (read and write), ``D_scalar``, and ``D_at(address, operand)`` for an operand to be read whose address is at hand. ``p[i]`` is one plain load or store: no bounds check, no negative
 indices. A bool is one byte in memory.
 
 **Operands with different numbers must not overlap**, with one exception: an output may be the very memory of
@@ -100,6 +100,19 @@ def _make_pointer_reader(dtype: Type, writable: bool) -> Any:
     return read_pointer
 
 
+def _make_pointer(dtype: Type) -> Any:
+    @intrinsic(prefer_literal=True)
+    def pointer_to(typingctx: Any, address: Any, operand: Any) -> Any:
+        result = Pointer(dtype, _literal(operand, "operand number"), writable=False)
+
+        def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+            return builder.inttoptr(values[0], context.get_value_type(sig.return_type))
+
+        return result(types.int64, operand), codegen
+
+    return pointer_to
+
+
 def _make_scalar_reader(dtype: Type) -> Any:
     @intrinsic(prefer_literal=True)
     def read_scalar(typingctx: Any, args: Any, word: Any) -> Any:
@@ -119,6 +132,7 @@ for _name, _dtype in DTYPES.items():
     globals()[f"{_name}_in"] = _make_pointer_reader(_dtype, writable=False)
     globals()[f"{_name}_out"] = _make_pointer_reader(_dtype, writable=True)
     globals()[f"{_name}_scalar"] = _make_scalar_reader(_dtype)
+    globals()[f"{_name}_at"] = _make_pointer(_dtype)
 
 size = globals()["int64_scalar"]
 """``size(args, word)``: an extent, a stride or a count, as int64."""

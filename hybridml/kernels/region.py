@@ -7,6 +7,7 @@ of an iteration, overwritten in place where nobody reads it later, else at the e
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -14,9 +15,10 @@ from typing import Any
 
 import numpy as np
 
-from hybridml.kernels import control, driver, horizontal, jit, memory, sweep
+from hybridml.kernels import control, driver, epilogue, gemm, horizontal, jit, memory, sweep
 from hybridml.kernels.address import Address, Fixed, add_copy
 from hybridml.kernels.emit import emit
+from hybridml.kernels.emit_tile import emit_tile
 from hybridml.kernels.group import Fuser, Fusions, Group, Refusal, fused
 from hybridml.kernels.jit import Kernel
 from hybridml.kernels.lower import Check, Lowered, lower
@@ -84,8 +86,7 @@ class Region:
         fuser = self._fused(graph)
         self.graph, self.places, self.groups = fuser.graph, fuser.places, fuser.groups
         self.refusals: list[Refusal] = list(fuser.refusals.values())
-        self._readers = fuser._readers
-        self._member = dict(fuser.owner)
+        self._outputs = fuser.outputs
         self.steps, apart = self._merged(list(self._steps()))
         self.refusals += apart
         self._place_buffers()
@@ -96,15 +97,6 @@ class Region:
 
     # steps
 
-    def _outputs(self, g: Group) -> list[Value]:
-        results = {self.places[v][0] for v in self.graph.results}
-        return [
-            v
-            for i in g.nodes
-            for v in self.graph.nodes[i].outputs
-            if v in results or any(self._member[r] is not g for r in self._readers.get(v, []))
-        ]
-
     def _steps(self) -> Iterator[Step]:
         for g in self.groups:
             n = self.graph.nodes[g.first]
@@ -114,6 +106,9 @@ class Region:
             if g.fusible:
                 own = {v for i in g.nodes for v in self.graph.nodes[i].outputs}
                 yield self._kernel(g, tuple([v for v in reads if v not in own]))
+                continue
+            if g.product is not None:
+                yield self._with_epilogue(g, reads)
                 continue
             if is_empty(n):
                 yield EmptyStep(n.op.name, reads, n.outputs)
@@ -151,7 +146,9 @@ class Region:
 
     def _fused(self, graph: Graph) -> Fuser:
         """The graph's groups, as this target can run them."""
-        return fused(graph, self._known)
+        fuser = fused(graph, self._known)
+        epilogue.ride(fuser, lambda n: self._carrier(fuser, n) is not None)
+        return fuser
 
     def _merged(self, steps: list[Step]) -> tuple[list[Step], list[Refusal]]:
         """The steps, those that may share a launch put together, and which could not."""
@@ -175,6 +172,34 @@ class Region:
         kernel = jit.load(source, name)
         self._count(kernel)
         return KernelStep(lowered, kernel, source, reads, writes)
+
+    def _carrier(self, fuser: Fuser, n: Node) -> GemmStep | None:
+        """The product of a node if its tiles can take an epilogue."""
+        steps = gemm_steps(fuser.graph, n, fuser.places, self.threads)
+        if steps is None or len(steps) > 1 or not gemm.takes_epilogue(steps[0].plan, *_columns(n)):
+            return None
+        return steps[0]
+
+    def _with_epilogue(self, g: Group, reads: tuple[Value, ...]) -> GemmStep:
+        """A product and what rides in its tiles. Sums down its columns want all rows of a column in one thread."""
+        assert g.product is not None
+        n, columns = self.graph.nodes[g.product], gemm.Split.COLUMNS if g.reduced else None
+        started = time.perf_counter()
+        plan = functools.partial(gemm.plan, split=columns, provider="tiled")
+        steps = gemm_steps(self.graph, n, self.places, self.threads, plan)
+        assert steps is not None
+        (step,) = steps
+        outputs = tuple(self._outputs(g))
+        lowered = lower(self.graph, g, self.places, list(outputs))
+        name, source = emit_tile(lowered.spec)
+        self.meter.emit_seconds += time.perf_counter() - started
+        kernel = jit.load(source, name, epilogue.SIGNATURE)
+        self._count(kernel)
+        place = epilogue.place_of(lowered, n.out, outputs, gemm.fits_tile(step.plan, n.out.dtype.name))
+        own = {v for i in g.nodes for v in self.graph.nodes[i].outputs}
+        beside = tuple([v for v in reads if v not in own])
+        step.epilogue = epilogue.Epilogue(lowered, kernel, source, beside, outputs, n.out, place)
+        return step
 
     def _count(self, kernel: Kernel) -> None:
         if kernel.origin == "compiled":
@@ -300,8 +325,11 @@ class Region:
 
     def _block(self, site: Site, s: KernelStep) -> int:
         """The argument block of a generated kernel."""
-        low = s.lowered
-        addresses = [self.address(site, v).at(offset) for v, offset in low.operands]
+        return self._lowered_block(site, s.lowered)
+
+    def _lowered_block(self, site: Site, low: Lowered, given: int = 0) -> int:
+        """The argument block of what was lowered, but for the first operands, which are `given` otherwise."""
+        addresses = [self.address(site, v).at(offset) for v, offset in low.operands[given:]]
         words = [a.address for a in addresses]
         words += low.words
         words += [driver.scalar_word(x, dtype) for x, dtype in low.scalars]
@@ -336,10 +364,22 @@ class Region:
 
     def _gemm_block(self, site: Site, s: GemmStep) -> int:
         """The argument block of a matrix product."""
-        p = s.plan
-        a, b, c = [self.address(site, v).at(offset) for v, offset in (s.a, s.b, s.c)]
-        block = site.table.block(p.words(a.address, b.address, c.address))
-        for word, at in ((p.a_word, a), (p.b_word, b), (p.c_word, c)):
+        p, e = s.plan, s.epilogue
+        a, b = [self.address(site, v).at(offset) for v, offset in (s.a, s.b)]
+        places = [(a, p.a_word), (b, p.b_word)]
+        if e is None:
+            places.append((self.address(site, s.c[0]).at(s.c[1]), p.c_word))
+        elif e.place is not None:
+            places.append((self.address(site, e.place), p.c_word))
+        words = p.words()
+        if e is not None:
+            words[gemm.Words.EPILOGUE] = e.kernel.address
+            words[gemm.Words.EPILOGUE_ARGS] = self._lowered_block(site, e.lowered, given=1)
+            words[gemm.Words.TILE_ALONE] = int(e.place is None)
+        for at, word in places:
+            words[word] = at.address
+        block = site.table.block(words)
+        for at, word in places:
             at.bind(site.table, block, word)
         return block
 
@@ -354,3 +394,8 @@ class Region:
         for a, word in at:
             a.bind(site.table, block, word)
         site.table.run(s.kernel.address, block, s.extent, s.pieces, s.grain)
+
+
+def _columns(n: Node) -> tuple[int, str]:
+    """The columns of a matrix product, and its dtype."""
+    return n.out.shape[-1], n.out.dtype.name

@@ -25,6 +25,7 @@ from hybridml.trace.graph import Graph, Node, Value, has_effects
 
 if TYPE_CHECKING:
     from hybridml.kernels.control import ControlStep
+    from hybridml.kernels.epilogue import Epilogue
     from hybridml.kernels.sweep import SweepStep
 
 CHUNK_NANOSECONDS = 8000.0  # work that makes a piece worth handing to another thread
@@ -64,7 +65,7 @@ class KernelStep:
     @property
     def nanoseconds(self) -> float:
         """A rough estimate of one thread's time, to decide on splitting."""
-        return self.lowered.work * sum(_cost(s) for s in self.lowered.spec.body)
+        return kernel_nanoseconds(self.lowered)
 
     @property
     def grain(self) -> int:
@@ -76,6 +77,11 @@ class KernelStep:
     def chunks(self, threads: int) -> tuple[int, int]:
         """(pieces, grain) for this many threads."""
         return _pieces(self.nanoseconds, self.lowered.extent, self.grain, threads), self.grain
+
+
+def kernel_nanoseconds(lowered: Lowered) -> float:
+    """A rough estimate of one thread's time in a generated kernel."""
+    return lowered.work * sum(_cost(s) for s in lowered.spec.body)
 
 
 def _pieces(nanoseconds: float, extent: int, grain: int, threads: int) -> int:
@@ -141,7 +147,7 @@ class HorizontalStep:
 
 @dataclass
 class GemmStep:
-    """One matrix product of a batch."""
+    """One matrix product of a batch, with what is done to its tiles."""
 
     plan: Any  # gemm.Plan on the CPU
     a: tuple[Value, int]  # base and byte offset
@@ -150,30 +156,45 @@ class GemmStep:
     flops: int
     title: str = "matmul"
     checks: bool = False
-    in_place: tuple[tuple[Value, Value], ...] = ()
-    scratch: tuple[tuple[Value, int], ...] = ()
+    epilogue: Epilogue | None = None
 
     @property
     def reads(self) -> tuple[Value, ...]:
-        return (self.a[0], self.b[0])
+        own = (self.a[0], self.b[0])
+        return own if self.epilogue is None else (*own, *self.epilogue.reads)
 
     @property
     def writes(self) -> tuple[Value, ...]:
-        return (self.c[0],)
+        return (self.c[0],) if self.epilogue is None else self.epilogue.writes
+
+    @property
+    def in_place(self) -> list[tuple[Value, Value]]:
+        """(input, output) pairs that may share memory: none that the product itself reads."""
+        if self.epilogue is None:
+            return []
+        return [(x, o) for x, o in self.epilogue.in_place if x not in (self.a[0], self.b[0])]
+
+    @property
+    def scratch(self) -> list[tuple[Value, int]]:
+        return [] if self.epilogue is None else self.epilogue.scratch
 
     @property
     def nanoseconds(self) -> float:
-        return self.flops / 50.0
+        return self.flops / 50.0 + (0.0 if self.epilogue is None else kernel_nanoseconds(self.epilogue.lowered))
 
     @functools.cached_property
     def walks(self) -> tuple[Walk, ...]:
         """How it goes through its operands."""
         p, item = self.plan, self.c[0].dtype.itemsize
         first, second = (self.a, self.b) if p.a_word == gemm.Words.A else (self.b, self.a)
-        operands = zip((first, second, self.c), (False, False, True), p.walks(), strict=True)
-        return tuple([
-            Walk(base, written, outer, inner, offset // item) for (base, offset), written, (outer, inner) in operands
-        ])  # fmt: skip
+        place = self.c[0] if self.epilogue is None else self.epilogue.place
+        operands = zip((first, second, (place, self.c[1])), (False, False, True), p.walks(), strict=True)
+        own = [
+            Walk(base, written, outer, inner, offset // item)
+            for (base, offset), written, (outer, inner) in operands
+            if base is not None
+        ]
+        return (*own, *(() if self.epilogue is None else self.epilogue.walks(p.split)))
 
 
 @dataclass

@@ -131,7 +131,7 @@ def _can(s: Step) -> TypeGuard[Member]:
         return False  # no sweep of such steps is worthwhile
     if isinstance(s, KernelStep):
         return not s.checks and not s.scratch and bool(s.walks)
-    return isinstance(s, GemmStep) and s.plan.extent > 0
+    return isinstance(s, GemmStep) and s.plan.extent > 0 and not s.scratch
 
 
 def _extent(s: Member) -> int:

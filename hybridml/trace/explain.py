@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from hybridml.kernels.control import ControlStep
+from hybridml.kernels.epilogue import Epilogue
 from hybridml.kernels.steps import (
     EmptyStep,
     GemmStep,
@@ -65,8 +66,9 @@ def explain(concrete: ConcreteFunction) -> Explanation:
         ("Graph as traced", str(concrete.graph)),
         ("Graph as compiled", str(concrete.optimized)),
     ]
+    kernels = [s.epilogue if isinstance(s, GemmStep) else s for s in program.kernels]
     seen: dict[str, Any] = {
-        s.kernel.name: s for s in program.kernels if isinstance(s, (KernelStep, HorizontalStep))
+        s.kernel.name: s for s in kernels if isinstance(s, (KernelStep, HorizontalStep, Epilogue))
     }
     sections += [(f"Kernel {name}", s.source) for name, s in seen.items()]
     return Explanation(concrete.name, tuple(sections))
@@ -82,9 +84,8 @@ def _describe(s: Step) -> str:
         inner = [f"\n       {name}: {_describe(t)}" for name, r in s.regions.items() for t in r.steps]
         return f"{s.node.op.name}, jumps around" + "".join(inner)
     if isinstance(s, GemmStep):
-        return (
-            f"{s.title}: {s.flops / 1e6:.2f} Mflop, {s.plan.kernel.name} kernel in {s.plan.chunks} piece(s)"
-        )
+        product = f"{s.title}: {s.flops / 1e6:.2f} Mflop, {s.plan.kernel.name} kernel in {s.plan.chunks} piece(s)"
+        return product if s.epilogue is None else f"{product}, on its tiles {s.epilogue.lowered.spec.title}"
     if isinstance(s, RoutineStep):
         return s.title
     if isinstance(s, SweepStep):

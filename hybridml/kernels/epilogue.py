@@ -1,0 +1,177 @@
+"""Epilogues: what happens to a matrix product's result element by element, done on each tile as soon as it is summed up.
+
+Bias, activation, an activation's gradient, scaling, a residual, dropout, the update of a weight from its gradient, and sums down the
+columns (a bias's gradient): a fusion group over the product's elements that nothing else has to wait for rides in its tiles. The
+tile's numbers lie in the first-level cache then, and a result that nobody else reads never goes any farther.
+
+No product is compiled for an epilogue: the group becomes a kernel of its own over a rectangle of rows and columns, whose address is a
+word of the product's argument block (cuBLASLt's and CUTLASS's epilogues are the same idea, fixed when the library is compiled).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from hybridml.kernels.gemm_cost import Split
+from hybridml.kernels.geometry import Geometry
+from hybridml.kernels.group import MAX_OPERANDS, Fuser, Group
+from hybridml.kernels.jit import Kernel
+from hybridml.kernels.lower import Lowered
+from hybridml.kernels.space import canonical, stretch, strides_over
+from hybridml.kernels.spec import Mode
+from hybridml.kernels.walk import Walk
+from hybridml.trace.graph import Node, Value
+
+SIGNATURE = "void(CPointer(int64), int64, int64, int64, int64, int64, int64)"
+"""(argument block, address of the tile, elements between its rows, first row, end, first column, end)"""
+
+
+@dataclass
+class Epilogue:
+    """The kernel that visits a product's tiles. Its first operand is the product's result, which comes from the tile.
+
+    place  the buffer that the product is summed up in: its own, or that of an output; None for the tile alone
+    """
+
+    lowered: Lowered
+    kernel: Kernel
+    source: str
+    reads: tuple[Value, ...]  # beside the product's result
+    writes: tuple[Value, ...]
+    product: Value
+    place: Value | None
+
+    @property
+    def scratch(self) -> list[tuple[Value, int]]:
+        own = (
+            [self.product]
+            if self.place is self.product and self.product not in self.writes
+            else []
+        )
+        return [(v, v.spec.nbytes) for v in (*own, *self.lowered.temporaries)]
+
+    @cached_property
+    def in_place(self) -> list[tuple[Value, Value]]:
+        """(input, output) pairs that may share memory; sums are made in `place` before inputs are read."""
+        return [(x, o) for x, o in self.lowered.in_place if x is not self.product and o is not self.place]
+
+    def walks(self, split: Split) -> list[Walk]:
+        """How the kernel goes through its operands while the product runs over its rows, its columns or its batch of whole rows."""
+        by_columns = self.lowered.spec.mode is Mode.COLUMN
+        given = self.lowered.walks[1:]
+        if by_columns is (split is Split.COLUMNS):
+            return list(given)
+        return [replace(w, outer=w.inner, inner=w.outer) for w in given]
+
+
+def place_of(lowered: Lowered, product: Value, writes: tuple[Value, ...], fits_tile: bool) -> Value | None:
+    """Where the product is summed up: its own buffer if others read it, else the tile, else an output that takes its place anyway."""
+    if product in writes:
+        return product
+    if fits_tile:
+        return None
+    hosts = [o for x, o in lowered.in_place if x is product]
+    taken = {o for x, o in lowered.in_place if x is not product}
+    return next((o for o in hosts if o not in taken), product)
+
+
+def ride(fuser: Fuser, can_carry: Callable[[Node], bool]) -> None:
+    """Put groups into the tiles of the products that they read; `can_carry` says which products have such tiles.
+
+    A group that reads several products rides on the last of them.
+    """
+    found = False
+    for i in reversed(range(len(fuser.nodes))):
+        n = fuser.nodes[i]
+        if n.op.provider != "gemm":
+            continue
+        readers = dict.fromkeys(fuser.owner[r] for r in fuser.readers(n.out))
+        able = bool(readers) and can_carry(n)
+        for g in readers:
+            if not g.fusible:
+                continue
+            merged = _riding(fuser, i, g) if able else "its product has no tiles that take an epilogue"
+            if isinstance(merged, Group):
+                fuser.join(fuser.owner[i], g, merged)
+                found = True
+                break
+            fuser.refuse(i, g.first, merged)
+    if found:
+        _update_last(fuser)
+
+
+def _riding(fuser: Fuser, i: int, g: Group) -> Group | str:
+    """The group with the product of node i, or why it cannot ride."""
+    product = fuser.owner[i]
+    out = fuser.nodes[i].out
+    width, size = out.shape[-1], out.spec.size
+    if fuser.between(product, g) or fuser.between(g, product):
+        return "another kernel lies between them"
+    if g.crossing:
+        return "it walks along whole rows"
+    if math.prod(g.space) != size:
+        return "it has another number of elements than the product"
+    columns = _trailing(g.space, width)
+    if columns is None:
+        return "its axes do not end with the product's columns"
+    rows = frozenset(range(len(g.space) - columns))
+    if g.reduced and g.reduced != rows:
+        return "it reduces other axes than the product's rows"
+    whole = canonical(g.space)
+    operands = set()
+    for k in g.nodes:
+        n = fuser.nodes[k]
+        for v in n.values:
+            base, layout = fuser.places[v]
+            operands.add(base)
+            if base is not out:
+                continue
+            domain = v.shape if n.op.reduce is not None else n.out.shape
+            if k in g.kept or layout.offset or strides_over(stretch(layout, domain), g.space) != whole:
+                return "it reads the product in another order than tiles are made in"
+    if len(operands) + len(fuser.outputs(g)) > MAX_OPERANDS:
+        return f"the epilogue would have more than {MAX_OPERANDS} operands"
+    merged = replace(
+        g, nodes=sorted([*g.nodes, i]), fusible=False, product=i, columns=columns, before=set(), after=set()
+    )
+    geometry = Geometry(fuser.graph, merged, fuser.places, [])
+    if len(geometry.sizes) != 2:
+        return "an operand is not walked along rows and columns alone"
+    if g.reduced and (
+        geometry.mode is not Mode.COLUMN
+        or geometry.last_stage > 2
+        or any(geometry.stage[k] and k not in g.kept for k in g.nodes)
+    ):
+        return "a value of every element waits for the sums of all rows"
+    return merged
+
+
+def _trailing(space: tuple[int, ...], width: int) -> int | None:
+    """How many axes at the end of a space make up `width` elements; at least one is left for rows."""
+    product = 1
+    for count, d in enumerate(reversed(space[1:]), start=1):
+        product *= d
+        if product == width:
+            return count
+        if product > width:
+            return None
+    return None
+
+
+def _update_last(fuser: Fuser) -> None:
+    """Let a product that updates a variable in its tiles wait for who still reads the old value, so that it can write over it."""
+    wanted: list[tuple[Group, Group]] = []
+    for k, v in fuser.graph.updates:
+        base = fuser.places[v][0]
+        writer = fuser.writer(base)
+        if writer is None or writer.product is None:
+            continue
+        readers = {fuser.owner[r] for r in fuser.readers(fuser.graph.variables[k])}
+        wanted += [(r, writer) for r in readers if r is not writer]
+    fuser.order(wanted)
+
+
+__all__ = ["SIGNATURE", "Epilogue", "place_of", "ride"]
