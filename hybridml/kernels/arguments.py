@@ -31,8 +31,8 @@ class Arguments:
         self._scalar_names: dict[tuple[str, np.dtype], str] = {}
         self.axes = [Axis("", "")] * len(geometry.sizes)
         self._name_axes()
-        if geometry.tile is not None:
-            self._add_tile(geometry.tile)
+        if geometry.strip is not None:
+            self._add_strip(geometry.strip)
 
     def _name_axes(self) -> None:
         geometry = self._geometry
@@ -41,12 +41,12 @@ class Arguments:
                 name = f"{letter}{position}" if len(members) > 1 else letter
                 self.axes[k] = Axis(name, self._word(f"n_{name}", geometry.sizes[k]))
 
-    def _add_tile(self, product: Value) -> None:
-        """The matrix product whose tiles are visited comes first: a tile's own address and row length are at hand."""
+    def _add_strip(self, product: Value) -> None:
+        """The matrix product whose strips are visited comes first: a strip's own address and row length are at hand."""
         strides = (self._geometry.sizes[1], 1)
-        tile = self._operand(False, product, 0, strides)
+        strip = self._operand(False, product, 0, strides)
         rows, columns = self.axes
-        self._reads[product, strides, 0] = tile, f"({rows.name} - begin) * tile_row + {columns.name} - first"
+        self._reads[product, strides, 0] = strip, f"({rows.name} - begin) * strip_row + {columns.name} - first"
 
     def _word(self, name: str, value: int) -> str:
         self.words.append(name)

@@ -1,8 +1,10 @@
-"""Epilogues: what happens to a matrix product's result element by element, done on each tile as soon as it is summed up.
+"""Epilogues: what happens to a matrix product's result element by element, done on each strip of it as soon as that is summed up.
 
 Bias, activation, an activation's gradient, scaling, a residual, dropout, the update of a weight from its gradient, and sums down the
-columns (a bias's gradient): a fusion group over the product's elements that nothing else has to wait for rides in its tiles. The
-tile's numbers lie in the first-level cache then, and a result that nobody else reads never goes any farther.
+columns (a bias's gradient): a fusion group over the product's elements that nothing else has to wait for rides in its strips. A
+strip is eight rows, as high as a tile of the product, and some tiles long; its numbers lie in the first-level cache, and a result
+that nobody else reads never goes any farther. (A tile alone is too narrow: rows that lie a power of two apart would meet in one set
+of that cache, and the streams of an optimiser's state would be cut into pieces of a line each.)
 
 No product is compiled for an epilogue: the group becomes a kernel of its own over a rectangle of rows and columns, whose address is a
 word of the product's argument block (cuBLASLt's and CUTLASS's epilogues are the same idea, fixed when the library is compiled).
@@ -26,14 +28,14 @@ from hybridml.kernels.walk import Walk
 from hybridml.trace.graph import Node, Value
 
 SIGNATURE = "void(CPointer(int64), int64, int64, int64, int64, int64, int64)"
-"""(argument block, address of the tile, elements between its rows, first row, end, first column, end)"""
+"""(argument block, address of the strip, elements between its rows, first row, end, first column, end)"""
 
 
 @dataclass
 class Epilogue:
-    """The kernel that visits a product's tiles. Its first operand is the product's result, which comes from the tile.
+    """The kernel that visits a product's strips. Its first operand is the product's result, which comes from the strip.
 
-    place  the buffer that the product is summed up in: its own, or that of an output; None for the tile alone
+    place  the buffer that the product is summed up in: its own, or that of an output; None for the strip alone
     """
 
     lowered: Lowered
@@ -67,11 +69,11 @@ class Epilogue:
         return [replace(w, outer=w.inner, inner=w.outer) for w in given]
 
 
-def place_of(lowered: Lowered, product: Value, writes: tuple[Value, ...], fits_tile: bool) -> Value | None:
-    """Where the product is summed up: its own buffer if others read it, else the tile, else an output that takes its place anyway."""
+def place_of(lowered: Lowered, product: Value, writes: tuple[Value, ...], fits_strip: bool) -> Value | None:
+    """Where the product is summed up: its own buffer if others read it, else the strip, else an output that takes its place anyway."""
     if product in writes:
         return product
-    if fits_tile:
+    if fits_strip:
         return None
     hosts = [o for x, o in lowered.in_place if x is product]
     taken = {o for x, o in lowered.in_place if x is not product}
@@ -79,7 +81,7 @@ def place_of(lowered: Lowered, product: Value, writes: tuple[Value, ...], fits_t
 
 
 def ride(fuser: Fuser, can_carry: Callable[[Node], bool]) -> None:
-    """Put groups into the tiles of the products that they read; `can_carry` says which products have such tiles.
+    """Put groups into the strips of the products that they read; `can_carry` says which products have such strips.
 
     A group that reads several products rides on the last of them.
     """
@@ -93,7 +95,7 @@ def ride(fuser: Fuser, can_carry: Callable[[Node], bool]) -> None:
         for g in readers:
             if not g.fusible:
                 continue
-            merged = _riding(fuser, i, g) if able else "its product has no tiles that take an epilogue"
+            merged = _riding(fuser, i, g) if able else "its product is not made in strips"
             if isinstance(merged, Group):
                 fuser.join(fuser.owner[i], g, merged)
                 found = True
@@ -131,7 +133,7 @@ def _riding(fuser: Fuser, i: int, g: Group) -> Group | str:
                 continue
             domain = v.shape if n.op.reduce is not None else n.out.shape
             if k in g.kept or layout.offset or strides_over(stretch(layout, domain), g.space) != whole:
-                return "it reads the product in another order than tiles are made in"
+                return "it reads the product in another order than it is made in"
     if len(operands) + len(fuser.outputs(g)) > MAX_OPERANDS:
         return f"the epilogue would have more than {MAX_OPERANDS} operands"
     merged = replace(
@@ -162,7 +164,7 @@ def _trailing(space: tuple[int, ...], width: int) -> int | None:
 
 
 def _update_last(fuser: Fuser) -> None:
-    """Let a product that updates a variable in its tiles wait for who still reads the old value, so that it can write over it."""
+    """Let a product that updates a variable in its strips wait for who still reads the old value, so that it can write over it."""
     wanted: list[tuple[Group, Group]] = []
     for k, v in fuser.graph.updates:
         base = fuser.places[v][0]

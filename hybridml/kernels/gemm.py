@@ -22,8 +22,8 @@ _VECTORS = (("avx512f", (64, 0.5)), ("avx2", (32, 0.9)))
 
 _NUMBER_LIMIT = 2**31
 
-PANEL_BYTES = 32768
-"""Of a packed panel of B, on the stack: most of a first-level cache."""
+STRIP_STEPS = 256
+"""Steps along the summed axis that products with an epilogue take at once, if there are more than twice as many."""
 
 
 class Words(IntEnum):
@@ -52,9 +52,9 @@ class Words(IntEnum):
     OUTER_A = 20
     OUTER_B = 21
     OUTER_C = 22
-    EPILOGUE = 23  # the address of a kernel for each tile of C, and of its argument block; see `epilogue`
+    EPILOGUE = 23  # the address of a kernel for each strip of C, and of its argument block; see `epilogue`
     EPILOGUE_ARGS = 24
-    TILE_ALONE = 25  # C is that tile alone
+    STRIP_ALONE = 25  # C is that strip alone
     FIRST_ROW = 26  # as the epilogue counts rows
 
 
@@ -132,6 +132,7 @@ def plan(
     split: Split | None = None,
     chunks: int | None = None,
     provider: str | None = None,
+    epilogue: bool = False,
 ) -> Plan:
     """Plan C = op(A) @ op(B), or C += op(A) @ op(B), on row-major matrices.
 
@@ -149,7 +150,8 @@ def plan(
         outer_strides: likewise for that axis.
         accumulate: add to what C holds.
         split, chunks, provider: decide what is otherwise chosen: the split axis, the number of pieces, and
-            the kernel (``"tiled"`` or ``"library"``).
+            the kernel (``"tiled"``, ``"strips"`` for one with an epilogue, or ``"library"``).
+        epilogue: something could ride in C's strips; see `carries`.
 
     Raises:
         ValueError: a size is negative or too large, a leading dimension is less than a row, the dtype or
@@ -164,8 +166,8 @@ def plan(
     """
     if dtype not in ("float32", "float64"):
         raise ValueError(f"a matrix product takes float32 or float64, not {dtype!r}")
-    if provider not in (None, "tiled", "library"):
-        raise ValueError(f"provider={provider!r}: expected 'tiled' or 'library'")
+    if provider not in (None, "tiled", "strips", "library"):
+        raise ValueError(f"provider={provider!r}: expected 'tiled', 'strips' or 'library'")
     for name, value in {"m": m, "n": n, "k": k, "batch": batch, "outer": outer}.items():
         if not 0 <= value < _NUMBER_LIMIT:
             raise ValueError(f"{name}={value}: expected a number from 0 to 2**31 - 1")
@@ -197,7 +199,7 @@ def plan(
         a_word, b_word = b_word, a_word
         split = _SWAPPED.get(split, split)
     product, here = Product(m, n, k, transa, transb, batch), machine(dtype)
-    entry = provider or _choose(product, ldb, here)
+    entry = provider or _choose(product, ldb, here, gemm_cost.saved_by_epilogue(product) if epilogue else 0.0)
     if chunks is None:
         chunks = gemm_cost.worthwhile_chunks(product, threads, here)
     if split is None:
@@ -226,20 +228,19 @@ def plan(
     return Plan(load(entry, dtype), extent, chunks, grain, tuple(words), a_word, b_word, int(Words.C))
 
 
-def takes_epilogue(p: Plan, n: int, dtype: str) -> bool:
+def carries(p: Plan, n: int) -> bool:
     """True for a product in tiles of C's own rows and columns, `n` of these."""
     plain = p.a_word == Words.A and p.template[Words.LDC] == n and min(p.template[Words.M], n) > 1
-    return plain and p.extent > 0 and p.kernel is load("tiled", dtype)
+    return plain and p.extent > 0 and p.kernel.name == "tiled"
 
 
-def fits_tile(p: Plan, dtype: str) -> bool:
-    """True if every tile is summed up in one go, so that C need not be kept between."""
-    item = 4 if dtype == "float32" else 8
-    return p.template[Words.K] * machine(dtype).panel * item <= PANEL_BYTES
+def fits_strip(p: Plan) -> bool:
+    """True if a strip of C is summed up in one go, so that C need not be kept between."""
+    return p.template[Words.K] <= 2 * STRIP_STEPS
 
 
 def load(entry: str, dtype: str) -> Kernel:
-    """The kernel ``"tiled"``, ``"dotted"``, ``"row"`` or ``"library"`` for a dtype."""
+    """The kernel ``"tiled"``, ``"strips"``, ``"dotted"``, ``"row"`` or ``"library"`` for a dtype."""
     return jit.load(_source(dtype), entry)
 
 
@@ -262,12 +263,12 @@ def _leading(name: str, given: int | None, width: int) -> int:
     return max(1, width if given is None else given)
 
 
-def _choose(p: Product, ldb: int, machine: Machine) -> str:
+def _choose(p: Product, ldb: int, machine: Machine, saved: float) -> str:
     if p.n == 1 and not p.transa and (p.transb or ldb == 1):
         return "dotted"
     if p.m == 1 and not p.transb:
         return "row"
-    return "tiled" if gemm_cost.tiled(p, machine) <= gemm_cost.library(p, machine) else "library"
+    return "tiled" if gemm_cost.tiled(p, machine) <= gemm_cost.library(p, machine) + saved else "library"
 
 
 @functools.cache

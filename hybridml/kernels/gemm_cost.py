@@ -24,6 +24,9 @@ BLOCK_ROWS = 256
 HAND_OVER = 1500.0
 """Cycles to share a product with other threads and wait for the last."""
 
+PASS = 0.25
+"""Cycles an element of C to store it and load it again in a kernel of its own, which an epilogue saves."""
+
 LIBRARY_CALL = 5000.0
 """Cycles of a call of a BLAS besides its arithmetic."""
 
@@ -102,6 +105,11 @@ def library(p: Product, machine: Machine) -> float:
     """Cycles of one thread for a product by a BLAS, which rounds sizes up to vectors only along one axis."""
     work = p.m * p.k * -(-p.n // machine.lanes) / 2
     return p.batch * (LIBRARY_CALL + work / machine.library_share)
+
+
+def saved_by_epilogue(p: Product) -> float:
+    """Cycles that a kernel of its own after the product would take more than an epilogue, which only tiles take."""
+    return HAND_OVER + PASS * p.m * p.n * p.batch
 
 
 def best_split(p: Product, chunks: int, machine: Machine) -> Split:

@@ -4,7 +4,7 @@
 float32. All matrices are row-major. The words of the argument block are those of `gemm.Words`.
 """
 
-from hybridml.kernels.gemm import PANEL_BYTES
+from hybridml.kernels.gemm import STRIP_STEPS
 from hybridml.kernels.gemm_pack import (
     float32_copy,
     float32_copy_columns,
@@ -27,7 +27,7 @@ from hybridml.kernels.native import (
     atomic_add,
     atomic_store,
     call_get_int,
-    call_on_tile,
+    call_on_strip,
     call_set_int,
     compare_exchange,
     copy_bytes,
@@ -38,7 +38,9 @@ from hybridml.kernels.native import (
 
 WIDTH = float32_width
 PANEL = 2 * WIDTH
-STEPS = PANEL_BYTES // (PANEL * ITEM)
+STEPS = 32768 // (
+    PANEL * ITEM
+)  # a packed panel of B takes 32 KiB of stack, two thirds of a first-level cache
 BLOCK_ROWS = 1024 // ITEM  # rows of A that are packed at once: a quarter of a second-level cache
 A_ROW = (
     STEPS + 16
@@ -48,7 +50,12 @@ A_BYTES = BLOCK_ROWS * A_ROW * ITEM
 MANY_ROWS = 128  # rows of A that use a panel of B before packing it pays
 MANY_PANELS = 16  # panels of B that use a block of A before packing it pays
 FAR_APART = 1024  # bytes
-TILE_BYTES = 8 * PANEL * ITEM
+STRIP_COLUMNS = 256  # of C that an epilogue is given at once, eight rows of them
+STRIP_BYTES = STRIP_COLUMNS * STRIP_STEPS * ITEM  # of packed panels of B: a quarter or half of a second-level cache
+STRIP_ROWS = 256  # of A that share packed strips of B
+STRIP_A_ROW = 2 * STRIP_STEPS + 16  # from one packed row of A to the next, and for packed columns, eight elements of each
+STRIP_A_BYTES = STRIP_ROWS * STRIP_A_ROW * ITEM
+STRIP_MANY_ROWS = 64  # rows of A that use a packed strip of B before packing it pays
 
 
 @device
@@ -61,12 +68,47 @@ def start_of(args, operand, entry):
     )
 
 
-def tiled(args, begin, end):
-    """Tiles of C in registers, from blocks of A and panels of B that are packed where that pays (Goto and van de Geijn).
+@device
+def pack_rows(block, a, lda, transa, rows, steps):
+    """Some rows of A on some steps: a row's elements side by side, or eight rows' if A is transposed."""
+    if transa:
+        whole_rows = rows // 8 * 8
+        for step in range(steps):
+            of = a + step * lda * ITEM
+            to = block + step * 8 * ITEM
+            for row in range(0, whole_rows, 8):
+                float32_copy_eight(to + row * STRIP_A_ROW * ITEM, of + row * ITEM)
+            for row in range(whole_rows, rows):
+                float32_copy(to, row // 8 * 8 * STRIP_A_ROW + row % 8, of, row)
+    else:
+        for row in range(rows):
+            copy_bytes(block + row * STRIP_A_ROW * ITEM, a + row * lda * ITEM, steps * ITEM)
 
-    An epilogue, if there is one (word 23), is called with its argument block (24) on each tile as soon as it is summed up; C is then
-    that tile alone if nobody else wants it (25), for a depth of up to STEPS. The epilogue counts rows over all entries, from word 26 on.
-    """
+
+@device
+def pack_panel(panel, b, ldb, transb, start, steps, column, columns):
+    """Some columns of B, up to a panel, on some steps: PANEL elements a step."""
+    if transb:
+        b_first = b + (column * ldb + start) * ITEM
+        whole_columns = columns // WIDTH * WIDTH
+        whole_steps = steps // WIDTH * WIDTH
+        for step in range(0, whole_steps, WIDTH):
+            for j in range(0, whole_columns, WIDTH):
+                float32_copy_transposed(
+                    panel + (step * PANEL + j) * ITEM, PANEL, b_first + (j * ldb + step) * ITEM, ldb
+                )
+        for j in range(columns):
+            for step in range(0 if j >= whole_columns else whole_steps, steps):
+                float32_copy(panel, step * PANEL + j, b_first, j * ldb + step)
+    else:
+        for step in range(steps):
+            float32_copy_columns(
+                2, panel + step * PANEL * ITEM, b + ((start + step) * ldb + column) * ITEM, columns
+            )
+
+
+def tiled(args, begin, end):
+    """Tiles of C in registers, from blocks of A and panels of B that are packed where that pays (Goto and van de Geijn)."""
     transa = args[1]
     transb = args[2]
     depth = args[5]
@@ -83,12 +125,11 @@ def tiled(args, begin, end):
     else:
         first_entry, last_entry = begin, end
     rows = last_row - first_row
-    epilogue, tile_alone = args[23], args[25]
     pack_b = transb or rows >= MANY_ROWS
     # Columns of A that lie far apart, or rows that meet in the same cache sets, are gathered once for all panels.
     far = lda * ITEM >= FAR_APART and (transa or lda * ITEM % 4096 == 0)
     pack_a = far and rows >= 8 and depth >= 16 and last_column - first_column >= MANY_PANELS * PANEL
-    panel = scratch(PANEL_BYTES)
+    panel = scratch(32768)
     block = scratch(A_BYTES)
     most_rows = rows
     most_steps = depth
@@ -96,7 +137,6 @@ def tiled(args, begin, end):
         most_rows = BLOCK_ROWS
     if pack_a or pack_b:
         most_steps = STEPS
-    spare = scratch(TILE_BYTES)
     for entry in range(first_entry, last_entry):
         a = start_of(args, 0, entry)
         b = start_of(args, 1, entry)
@@ -156,32 +196,122 @@ def tiled(args, begin, end):
                         b_here, b_row = panel, PANEL
                     row = 0
                     while row < bottom - top:
-                        c_here, c_row = c + ((top + row) * ldc + column) * ITEM, ldc
-                        if tile_alone:
-                            c_here, c_row = spare, PANEL
-                        done = float32_fitting_tile(
+                        row += float32_fitting_tile(
                             bottom - top - row,
                             a_here + (row // 8 * a_tile + row % 8 * a_row) * ITEM,
                             a_row,
                             a_column,
                             b_here,
                             b_row,
-                            c_here,
-                            c_row,
+                            c + ((top + row) * ldc + column) * ITEM,
+                            ldc,
                             steps,
                             columns,
                             accumulate,
                         )
-                        if epilogue != 0 and start + steps >= depth:
-                            line = args[26] + entry * args[3] + top + row
-                            call_on_tile(
-                                epilogue, args[24], c_here, c_row, line, line + done, column, column + columns
-                            )
-                        row += done
                 start += steps
                 if start >= depth:
                     break
             top = bottom
+
+
+def strips(args, begin, end):
+    """Tiles of C, side by side along a strip of eight rows, on which an epilogue (word 23) is called as soon as it is summed up.
+
+    The epilogue has an argument block of its own (24) and counts rows over all entries, from word 26 on. If nobody else wants C (25),
+    a strip of it lies on the stack, and is summed up in one go.
+    """
+    transa = args[1]
+    transb = args[2]
+    depth = args[5]
+    lda = args[7]
+    ldb = args[9]
+    ldc = args[11]
+    first_row, last_row = 0, args[3]
+    first_column, last_column = 0, args[4]
+    first_entry, last_entry = 0, args[12]
+    if args[16] == 0:
+        first_row, last_row = begin, end
+    elif args[16] == 1:
+        first_column, last_column = begin, end
+    else:
+        first_entry, last_entry = begin, end
+    epilogue, alone = args[23], args[25]
+    rows = last_row - first_row
+    pack_b = transb or rows >= STRIP_MANY_ROWS
+    far = lda * ITEM >= FAR_APART and (transa or lda * ITEM % 4096 == 0)
+    pack_a = far and rows >= 8 and depth >= 16 and last_column - first_column >= 4 * PANEL
+    wide, most_steps = STRIP_COLUMNS, STRIP_STEPS
+    if depth <= 2 * STRIP_STEPS:
+        most_steps = max(depth, 1)
+        wide = min(wide, STRIP_BYTES // ITEM // most_steps // PANEL * PANEL)
+    packed = scratch(STRIP_BYTES)
+    block = scratch(STRIP_A_BYTES)
+    strip = scratch(8 * STRIP_COLUMNS * ITEM)
+    for entry in range(first_entry, last_entry):
+        a = start_of(args, 0, entry)
+        b = start_of(args, 1, entry)
+        c = start_of(args, 2, entry)
+        line = args[26] + entry * args[3]
+        for left in range(first_column, last_column, wide):
+            right = min(left + wide, last_column)
+            for top in range(first_row, last_row, STRIP_ROWS):
+                bottom = min(top + STRIP_ROWS, last_row)
+                start = 0
+                while True:
+                    steps = min(most_steps, depth - start)
+                    accumulate = args[17] if start == 0 else 1
+                    if pack_b:
+                        for column in range(left, right, PANEL):
+                            pack_panel(
+                                packed + (column - left) * steps * ITEM,
+                                b,
+                                ldb,
+                                transb,
+                                start,
+                                steps,
+                                column,
+                                min(PANEL, right - column),
+                            )
+                    # Element (row, step) of A lies at a_here + (row // 8 * a_tile + row % 8 * a_row + step * a_column) * ITEM.
+                    a_here, a_tile, a_row, a_column = a + (top * lda + start) * ITEM, 8 * lda, lda, 1
+                    if transa:
+                        a_here, a_tile, a_row, a_column = a + (start * lda + top) * ITEM, 8, 1, lda
+                    if pack_a:
+                        pack_rows(block, a_here, lda, transa, bottom - top, steps)
+                        a_here, a_tile, a_row, a_column = block, 8 * STRIP_A_ROW, STRIP_A_ROW, 1
+                        if transa:
+                            a_row, a_column = 1, 8
+                    row = 0
+                    while row < bottom - top:
+                        c_here, c_row = c + ((top + row) * ldc + left) * ITEM, ldc
+                        if alone:
+                            c_here, c_row = strip, STRIP_COLUMNS
+                        done = 0
+                        for column in range(left, right, PANEL):
+                            b_here, b_row = b + (start * ldb + column) * ITEM, ldb
+                            if pack_b:
+                                b_here, b_row = packed + (column - left) * steps * ITEM, PANEL
+                            done = float32_fitting_tile(
+                                bottom - top - row,
+                                a_here + (row // 8 * a_tile + row % 8 * a_row) * ITEM,
+                                a_row,
+                                a_column,
+                                b_here,
+                                b_row,
+                                c_here + (column - left) * ITEM,
+                                c_row,
+                                steps,
+                                min(PANEL, right - column),
+                                accumulate,
+                            )
+                        if start + steps >= depth:
+                            at = line + top + row
+                            call_on_strip(epilogue, args[24], c_here, c_row, at, at + done, left, right)
+                        row += done
+                    start += steps
+                    if start >= depth:
+                        break
 
 
 def row(args, begin, end):

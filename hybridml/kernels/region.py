@@ -18,7 +18,7 @@ import numpy as np
 from hybridml.kernels import control, driver, epilogue, gemm, horizontal, jit, memory, sweep
 from hybridml.kernels.address import Address, Fixed, add_copy
 from hybridml.kernels.emit import emit
-from hybridml.kernels.emit_tile import emit_tile
+from hybridml.kernels.emit_strip import emit_strip
 from hybridml.kernels.group import Fuser, Fusions, Group, Refusal, fused
 from hybridml.kernels.jit import Kernel
 from hybridml.kernels.lower import Check, Lowered, lower
@@ -34,6 +34,7 @@ from hybridml.kernels.steps import (
     gemm_steps,
     is_empty,
     merge_equal_updates,
+    pieces_of_epilogue,
 )
 from hybridml.kernels.views import Place
 from hybridml.kernels.windows import lower_windows
@@ -147,7 +148,7 @@ class Region:
     def _fused(self, graph: Graph) -> Fuser:
         """The graph's groups, as this target can run them."""
         fuser = fused(graph, self._known)
-        epilogue.ride(fuser, lambda n: self._carrier(fuser, n) is not None)
+        epilogue.ride(fuser, functools.partial(self._carries, fuser))
         return fuser
 
     def _merged(self, steps: list[Step]) -> tuple[list[Step], list[Refusal]]:
@@ -173,29 +174,30 @@ class Region:
         self._count(kernel)
         return KernelStep(lowered, kernel, source, reads, writes)
 
-    def _carrier(self, fuser: Fuser, n: Node) -> GemmStep | None:
-        """The product of a node if its tiles can take an epilogue."""
-        steps = gemm_steps(fuser.graph, n, fuser.places, self.threads)
-        if steps is None or len(steps) > 1 or not gemm.takes_epilogue(steps[0].plan, *_columns(n)):
-            return None
-        return steps[0]
+    def _carries(self, fuser: Fuser, n: Node) -> bool:
+        """True if the product of a node has tiles that take an epilogue."""
+        plan = functools.partial(gemm.plan, epilogue=True)
+        steps = gemm_steps(fuser.graph, n, fuser.places, self.threads, plan)
+        return steps is not None and len(steps) == 1 and gemm.carries(steps[0].plan, n.out.shape[-1])
 
     def _with_epilogue(self, g: Group, reads: tuple[Value, ...]) -> GemmStep:
         """A product and what rides in its tiles. Sums down its columns want all rows of a column in one thread."""
         assert g.product is not None
-        n, columns = self.graph.nodes[g.product], gemm.Split.COLUMNS if g.reduced else None
+        n, split = self.graph.nodes[g.product], gemm.Split.COLUMNS if g.reduced else None
         started = time.perf_counter()
-        plan = functools.partial(gemm.plan, split=columns, provider="tiled")
+        outputs = tuple(self._outputs(g))
+        lowered = lower(self.graph, g, self.places, list(outputs))
+        plan = functools.partial(
+            gemm.plan, split=split, provider="strips", chunks=pieces_of_epilogue(lowered, self.threads)
+        )
         steps = gemm_steps(self.graph, n, self.places, self.threads, plan)
         assert steps is not None
         (step,) = steps
-        outputs = tuple(self._outputs(g))
-        lowered = lower(self.graph, g, self.places, list(outputs))
-        name, source = emit_tile(lowered.spec)
+        name, source = emit_strip(lowered.spec)
         self.meter.emit_seconds += time.perf_counter() - started
         kernel = jit.load(source, name, epilogue.SIGNATURE)
         self._count(kernel)
-        place = epilogue.place_of(lowered, n.out, outputs, gemm.fits_tile(step.plan, n.out.dtype.name))
+        place = epilogue.place_of(lowered, n.out, outputs, gemm.fits_strip(step.plan))
         own = {v for i in g.nodes for v in self.graph.nodes[i].outputs}
         beside = tuple([v for v in reads if v not in own])
         step.epilogue = epilogue.Epilogue(lowered, kernel, source, beside, outputs, n.out, place)
@@ -375,7 +377,7 @@ class Region:
         if e is not None:
             words[gemm.Words.EPILOGUE] = e.kernel.address
             words[gemm.Words.EPILOGUE_ARGS] = self._lowered_block(site, e.lowered, given=1)
-            words[gemm.Words.TILE_ALONE] = int(e.place is None)
+            words[gemm.Words.STRIP_ALONE] = int(e.place is None)
         for at, word in places:
             words[word] = at.address
         block = site.table.block(words)
@@ -394,8 +396,3 @@ class Region:
         for a, word in at:
             a.bind(site.table, block, word)
         site.table.run(s.kernel.address, block, s.extent, s.pieces, s.grain)
-
-
-def _columns(n: Node) -> tuple[int, str]:
-    """The columns of a matrix product, and its dtype."""
-    return n.out.shape[-1], n.out.dtype.name

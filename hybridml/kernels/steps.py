@@ -84,6 +84,11 @@ def kernel_nanoseconds(lowered: Lowered) -> float:
     return lowered.work * sum(_cost(s) for s in lowered.spec.body)
 
 
+def pieces_of_epilogue(lowered: Lowered, threads: int) -> int | None:
+    """Threads that an epilogue alone is worth handing a share to; None where the product decides."""
+    return threads if kernel_nanoseconds(lowered) > threads * CHUNK_NANOSECONDS else None
+
+
 def _pieces(nanoseconds: float, extent: int, grain: int, threads: int) -> int:
     if threads == 1:
         return 1
@@ -147,7 +152,7 @@ class HorizontalStep:
 
 @dataclass
 class GemmStep:
-    """One matrix product of a batch, with what is done to its tiles."""
+    """One matrix product of a batch, with what is done to its strips."""
 
     plan: Any  # gemm.Plan on the CPU
     a: tuple[Value, int]  # base and byte offset

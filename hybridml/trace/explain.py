@@ -85,7 +85,7 @@ def _describe(s: Step) -> str:
         return f"{s.node.op.name}, jumps around" + "".join(inner)
     if isinstance(s, GemmStep):
         product = f"{s.title}: {s.flops / 1e6:.2f} Mflop, {s.plan.kernel.name} kernel in {s.plan.chunks} piece(s)"
-        return product if s.epilogue is None else f"{product}, on its tiles {s.epilogue.lowered.spec.title}"
+        return product if s.epilogue is None else f"{product}, on its strips {s.epilogue.lowered.spec.title}"
     if isinstance(s, RoutineStep):
         return s.title
     if isinstance(s, SweepStep):
