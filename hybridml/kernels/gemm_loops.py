@@ -4,12 +4,8 @@
 float32. All matrices are row-major. The words of the argument block are those of `gemm.Words`.
 """
 
-from hybridml.kernels.gemm_pack import (
-    float32_copy,
-    float32_copy_columns,
-    float32_copy_eight,
-    float32_copy_transposed,
-)
+from hybridml.kernels.gemm_cost import STEPS
+from hybridml.kernels.gemm_pack import float32_copy, float32_copy_columns, float32_copy_transposed
 from hybridml.kernels.gemm_tile import (
     float32_call_blas,
     float32_dots,
@@ -36,14 +32,9 @@ from hybridml.kernels.native import (
 
 WIDTH = float32_width
 PANEL = 2 * WIDTH
-STEPS = 32768 // (
-    PANEL * ITEM
-)  # a packed panel of B takes 32 KiB of stack, two thirds of a first-level cache
-BLOCK_ROWS = 1024 // ITEM  # rows of A that are packed at once: a quarter of a second-level cache
-A_ROW = (
-    STEPS + 16
-)  # from one packed row of A to the next, no power of two: rows must not meet in one cache set
-A_TILE = 8 * STEPS + 16  # likewise for packed columns of A, eight elements of each
+PANEL_BYTES = STEPS * PANEL * ITEM  # of B, packed, on the stack: half of a first-level cache
+BLOCK_ROWS = 1024 // ITEM  # rows of A that a panel of B serves: with STEPS of each, half of a second-level cache
+A_ROW = STEPS + 16  # from one packed row of A to the next, no power of two: rows must not meet in one cache set
 A_BYTES = BLOCK_ROWS * A_ROW * ITEM
 MANY_ROWS = 128  # rows of A that use a panel of B before packing it pays
 MANY_PANELS = 16  # panels of B that use a block of A before packing it pays
@@ -58,6 +49,30 @@ def start_of(args, operand, entry):
         args[6 + 2 * operand]
         + (entry // inner * args[20 + operand] + entry % inner * args[13 + operand]) * ITEM
     )
+
+
+@device
+def part(size, most):
+    """The size of parts that are at most so large, as many as needed, alike."""
+    parts = (size + most - 1) // most
+    return (size + parts - 1) // parts if parts > 0 else 1
+
+
+@device
+def transpose(to, to_row, of, of_row, rows, columns):
+    """Rows of a matrix become columns, in blocks; the last ones overlap those before."""
+    if rows >= WIDTH and columns >= WIDTH:
+        for row in range(0, rows, WIDTH):
+            i = min(row, rows - WIDTH)
+            for column in range(0, columns, WIDTH):
+                j = min(column, columns - WIDTH)
+                float32_copy_transposed(
+                    to + (j * to_row + i) * ITEM, to_row, of + (i * of_row + j) * ITEM, of_row
+                )
+    else:
+        for i in range(rows):
+            for j in range(columns):
+                float32_copy(to, j * to_row + i, of, i * of_row + j)
 
 
 def tiled(args, begin, end):
@@ -82,14 +97,10 @@ def tiled(args, begin, end):
     # Columns of A that lie far apart, or rows that meet in the same cache sets, are gathered once for all panels.
     far = lda * ITEM >= FAR_APART and (transa or lda * ITEM % 4096 == 0)
     pack_a = far and rows >= 8 and depth >= 16 and last_column - first_column >= MANY_PANELS * PANEL
-    panel = scratch(32768)
+    panel = scratch(PANEL_BYTES)
     block = scratch(A_BYTES)
-    most_rows = rows
-    most_steps = depth
-    if pack_a:
-        most_rows = BLOCK_ROWS
-    if pack_a or pack_b:
-        most_steps = STEPS
+    most_rows = part(rows, BLOCK_ROWS)
+    most_steps = part(depth, STEPS)
     for entry in range(first_entry, last_entry):
         a = start_of(args, 0, entry)
         b = start_of(args, 1, entry)
@@ -101,46 +112,23 @@ def tiled(args, begin, end):
             while True:
                 steps = min(most_steps, depth - start)
                 accumulate = args[17] if start == 0 else 1
-                # Element (row, step) of A lies at a_here + (row // 8 * a_tile + row % 8 * a_row + step * a_column) * ITEM.
-                if not pack_a:
-                    a_here, a_tile, a_row, a_column = a + (top * lda + start) * ITEM, 8 * lda, lda, 1
+                # Element (row, step) of A lies at a_here + (row * a_row + step * a_column) * ITEM.
+                a_here, a_row, a_column = a + (top * lda + start) * ITEM, lda, 1
+                if transa:
+                    a_here, a_row, a_column = a + (start * lda + top) * ITEM, 1, lda
+                if pack_a:
                     if transa:
-                        a_here, a_tile, a_row, a_column = a + (start * lda + top) * ITEM, 8, 1, lda
-                elif transa:
-                    a_here, a_tile, a_row, a_column = block, A_TILE, 1, 8
-                    whole_rows = (bottom - top) // 8 * 8
-                    for step in range(steps):
-                        of = a + ((start + step) * lda + top) * ITEM
-                        to = block + step * 8 * ITEM
-                        for row in range(0, whole_rows, 8):
-                            float32_copy_eight(to + row // 8 * A_TILE * ITEM, of + row * ITEM)
-                        for row in range(whole_rows, bottom - top):
-                            float32_copy(to, row // 8 * A_TILE + row % 8, of, row)
-                else:
-                    a_here, a_tile, a_row, a_column = block, 8 * A_ROW, A_ROW, 1
-                    for row in range(bottom - top):
-                        copy_bytes(
-                            block + row * A_ROW * ITEM, a + ((top + row) * lda + start) * ITEM, steps * ITEM
-                        )
+                        transpose(block, A_ROW, a_here, lda, steps, bottom - top)
+                    else:
+                        for row in range(bottom - top):
+                            copy_bytes(block + row * A_ROW * ITEM, a_here + row * lda * ITEM, steps * ITEM)
+                    a_here, a_row, a_column = block, A_ROW, 1
                 for column in range(first_column, last_column, PANEL):
                     columns = min(PANEL, last_column - column)
                     b_here, b_row = b + (start * ldb + column) * ITEM, ldb
                     if transb:
+                        transpose(panel, PANEL, b + (column * ldb + start) * ITEM, ldb, columns, steps)
                         b_here, b_row = panel, PANEL
-                        b_first = b + (column * ldb + start) * ITEM
-                        whole_columns = columns // WIDTH * WIDTH
-                        whole_steps = steps // WIDTH * WIDTH
-                        for step in range(0, whole_steps, WIDTH):
-                            for j in range(0, whole_columns, WIDTH):
-                                float32_copy_transposed(
-                                    panel + (step * PANEL + j) * ITEM,
-                                    PANEL,
-                                    b_first + (j * ldb + step) * ITEM,
-                                    ldb,
-                                )
-                        for j in range(columns):
-                            for step in range(0 if j >= whole_columns else whole_steps, steps):
-                                float32_copy(panel, step * PANEL + j, b_first, j * ldb + step)
                     elif pack_b:
                         for step in range(steps):
                             float32_copy_columns(
@@ -151,7 +139,7 @@ def tiled(args, begin, end):
                     while row < bottom - top:
                         row += float32_fitting_tile(
                             bottom - top - row,
-                            a_here + (row // 8 * a_tile + row % 8 * a_row) * ITEM,
+                            a_here + row * a_row * ITEM,
                             a_row,
                             a_column,
                             b_here,
