@@ -2,7 +2,7 @@
 
 Bias, activation, an activation's gradient, scaling, a residual, dropout, the update of a weight from its gradient, and sums down the
 columns (a bias's gradient): a fusion group over the product's elements that nothing else has to wait for rides in its strips. A
-strip is eight rows, as high as a tile of the product, and some tiles long; its numbers lie in the first-level cache, and a result
+strip is as high as a tile of the product and some tiles long; its numbers lie in the first-level cache, and a result
 that nobody else reads never goes any farther. (A tile alone is too narrow: rows that lie a power of two apart would meet in one set
 of that cache, and the streams of an optimiser's state would be cut into pieces of a line each.)
 

@@ -22,9 +22,6 @@ _VECTORS = (("avx512f", (64, 0.5)), ("avx2", (32, 0.9)))
 
 _NUMBER_LIMIT = 2**31
 
-STRIP_STEPS = 256
-"""Steps along the summed axis that products with an epilogue take at once, if there are more than twice as many."""
-
 
 class Words(IntEnum):
     """The argument block of a matrix product. Strides and leading dimensions count elements."""
@@ -236,7 +233,7 @@ def carries(p: Plan, n: int) -> bool:
 
 def fits_strip(p: Plan) -> bool:
     """True if a strip of C is summed up in one go, so that C need not be kept between."""
-    return p.template[Words.K] <= 2 * STRIP_STEPS
+    return p.template[Words.K] <= 2 * gemm_cost.STEPS
 
 
 def load(entry: str, dtype: str) -> Kernel:

@@ -21,6 +21,9 @@ PACK = 0.1
 BLOCK_ROWS = 256
 """Rows of A that share one packed panel of B."""
 
+STEPS = 256
+"""Elements along the summed axis that are summed up in registers; longer sums are made of parts."""
+
 HAND_OVER = 1500.0
 """Cycles to share a product with other threads and wait for the last."""
 

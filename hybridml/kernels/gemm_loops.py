@@ -4,14 +4,10 @@
 float32. All matrices are row-major. The words of the argument block are those of `gemm.Words`.
 """
 
-from hybridml.kernels.gemm import STRIP_STEPS
-from hybridml.kernels.gemm_pack import (
-    float32_copy,
-    float32_copy_columns,
-    float32_copy_eight,
-    float32_copy_transposed,
-)
+from hybridml.kernels.gemm_cost import STEPS
+from hybridml.kernels.gemm_pack import float32_copy, float32_copy_columns, float32_copy_transposed
 from hybridml.kernels.gemm_tile import (
+    TILE_ROWS,
     float32_call_blas,
     float32_dots,
     float32_fitting_tile,
@@ -38,24 +34,18 @@ from hybridml.kernels.native import (
 
 WIDTH = float32_width
 PANEL = 2 * WIDTH
-STEPS = 32768 // (
-    PANEL * ITEM
-)  # a packed panel of B takes 32 KiB of stack, two thirds of a first-level cache
-BLOCK_ROWS = 1024 // ITEM  # rows of A that are packed at once: a quarter of a second-level cache
-A_ROW = (
-    STEPS + 16
-)  # from one packed row of A to the next, no power of two: rows must not meet in one cache set
-A_TILE = 8 * STEPS + 16  # likewise for packed columns of A, eight elements of each
+PANEL_BYTES = STEPS * PANEL * ITEM  # of B, packed, on the stack: half of a first-level cache
+BLOCK_ROWS = 1024 // ITEM  # rows of A that a panel of B serves: with STEPS of each, half of a second-level cache
+A_ROW = STEPS + 16  # from one packed row of A to the next, no power of two: rows must not meet in one cache set
 A_BYTES = BLOCK_ROWS * A_ROW * ITEM
 MANY_ROWS = 128  # rows of A that use a panel of B before packing it pays
 MANY_PANELS = 16  # panels of B that use a block of A before packing it pays
 FAR_APART = 1024  # bytes
-STRIP_COLUMNS = 256  # of C that an epilogue is given at once, eight rows of them
-STRIP_BYTES = STRIP_COLUMNS * STRIP_STEPS * ITEM  # of packed panels of B: a quarter or half of a second-level cache
-STRIP_ROWS = 256  # of A that share packed strips of B
-STRIP_A_ROW = 2 * STRIP_STEPS + 16  # from one packed row of A to the next, and for packed columns, eight elements of each
-STRIP_A_BYTES = STRIP_ROWS * STRIP_A_ROW * ITEM
+STRIP_COLUMNS = 256  # of C that an epilogue is given at once, of as many rows as a tile has
+STRIP_STEPS = 2 * STEPS  # along the summed axis, if a strip can be summed up along so many in one go
+STRIP_BYTES = STRIP_COLUMNS * STEPS * ITEM  # of packed panels of B: a quarter or half of a second-level cache
 STRIP_MANY_ROWS = 64  # rows of A that use a packed strip of B before packing it pays
+STRIP_A_ROW = STRIP_STEPS + 16
 
 
 @device
@@ -69,37 +59,44 @@ def start_of(args, operand, entry):
 
 
 @device
-def pack_rows(block, a, lda, transa, rows, steps):
-    """Some rows of A on some steps: a row's elements side by side, or eight rows' if A is transposed."""
+def part(size, most):
+    """The size of parts that are at most so large, as many as needed, alike."""
+    parts = (size + most - 1) // most
+    return (size + parts - 1) // parts if parts > 0 else 1
+
+
+@device
+def transpose(to, to_row, of, of_row, rows, columns):
+    """Rows of a matrix become columns, in blocks; the last ones overlap those before."""
+    if rows >= WIDTH and columns >= WIDTH:
+        for row in range(0, rows, WIDTH):
+            i = min(row, rows - WIDTH)
+            for column in range(0, columns, WIDTH):
+                j = min(column, columns - WIDTH)
+                float32_copy_transposed(
+                    to + (j * to_row + i) * ITEM, to_row, of + (i * of_row + j) * ITEM, of_row
+                )
+    else:
+        for i in range(rows):
+            for j in range(columns):
+                float32_copy(to, j * to_row + i, of, i * of_row + j)
+
+
+@device
+def pack_rows(block, block_row, a, lda, transa, rows, steps):
+    """Some rows of A on some steps, side by side."""
     if transa:
-        whole_rows = rows // 8 * 8
-        for step in range(steps):
-            of = a + step * lda * ITEM
-            to = block + step * 8 * ITEM
-            for row in range(0, whole_rows, 8):
-                float32_copy_eight(to + row * STRIP_A_ROW * ITEM, of + row * ITEM)
-            for row in range(whole_rows, rows):
-                float32_copy(to, row // 8 * 8 * STRIP_A_ROW + row % 8, of, row)
+        transpose(block, block_row, a, lda, steps, rows)
     else:
         for row in range(rows):
-            copy_bytes(block + row * STRIP_A_ROW * ITEM, a + row * lda * ITEM, steps * ITEM)
+            copy_bytes(block + row * block_row * ITEM, a + row * lda * ITEM, steps * ITEM)
 
 
 @device
 def pack_panel(panel, b, ldb, transb, start, steps, column, columns):
     """Some columns of B, up to a panel, on some steps: PANEL elements a step."""
     if transb:
-        b_first = b + (column * ldb + start) * ITEM
-        whole_columns = columns // WIDTH * WIDTH
-        whole_steps = steps // WIDTH * WIDTH
-        for step in range(0, whole_steps, WIDTH):
-            for j in range(0, whole_columns, WIDTH):
-                float32_copy_transposed(
-                    panel + (step * PANEL + j) * ITEM, PANEL, b_first + (j * ldb + step) * ITEM, ldb
-                )
-        for j in range(columns):
-            for step in range(0 if j >= whole_columns else whole_steps, steps):
-                float32_copy(panel, step * PANEL + j, b_first, j * ldb + step)
+        transpose(panel, PANEL, b + (column * ldb + start) * ITEM, ldb, columns, steps)
     else:
         for step in range(steps):
             float32_copy_columns(
@@ -129,14 +126,10 @@ def tiled(args, begin, end):
     # Columns of A that lie far apart, or rows that meet in the same cache sets, are gathered once for all panels.
     far = lda * ITEM >= FAR_APART and (transa or lda * ITEM % 4096 == 0)
     pack_a = far and rows >= 8 and depth >= 16 and last_column - first_column >= MANY_PANELS * PANEL
-    panel = scratch(32768)
+    panel = scratch(PANEL_BYTES)
     block = scratch(A_BYTES)
-    most_rows = rows
-    most_steps = depth
-    if pack_a:
-        most_rows = BLOCK_ROWS
-    if pack_a or pack_b:
-        most_steps = STEPS
+    most_rows = part(rows, BLOCK_ROWS)
+    most_steps = part(depth, STEPS)
     for entry in range(first_entry, last_entry):
         a = start_of(args, 0, entry)
         b = start_of(args, 1, entry)
@@ -148,57 +141,24 @@ def tiled(args, begin, end):
             while True:
                 steps = min(most_steps, depth - start)
                 accumulate = args[17] if start == 0 else 1
-                # Element (row, step) of A lies at a_here + (row // 8 * a_tile + row % 8 * a_row + step * a_column) * ITEM.
-                if not pack_a:
-                    a_here, a_tile, a_row, a_column = a + (top * lda + start) * ITEM, 8 * lda, lda, 1
-                    if transa:
-                        a_here, a_tile, a_row, a_column = a + (start * lda + top) * ITEM, 8, 1, lda
-                elif transa:
-                    a_here, a_tile, a_row, a_column = block, A_TILE, 1, 8
-                    whole_rows = (bottom - top) // 8 * 8
-                    for step in range(steps):
-                        of = a + ((start + step) * lda + top) * ITEM
-                        to = block + step * 8 * ITEM
-                        for row in range(0, whole_rows, 8):
-                            float32_copy_eight(to + row // 8 * A_TILE * ITEM, of + row * ITEM)
-                        for row in range(whole_rows, bottom - top):
-                            float32_copy(to, row // 8 * A_TILE + row % 8, of, row)
-                else:
-                    a_here, a_tile, a_row, a_column = block, 8 * A_ROW, A_ROW, 1
-                    for row in range(bottom - top):
-                        copy_bytes(
-                            block + row * A_ROW * ITEM, a + ((top + row) * lda + start) * ITEM, steps * ITEM
-                        )
+                # Element (row, step) of A lies at a_here + (row * a_row + step * a_column) * ITEM.
+                a_here, a_row, a_column = a + (top * lda + start) * ITEM, lda, 1
+                if transa:
+                    a_here, a_row, a_column = a + (start * lda + top) * ITEM, 1, lda
+                if pack_a:
+                    pack_rows(block, A_ROW, a_here, lda, transa, bottom - top, steps)
+                    a_here, a_row, a_column = block, A_ROW, 1
                 for column in range(first_column, last_column, PANEL):
                     columns = min(PANEL, last_column - column)
                     b_here, b_row = b + (start * ldb + column) * ITEM, ldb
-                    if transb:
-                        b_here, b_row = panel, PANEL
-                        b_first = b + (column * ldb + start) * ITEM
-                        whole_columns = columns // WIDTH * WIDTH
-                        whole_steps = steps // WIDTH * WIDTH
-                        for step in range(0, whole_steps, WIDTH):
-                            for j in range(0, whole_columns, WIDTH):
-                                float32_copy_transposed(
-                                    panel + (step * PANEL + j) * ITEM,
-                                    PANEL,
-                                    b_first + (j * ldb + step) * ITEM,
-                                    ldb,
-                                )
-                        for j in range(columns):
-                            for step in range(0 if j >= whole_columns else whole_steps, steps):
-                                float32_copy(panel, step * PANEL + j, b_first, j * ldb + step)
-                    elif pack_b:
-                        for step in range(steps):
-                            float32_copy_columns(
-                                2, panel + step * PANEL * ITEM, b_here + step * ldb * ITEM, columns
-                            )
+                    if pack_b:
+                        pack_panel(panel, b, ldb, transb, start, steps, column, columns)
                         b_here, b_row = panel, PANEL
                     row = 0
                     while row < bottom - top:
                         row += float32_fitting_tile(
                             bottom - top - row,
-                            a_here + (row // 8 * a_tile + row % 8 * a_row) * ITEM,
+                            a_here + row * a_row * ITEM,
                             a_row,
                             a_column,
                             b_here,
@@ -216,7 +176,7 @@ def tiled(args, begin, end):
 
 
 def strips(args, begin, end):
-    """Tiles of C, side by side along a strip of eight rows, on which an epilogue (word 23) is called as soon as it is summed up.
+    """Tiles of C, side by side along a strip as high as they are, on which an epilogue (word 23) is called as soon as it is summed up.
 
     The epilogue has an argument block of its own (24) and counts rows over all entries, from word 26 on. If nobody else wants C (25),
     a strip of it lies on the stack, and is summed up in one go.
@@ -241,13 +201,14 @@ def strips(args, begin, end):
     pack_b = transb or rows >= STRIP_MANY_ROWS
     far = lda * ITEM >= FAR_APART and (transa or lda * ITEM % 4096 == 0)
     pack_a = far and rows >= 8 and depth >= 16 and last_column - first_column >= 4 * PANEL
-    wide, most_steps = STRIP_COLUMNS, STRIP_STEPS
-    if depth <= 2 * STRIP_STEPS:
+    most_rows = part(rows, BLOCK_ROWS)
+    most_steps, wide = part(depth, STEPS), STRIP_COLUMNS
+    if depth <= STRIP_STEPS:
         most_steps = max(depth, 1)
         wide = min(wide, STRIP_BYTES // ITEM // most_steps // PANEL * PANEL)
     packed = scratch(STRIP_BYTES)
-    block = scratch(STRIP_A_BYTES)
-    strip = scratch(8 * STRIP_COLUMNS * ITEM)
+    block = scratch(BLOCK_ROWS * STRIP_A_ROW * ITEM)
+    strip = scratch(TILE_ROWS * STRIP_COLUMNS * ITEM)
     for entry in range(first_entry, last_entry):
         a = start_of(args, 0, entry)
         b = start_of(args, 1, entry)
@@ -255,33 +216,24 @@ def strips(args, begin, end):
         line = args[26] + entry * args[3]
         for left in range(first_column, last_column, wide):
             right = min(left + wide, last_column)
-            for top in range(first_row, last_row, STRIP_ROWS):
-                bottom = min(top + STRIP_ROWS, last_row)
+            top = first_row
+            while top < last_row:
+                bottom = min(top + most_rows, last_row)
                 start = 0
                 while True:
                     steps = min(most_steps, depth - start)
                     accumulate = args[17] if start == 0 else 1
                     if pack_b:
                         for column in range(left, right, PANEL):
-                            pack_panel(
-                                packed + (column - left) * steps * ITEM,
-                                b,
-                                ldb,
-                                transb,
-                                start,
-                                steps,
-                                column,
-                                min(PANEL, right - column),
-                            )
-                    # Element (row, step) of A lies at a_here + (row // 8 * a_tile + row % 8 * a_row + step * a_column) * ITEM.
-                    a_here, a_tile, a_row, a_column = a + (top * lda + start) * ITEM, 8 * lda, lda, 1
+                            panel = packed + (column - left) * steps * ITEM
+                            pack_panel(panel, b, ldb, transb, start, steps, column, min(PANEL, right - column))
+                    # Element (row, step) of A lies at a_here + (row * a_row + step * a_column) * ITEM.
+                    a_here, a_row, a_column = a + (top * lda + start) * ITEM, lda, 1
                     if transa:
-                        a_here, a_tile, a_row, a_column = a + (start * lda + top) * ITEM, 8, 1, lda
+                        a_here, a_row, a_column = a + (start * lda + top) * ITEM, 1, lda
                     if pack_a:
-                        pack_rows(block, a_here, lda, transa, bottom - top, steps)
-                        a_here, a_tile, a_row, a_column = block, 8 * STRIP_A_ROW, STRIP_A_ROW, 1
-                        if transa:
-                            a_row, a_column = 1, 8
+                        pack_rows(block, STRIP_A_ROW, a_here, lda, transa, bottom - top, steps)
+                        a_here, a_row, a_column = block, STRIP_A_ROW, 1
                     row = 0
                     while row < bottom - top:
                         c_here, c_row = c + ((top + row) * ldc + left) * ITEM, ldc
@@ -294,7 +246,7 @@ def strips(args, begin, end):
                                 b_here, b_row = packed + (column - left) * steps * ITEM, PANEL
                             done = float32_fitting_tile(
                                 bottom - top - row,
-                                a_here + (row // 8 * a_tile + row % 8 * a_row) * ITEM,
+                                a_here + row * a_row * ITEM,
                                 a_row,
                                 a_column,
                                 b_here,
@@ -312,6 +264,7 @@ def strips(args, begin, end):
                     start += steps
                     if start >= depth:
                         break
+                top = bottom
 
 
 def row(args, begin, end):

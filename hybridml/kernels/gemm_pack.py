@@ -33,22 +33,6 @@ def _make_copy(element: ir.Type) -> Any:
     return copy
 
 
-def _make_copy_eight(element: ir.Type) -> Any:
-    @intrinsic
-    def copy_eight(typingctx, to, of):  # type: ignore[no-untyped-def]
-        """Move eight neighbouring elements."""
-
-        def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-            to, of = [builder.inttoptr(v, ir.VectorType(element, 8).as_pointer()) for v in values]
-            size = Emitter(builder, element).item_bytes
-            builder.store(builder.load(of, align=size), to, align=size)
-            return context.get_dummy_value()
-
-        return types.none(types.int64, types.int64), codegen
-
-    return copy_eight
-
-
 def _make_copy_columns(element: ir.Type) -> Any:
     @intrinsic(prefer_literal=True)
     def copy_columns(typingctx, vectors, to, of, columns):  # type: ignore[no-untyped-def]
@@ -105,8 +89,6 @@ def _make_copy_transposed(element: ir.Type) -> Any:
 
 float32_copy = _make_copy(ir.FloatType())
 float64_copy = _make_copy(ir.DoubleType())
-float32_copy_eight = _make_copy_eight(ir.FloatType())
-float64_copy_eight = _make_copy_eight(ir.DoubleType())
 float32_copy_columns = _make_copy_columns(ir.FloatType())
 float64_copy_columns = _make_copy_columns(ir.DoubleType())
 float32_copy_transposed = _make_copy_transposed(ir.FloatType())

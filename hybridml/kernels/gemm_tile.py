@@ -1,9 +1,10 @@
 """The vector code of the generated matrix product: a tile of C held in registers.
 
-Numba has no vector types, so these intrinsics write LLVM vectors. ``*_tile`` computes a few rows and one or
-two vectors of columns of C at once: for each step along the summed axis it loads the vectors of B, and
-multiplies them by one element of A for each row. ``*_dots`` computes a few elements of one column of C from
-operands that lie along the summed axis.
+Numba has no vector types, so these intrinsics write LLVM vectors. ``*_tile`` computes a few rows and some
+vectors of columns of C at once: for each step along the summed axis it loads the vectors of B, and
+multiplies them by one element of A for each row. ``*_fitting_tile`` chooses the rows so that the tiles of a
+block are alike. ``*_dots`` computes a few elements of one column of C from operands that lie along the
+summed axis.
 
 Every operand is an int64 address, every stride a number of elements. Columns beyond the last are masked.
 """
@@ -22,9 +23,9 @@ from hybridml.kernels.language.functions import intrinsic
 
 _FEATURES = llvm.get_host_cpu_features()
 VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx2") else 16
-# With 32 registers eight rows of two vectors fit beside what is loaded, with 16 only four.
-_ROWS_AT_ONCE = 8 if _FEATURES.get("avx512f") or not _FEATURES.get("sse2") else 4
-_TILE_ROWS = 8
+# Two vectors of columns for each row are added to: with 16 registers six rows leave room for two vectors of B, one element of A and
+# the mask of a last column; with 32 (AVX-512, NEON) eight are enough to hide how long a multiply-add takes.
+TILE_ROWS = 8 if _FEATURES.get("avx512f") or not _FEATURES.get("sse2") else 6
 _FREE_MASKS = bool(_FEATURES.get("avx512f"))
 
 float32_width = VECTOR_BYTES // 4
@@ -123,77 +124,86 @@ class Emitter:
 
 
 def _emit_tile(builder: Any, element: ir.Type, rows: int, vectors: int, values: Sequence[Any]) -> None:
+    """Rows and vectors of C, whose columns may be any number of these vectors' lanes."""
     columns = values[8]
     emit = Emitter(builder, element)
-    if _FREE_MASKS:
-        _emit_tile_body(builder, emit, rows, vectors, values, masked=True)
-        return
+    partial = [emit.first_lanes(builder.sub(columns, _I64(v * emit.width))) for v in range(vectors)]
     full = builder.icmp_signed(">=", columns, _I64(vectors * emit.width))
+    _emit_full_or_masked(builder, emit, rows, values, full, partial)
+
+
+def _emit_full_or_masked(
+    builder: Any, emit: Emitter, rows: int, values: Sequence[Any], full: Any, masks: Sequence[Any | None]
+) -> None:
+    if _FREE_MASKS:
+        _emit_tile_body(builder, emit, rows, values, masks)
+        return
     with builder.if_else(full) as (then, otherwise):
         with then:
-            _emit_tile_body(builder, emit, rows, vectors, values, masked=False)
+            _emit_tile_body(builder, emit, rows, values, [None] * len(masks))
         with otherwise:
-            _emit_tile_body(builder, emit, rows, vectors, values, masked=True)
+            _emit_tile_body(builder, emit, rows, values, masks)
 
 
 def _emit_tile_body(
-    builder: Any, emit: Emitter, rows: int, vectors: int, values: Sequence[Any], masked: bool
+    builder: Any, emit: Emitter, rows: int, values: Sequence[Any], masks: Sequence[Any | None]
 ) -> None:
-    a, a_row, a_column, b, b_row, c, c_row, depth, columns, accumulate = values
-    width = emit.width
-    masks = [
-        emit.first_lanes(builder.sub(columns, _I64(v * width))) if masked else None for v in range(vectors)
-    ]
-    for first in range(0, rows, _ROWS_AT_ONCE):
-        block = range(first, min(first + _ROWS_AT_ONCE, rows))
-        sums = {(r, v): place for r in block for v, place in enumerate(emit.variables(vectors))}
-        row_starts = {r: emit.address(a, builder.mul(a_row, _I64(r))) for r in block}
-        for r in block:  # while the sums are made, the lines of C that they are stored to arrive
-            for v in range(vectors):
-                emit.prefetch(emit.address(c, builder.mul(c_row, _I64(r)), _I64(v * width)), write=True)
-        with cgutils.for_range(builder, depth, intp=_I64) as loop:
-            step = builder.mul(loop.index, b_row)
-            b_vectors = [emit.load(emit.address(b, step, _I64(v * width)), masks[v]) for v in range(vectors)]
-            across = builder.mul(loop.index, a_column)
-            for r in block:
-                factor = emit.splat(emit.scalar(emit.address(row_starts[r], across)), emit.vector)
-                for v in range(vectors):
-                    emit.multiply_add(sums[r, v], factor, b_vectors[v])
-        for r in block:
-            for v in range(vectors):
-                place = emit.address(c, builder.mul(c_row, _I64(r)), _I64(v * width))
-                with builder.if_then(cgutils.is_not_null(builder, accumulate)):
-                    builder.store(
-                        builder.fadd(builder.load(sums[r, v]), emit.load(place, masks[v])), sums[r, v]
-                    )
-                emit.store(builder.load(sums[r, v]), place, masks[v])
+    a, a_row, a_column, b, b_row, c, c_row, depth, _, accumulate = values
+    vectors = range(len(masks))
+    sums = {(r, v): place for r in range(rows) for v, place in enumerate(emit.variables(len(masks)))}
+    row_starts = [emit.address(a, builder.mul(a_row, _I64(r))) for r in range(rows)]
+    places = {
+        (r, v): emit.address(c, builder.mul(c_row, _I64(r)), _I64(v * emit.width)) for r, v in sums
+    }
+    for place in places.values():  # while the sums are made, the lines of C that they are stored to arrive
+        emit.prefetch(place, write=True)
+    with cgutils.for_range(builder, depth, intp=_I64) as loop:
+        step = builder.mul(loop.index, b_row)
+        b_vectors = [emit.load(emit.address(b, step, _I64(v * emit.width)), masks[v]) for v in vectors]
+        across = builder.mul(loop.index, a_column)
+        for r in range(rows):
+            factor = emit.splat(emit.scalar(emit.address(row_starts[r], across)), emit.vector)
+            for v in vectors:
+                emit.multiply_add(sums[r, v], factor, b_vectors[v])
+    with builder.if_then(cgutils.is_not_null(builder, accumulate)):
+        for (r, v), place in places.items():
+            total = builder.fadd(builder.load(sums[r, v]), emit.load(place, masks[v]))
+            builder.store(total, sums[r, v])
+    for (r, v), place in places.items():
+        emit.store(builder.load(sums[r, v]), place, masks[v])
 
 
 def _emit_fitting_tile(builder: Any, element: ir.Type, left: Any, values: Sequence[Any]) -> Any:
-    """The highest tile of 8, 4, 2 or 1 rows that ``left`` rows fill, one or two vectors wide; its rows."""
-    width = VECTOR_BYTES // (4 if element == ir.FloatType() else 8)
-    done = cgutils.alloca_once(builder, _I64)
+    """One or two vectors of columns, and as many rows as make the tiles of ``left`` rows alike; how many these are.
 
-    def either_width(rows: int) -> None:
-        builder.store(_I64(rows), done)
-        with builder.if_else(builder.icmp_signed("<=", values[8], _I64(width))) as (narrow, wide):
+    A last tile of few rows would wait for its own results: a multiply-add takes four cycles, and a core starts two in each.
+    """
+    emit = Emitter(builder, element)
+    columns = values[8]
+
+    def rounded_up(x: Any, y: Any) -> Any:
+        return builder.udiv(builder.sub(builder.add(x, y), _I32(1)), y)
+
+    count = builder.trunc(left, _I32)
+    rows = rounded_up(count, rounded_up(count, _I32(TILE_ROWS)))
+    last = [emit.first_lanes(builder.sub(columns, _I64(v * emit.width))) for v in range(2)]
+    none, end = builder.append_basic_block("none"), builder.append_basic_block("tile_end")
+    choice = builder.switch(rows, none)
+    for r in range(1, TILE_ROWS + 1):
+        block = builder.append_basic_block(f"rows_{r}")
+        choice.add_case(_I32(r), block)
+        builder.position_at_end(block)
+        with builder.if_else(builder.icmp_signed("<=", columns, _I64(emit.width))) as (narrow, wide):
             with narrow:
-                _emit_tile(builder, element, rows, 1, values)
+                _emit_tile_body(builder, emit, r, values, [last[0]])
             with wide:
-                _emit_tile(builder, element, rows, 2, values)
-
-    def from_rows(rows: int) -> None:
-        if rows == 1:
-            either_width(1)
-            return
-        with builder.if_else(builder.icmp_signed(">=", left, _I64(rows))) as (enough, fewer):
-            with enough:
-                either_width(rows)
-            with fewer:
-                from_rows(rows // 2)
-
-    from_rows(_TILE_ROWS)
-    return builder.load(done)
+                full = builder.icmp_signed(">=", columns, _I64(2 * emit.width))
+                _emit_full_or_masked(builder, emit, r, values, full, [None, last[1]])
+        builder.branch(end)
+    builder.position_at_end(none)
+    builder.unreachable()
+    builder.position_at_end(end)
+    return builder.zext(rows, _I64)
 
 
 def _emit_dots(builder: Any, element: ir.Type, rows: int, values: Sequence[Any]) -> None:
@@ -243,7 +253,7 @@ def _make_fitting_tile(element: ir.Type) -> Any:
     def fitting_tile(  # type: ignore[no-untyped-def]
         typingctx, left, a, a_row, a_column, b, b_row, c, c_row, depth, columns, accumulate
     ):
-        """As ``tile`` for up to two vectors of columns, and for as many of ``left`` rows as it returns."""
+        """As ``tile`` for up to two vectors of columns, and for as many of ``left`` rows as it returns, at most `TILE_ROWS`."""
 
         def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
             return _emit_fitting_tile(builder, element, values[0], values[1:])
