@@ -31,8 +31,8 @@ class Arguments:
         self._scalar_names: dict[tuple[str, np.dtype], str] = {}
         self.axes = [Axis("", "")] * len(geometry.sizes)
         self._name_axes()
-        if geometry.strip is not None:
-            self._add_strip(geometry.strip)
+        if geometry.product is not None:
+            self._add_block(geometry.product)
 
     def _name_axes(self) -> None:
         geometry = self._geometry
@@ -41,12 +41,15 @@ class Arguments:
                 name = f"{letter}{position}" if len(members) > 1 else letter
                 self.axes[k] = Axis(name, self._word(f"n_{name}", geometry.sizes[k]))
 
-    def _add_strip(self, product: Value) -> None:
-        """The matrix product whose strips are visited comes first: a strip's own address and row length are at hand."""
+    def _add_block(self, product: Value) -> None:
+        """The matrix product whose blocks are visited comes first: a block's own address and row length are at hand."""
         strides = (self._geometry.sizes[1], 1)
-        strip = self._operand(False, product, 0, strides)
+        block = self._operand(False, product, 0, strides)
         rows, columns = self.axes
-        self._reads[product, strides, 0] = strip, f"({rows.name} - begin) * strip_row + {columns.name} - first"
+        self._reads[product, strides, 0] = (
+            block,
+            f"({rows.name} - begin) * block_row + {columns.name} - first",
+        )
 
     def _word(self, name: str, value: int) -> str:
         self.words.append(name)

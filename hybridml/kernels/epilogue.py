@@ -1,10 +1,10 @@
-"""Epilogues: what happens to a matrix product's result element by element, done on each strip of it as soon as that is summed up.
+"""Epilogues: what happens to a matrix product's result element by element, done on each block of it as soon as that is summed up.
 
 Bias, activation, an activation's gradient, scaling, a residual, dropout, the update of a weight from its gradient, and sums down the
-columns (a bias's gradient): a fusion group over the product's elements that nothing else has to wait for rides in its strips. A
-strip is as high as a tile of the product and some tiles long; its numbers lie in the first-level cache, and a result
-that nobody else reads never goes any farther. (A tile alone is too narrow: rows that lie a power of two apart would meet in one set
-of that cache, and the streams of an optimiser's state would be cut into pieces of a line each.)
+columns (a bias's gradient): a fusion group over the product's elements that nothing else has to wait for rides in its blocks. A
+block's numbers lie in a near cache, and a result that nobody else reads never goes any farther. (A register tile alone would be too
+narrow: rows that lie a power of two apart meet in one set of the cache, and the streams of an optimiser's state would be cut into
+pieces of a line each. Tile by tile was measured, and slower than a kernel of its own.)
 
 No product is compiled for an epilogue: the group becomes a kernel of its own over a rectangle of rows and columns, whose address is a
 word of the product's argument block (cuBLASLt's and CUTLASS's epilogues are the same idea, fixed when the library is compiled).
@@ -28,14 +28,14 @@ from hybridml.kernels.walk import Walk
 from hybridml.trace.graph import Node, Value
 
 SIGNATURE = "void(CPointer(int64), int64, int64, int64, int64, int64, int64)"
-"""(argument block, address of the strip, elements between its rows, first row, end, first column, end)"""
+"""(argument block, address of the block, elements between its rows, first row, end, first column, end)"""
 
 
 @dataclass
 class Epilogue:
-    """The kernel that visits a product's strips. Its first operand is the product's result, which comes from the strip.
+    """The kernel that visits a product's blocks. Its first operand is the product's result, which comes from the block.
 
-    place  the buffer that the product is summed up in: its own, or that of an output; None for the strip alone
+    place  the buffer that the product is summed up in: its own, or that of an output; None for the block alone
     """
 
     lowered: Lowered
@@ -48,11 +48,7 @@ class Epilogue:
 
     @property
     def scratch(self) -> list[tuple[Value, int]]:
-        own = (
-            [self.product]
-            if self.place is self.product and self.product not in self.writes
-            else []
-        )
+        own = [self.product] if self.place is self.product and self.product not in self.writes else []
         return [(v, v.spec.nbytes) for v in (*own, *self.lowered.temporaries)]
 
     @cached_property
@@ -69,11 +65,11 @@ class Epilogue:
         return [replace(w, outer=w.inner, inner=w.outer) for w in given]
 
 
-def place_of(lowered: Lowered, product: Value, writes: tuple[Value, ...], fits_strip: bool) -> Value | None:
-    """Where the product is summed up: its own buffer if others read it, else the strip, else an output that takes its place anyway."""
+def place_of(lowered: Lowered, product: Value, writes: tuple[Value, ...], fits_block: bool) -> Value | None:
+    """Where the product is summed up: its own buffer if others read it, else the block, else an output that takes its place anyway."""
     if product in writes:
         return product
-    if fits_strip:
+    if fits_block:
         return None
     hosts = [o for x, o in lowered.in_place if x is product]
     taken = {o for x, o in lowered.in_place if x is not product}
@@ -81,7 +77,7 @@ def place_of(lowered: Lowered, product: Value, writes: tuple[Value, ...], fits_s
 
 
 def ride(fuser: Fuser, can_carry: Callable[[Node], bool]) -> None:
-    """Put groups into the strips of the products that they read; `can_carry` says which products have such strips.
+    """Put groups into the blocks of the products that they read; `can_carry` says which products have such blocks.
 
     A group that reads several products rides on the last of them.
     """
@@ -95,7 +91,7 @@ def ride(fuser: Fuser, can_carry: Callable[[Node], bool]) -> None:
         for g in readers:
             if not g.fusible:
                 continue
-            merged = _riding(fuser, i, g) if able else "its product is not made in strips"
+            merged = _riding(fuser, i, g) if able else "its product is not made of tiles"
             if isinstance(merged, Group):
                 fuser.join(fuser.owner[i], g, merged)
                 found = True
@@ -164,7 +160,7 @@ def _trailing(space: tuple[int, ...], width: int) -> int | None:
 
 
 def _update_last(fuser: Fuser) -> None:
-    """Let a product that updates a variable in its strips wait for who still reads the old value, so that it can write over it."""
+    """Let a product that updates a variable in its blocks wait for who still reads the old value, so that it can write over it."""
     wanted: list[tuple[Group, Group]] = []
     for k, v in fuser.graph.updates:
         base = fuser.places[v][0]

@@ -49,9 +49,9 @@ class Words(IntEnum):
     OUTER_A = 20
     OUTER_B = 21
     OUTER_C = 22
-    EPILOGUE = 23  # the address of a kernel for each strip of C, and of its argument block; see `epilogue`
+    EPILOGUE = 23  # the address of a kernel for each block of C, and of its argument block; see `epilogue`
     EPILOGUE_ARGS = 24
-    STRIP_ALONE = 25  # C is that strip alone
+    BLOCK_ALONE = 25  # C is that block alone
     FIRST_ROW = 26  # as the epilogue counts rows
 
 
@@ -147,8 +147,8 @@ def plan(
         outer_strides: likewise for that axis.
         accumulate: add to what C holds.
         split, chunks, provider: decide what is otherwise chosen: the split axis, the number of pieces, and
-            the kernel (``"tiled"``, ``"strips"`` for one with an epilogue, or ``"library"``).
-        epilogue: something could ride in C's strips; see `carries`.
+            the kernel (``"tiled"`` or ``"library"``).
+        epilogue: something could ride in C's blocks; see `carries`.
 
     Raises:
         ValueError: a size is negative or too large, a leading dimension is less than a row, the dtype or
@@ -163,8 +163,8 @@ def plan(
     """
     if dtype not in ("float32", "float64"):
         raise ValueError(f"a matrix product takes float32 or float64, not {dtype!r}")
-    if provider not in (None, "tiled", "strips", "library"):
-        raise ValueError(f"provider={provider!r}: expected 'tiled', 'strips' or 'library'")
+    if provider not in (None, "tiled", "library"):
+        raise ValueError(f"provider={provider!r}: expected 'tiled' or 'library'")
     for name, value in {"m": m, "n": n, "k": k, "batch": batch, "outer": outer}.items():
         if not 0 <= value < _NUMBER_LIMIT:
             raise ValueError(f"{name}={value}: expected a number from 0 to 2**31 - 1")
@@ -231,13 +231,13 @@ def carries(p: Plan, n: int) -> bool:
     return plain and p.extent > 0 and p.kernel.name == "tiled"
 
 
-def fits_strip(p: Plan) -> bool:
-    """True if a strip of C is summed up in one go, so that C need not be kept between."""
+def fits_block(p: Plan) -> bool:
+    """True if a block of C is summed up in one go, so that C need not be kept between."""
     return p.template[Words.K] <= 2 * gemm_cost.STEPS
 
 
 def load(entry: str, dtype: str) -> Kernel:
-    """The kernel ``"tiled"``, ``"strips"``, ``"dotted"``, ``"row"`` or ``"library"`` for a dtype."""
+    """The kernel ``"tiled"``, ``"dotted"``, ``"row"`` or ``"library"`` for a dtype."""
     return jit.load(_source(dtype), entry)
 
 

@@ -7,7 +7,6 @@ float32. All matrices are row-major. The words of the argument block are those o
 from hybridml.kernels.gemm_cost import STEPS
 from hybridml.kernels.gemm_pack import float32_copy, float32_copy_columns, float32_copy_transposed
 from hybridml.kernels.gemm_tile import (
-    TILE_ROWS,
     float32_call_blas,
     float32_dots,
     float32_fitting_tile,
@@ -23,7 +22,7 @@ from hybridml.kernels.native import (
     atomic_add,
     atomic_store,
     call_get_int,
-    call_on_strip,
+    call_on_block,
     call_set_int,
     compare_exchange,
     copy_bytes,
@@ -34,18 +33,17 @@ from hybridml.kernels.native import (
 
 WIDTH = float32_width
 PANEL = 2 * WIDTH
-PANEL_BYTES = STEPS * PANEL * ITEM  # of B, packed, on the stack: half of a first-level cache
-BLOCK_ROWS = 1024 // ITEM  # rows of A that a panel of B serves: with STEPS of each, half of a second-level cache
-A_ROW = STEPS + 16  # from one packed row of A to the next, no power of two: rows must not meet in one cache set
-A_BYTES = BLOCK_ROWS * A_ROW * ITEM
+BLOCK_ROWS = (
+    1024 // ITEM
+)  # rows of A that a panel of B serves: with STEPS of each, half of a second-level cache
 MANY_ROWS = 128  # rows of A that use a panel of B before packing it pays
 MANY_PANELS = 16  # panels of B that use a block of A before packing it pays
 FAR_APART = 1024  # bytes
-STRIP_COLUMNS = 256  # of C that an epilogue is given at once, of as many rows as a tile has
-STRIP_STEPS = 2 * STEPS  # along the summed axis, if a strip can be summed up along so many in one go
-STRIP_BYTES = STRIP_COLUMNS * STEPS * ITEM  # of packed panels of B: a quarter or half of a second-level cache
-STRIP_MANY_ROWS = 64  # rows of A that use a packed strip of B before packing it pays
-STRIP_A_ROW = STRIP_STEPS + 16
+C_ROWS, C_COLUMNS = (
+    BLOCK_ROWS // 2,
+    256,
+)  # of a block of C that an epilogue is given at once: a quarter of a second-level cache
+C_STEPS = 2 * STEPS  # along the summed axis, if such a block can be summed up along so many in one go
 
 
 @device
@@ -105,81 +103,11 @@ def pack_panel(panel, b, ldb, transb, start, steps, column, columns):
 
 
 def tiled(args, begin, end):
-    """Tiles of C in registers, from blocks of A and panels of B that are packed where that pays (Goto and van de Geijn)."""
-    transa = args[1]
-    transb = args[2]
-    depth = args[5]
-    lda = args[7]
-    ldb = args[9]
-    ldc = args[11]
-    first_row, last_row = 0, args[3]
-    first_column, last_column = 0, args[4]
-    first_entry, last_entry = 0, args[12]
-    if args[16] == 0:
-        first_row, last_row = begin, end
-    elif args[16] == 1:
-        first_column, last_column = begin, end
-    else:
-        first_entry, last_entry = begin, end
-    rows = last_row - first_row
-    pack_b = transb or rows >= MANY_ROWS
-    # Columns of A that lie far apart, or rows that meet in the same cache sets, are gathered once for all panels.
-    far = lda * ITEM >= FAR_APART and (transa or lda * ITEM % 4096 == 0)
-    pack_a = far and rows >= 8 and depth >= 16 and last_column - first_column >= MANY_PANELS * PANEL
-    panel = scratch(PANEL_BYTES)
-    block = scratch(A_BYTES)
-    most_rows = part(rows, BLOCK_ROWS)
-    most_steps = part(depth, STEPS)
-    for entry in range(first_entry, last_entry):
-        a = start_of(args, 0, entry)
-        b = start_of(args, 1, entry)
-        c = start_of(args, 2, entry)
-        top = first_row
-        while top < last_row:
-            bottom = min(top + most_rows, last_row)
-            start = 0
-            while True:
-                steps = min(most_steps, depth - start)
-                accumulate = args[17] if start == 0 else 1
-                # Element (row, step) of A lies at a_here + (row * a_row + step * a_column) * ITEM.
-                a_here, a_row, a_column = a + (top * lda + start) * ITEM, lda, 1
-                if transa:
-                    a_here, a_row, a_column = a + (start * lda + top) * ITEM, 1, lda
-                if pack_a:
-                    pack_rows(block, A_ROW, a_here, lda, transa, bottom - top, steps)
-                    a_here, a_row, a_column = block, A_ROW, 1
-                for column in range(first_column, last_column, PANEL):
-                    columns = min(PANEL, last_column - column)
-                    b_here, b_row = b + (start * ldb + column) * ITEM, ldb
-                    if pack_b:
-                        pack_panel(panel, b, ldb, transb, start, steps, column, columns)
-                        b_here, b_row = panel, PANEL
-                    row = 0
-                    while row < bottom - top:
-                        row += float32_fitting_tile(
-                            bottom - top - row,
-                            a_here + row * a_row * ITEM,
-                            a_row,
-                            a_column,
-                            b_here,
-                            b_row,
-                            c + ((top + row) * ldc + column) * ITEM,
-                            ldc,
-                            steps,
-                            columns,
-                            accumulate,
-                        )
-                start += steps
-                if start >= depth:
-                    break
-            top = bottom
+    """Tiles of C in registers, from blocks of A and panels of B that are packed where that pays (Goto and van de Geijn).
 
-
-def strips(args, begin, end):
-    """Tiles of C, side by side along a strip as high as they are, on which an epilogue (word 23) is called as soon as it is summed up.
-
-    The epilogue has an argument block of its own (24) and counts rows over all entries, from word 26 on. If nobody else wants C (25),
-    a strip of it lies on the stack, and is summed up in one go.
+    An epilogue, if there is one (word 23), is called on each block of C as soon as that is summed up, while it is in the cache. It has
+    an argument block of its own (24) and counts rows over all entries, from word 26 on. If nobody else wants C (25), a block of it
+    lies on the stack, and is summed up in one go.
     """
     transa = args[1]
     transb = args[2]
@@ -198,17 +126,23 @@ def strips(args, begin, end):
         first_entry, last_entry = begin, end
     epilogue, alone = args[23], args[25]
     rows = last_row - first_row
-    pack_b = transb or rows >= STRIP_MANY_ROWS
+    pack_b = transb or rows >= MANY_ROWS
+    # Columns of A that lie far apart, or rows that meet in the same cache sets, are gathered once for all panels.
     far = lda * ITEM >= FAR_APART and (transa or lda * ITEM % 4096 == 0)
-    pack_a = far and rows >= 8 and depth >= 16 and last_column - first_column >= 4 * PANEL
-    most_rows = part(rows, BLOCK_ROWS)
-    most_steps, wide = part(depth, STEPS), STRIP_COLUMNS
-    if depth <= STRIP_STEPS:
-        most_steps = max(depth, 1)
-        wide = min(wide, STRIP_BYTES // ITEM // most_steps // PANEL * PANEL)
-    packed = scratch(STRIP_BYTES)
-    block = scratch(BLOCK_ROWS * STRIP_A_ROW * ITEM)
-    strip = scratch(TILE_ROWS * STRIP_COLUMNS * ITEM)
+    pack_a = far and rows >= 8 and depth >= 16 and last_column - first_column >= MANY_PANELS * PANEL
+    most_rows, wide, most_steps = (
+        part(rows, BLOCK_ROWS),
+        max(last_column - first_column, 1),
+        part(depth, STEPS),
+    )
+    if epilogue != 0:
+        most_rows, wide = part(rows, C_ROWS), C_COLUMNS
+        if depth <= C_STEPS:
+            most_steps = max(depth, 1)
+    packed_row = most_steps + 16  # no power of two: rows must not meet in one cache set
+    panel = scratch(C_STEPS * PANEL * ITEM)
+    a_block = scratch(BLOCK_ROWS * (STEPS + 16) * ITEM)
+    c_block = scratch(C_ROWS * C_COLUMNS * ITEM)
     for entry in range(first_entry, last_entry):
         a = start_of(args, 0, entry)
         b = start_of(args, 1, entry)
@@ -219,51 +153,46 @@ def strips(args, begin, end):
             top = first_row
             while top < last_row:
                 bottom = min(top + most_rows, last_row)
+                c_here, c_row = c + (top * ldc + left) * ITEM, ldc
+                if alone:
+                    c_here, c_row = c_block, C_COLUMNS
                 start = 0
                 while True:
                     steps = min(most_steps, depth - start)
                     accumulate = args[17] if start == 0 else 1
-                    if pack_b:
-                        for column in range(left, right, PANEL):
-                            panel = packed + (column - left) * steps * ITEM
-                            pack_panel(panel, b, ldb, transb, start, steps, column, min(PANEL, right - column))
                     # Element (row, step) of A lies at a_here + (row * a_row + step * a_column) * ITEM.
                     a_here, a_row, a_column = a + (top * lda + start) * ITEM, lda, 1
                     if transa:
                         a_here, a_row, a_column = a + (start * lda + top) * ITEM, 1, lda
                     if pack_a:
-                        pack_rows(block, STRIP_A_ROW, a_here, lda, transa, bottom - top, steps)
-                        a_here, a_row, a_column = block, STRIP_A_ROW, 1
-                    row = 0
-                    while row < bottom - top:
-                        c_here, c_row = c + ((top + row) * ldc + left) * ITEM, ldc
-                        if alone:
-                            c_here, c_row = strip, STRIP_COLUMNS
-                        done = 0
-                        for column in range(left, right, PANEL):
-                            b_here, b_row = b + (start * ldb + column) * ITEM, ldb
-                            if pack_b:
-                                b_here, b_row = packed + (column - left) * steps * ITEM, PANEL
-                            done = float32_fitting_tile(
+                        pack_rows(a_block, packed_row, a_here, lda, transa, bottom - top, steps)
+                        a_here, a_row, a_column = a_block, packed_row, 1
+                    for column in range(left, right, PANEL):
+                        columns = min(PANEL, right - column)
+                        b_here, b_row = b + (start * ldb + column) * ITEM, ldb
+                        if pack_b:
+                            pack_panel(panel, b, ldb, transb, start, steps, column, columns)
+                            b_here, b_row = panel, PANEL
+                        row = 0
+                        while row < bottom - top:
+                            row += float32_fitting_tile(
                                 bottom - top - row,
                                 a_here + row * a_row * ITEM,
                                 a_row,
                                 a_column,
                                 b_here,
                                 b_row,
-                                c_here + (column - left) * ITEM,
+                                c_here + (row * c_row + column - left) * ITEM,
                                 c_row,
                                 steps,
-                                min(PANEL, right - column),
+                                columns,
                                 accumulate,
                             )
-                        if start + steps >= depth:
-                            at = line + top + row
-                            call_on_strip(epilogue, args[24], c_here, c_row, at, at + done, left, right)
-                        row += done
                     start += steps
                     if start >= depth:
                         break
+                if epilogue != 0:
+                    call_on_block(epilogue, args[24], c_here, c_row, line + top, line + bottom, left, right)
                 top = bottom
 
 

@@ -152,9 +152,7 @@ def _emit_tile_body(
     vectors = range(len(masks))
     sums = {(r, v): place for r in range(rows) for v, place in enumerate(emit.variables(len(masks)))}
     row_starts = [emit.address(a, builder.mul(a_row, _I64(r))) for r in range(rows)]
-    places = {
-        (r, v): emit.address(c, builder.mul(c_row, _I64(r)), _I64(v * emit.width)) for r, v in sums
-    }
+    places = {(r, v): emit.address(c, builder.mul(c_row, _I64(r)), _I64(v * emit.width)) for r, v in sums}
     for place in places.values():  # while the sums are made, the lines of C that they are stored to arrive
         emit.prefetch(place, write=True)
     with cgutils.for_range(builder, depth, intp=_I64) as loop:

@@ -48,8 +48,8 @@ class Geometry:
         self._collapse()
 
     @property
-    def strip(self) -> Value | None:
-        """The matrix product in whose strips the group rides."""
+    def product(self) -> Value | None:
+        """The matrix product in whose blocks the group rides."""
         return None if self.group.product is None else self.nodes[self.group.product].out
 
     @property

@@ -60,7 +60,7 @@ class Group:
     """Nodes of one kernel. `kept` are the nodes that live on the kept level; `reduced` are axes of `space`.
 
     `crossing` are reductions over `crossed`, axes of the rows: one result for each point of the other axes. `product` is a matrix product
-    in whose strips all others ride (`epilogue`); the last `columns` axes are its columns.
+    in whose blocks all others ride (`epilogue`); the last `columns` axes are its columns.
     """
 
     nodes: list[int]

@@ -111,7 +111,7 @@ compare_exchange = _int64_operation(3, _emit_compare_exchange)
 pause = _int64_operation(0, _emit_pause, types.none)
 
 call_kernel = _int64_operation(4, _call(ir.VoidType(), _I64, _I64, _I64), types.none)
-call_on_strip = _int64_operation(8, _call(ir.VoidType(), *[_I64] * 7), types.none)
+call_on_block = _int64_operation(8, _call(ir.VoidType(), *[_I64] * 7), types.none)
 call_void = _int64_operation(1, _call(ir.VoidType()), types.none)
 call_pointer = _int64_operation(2, _call(ir.VoidType(), _I64), types.none)
 call_pointer_int = _int64_operation(3, _call(_I32, _I64, _I32))

@@ -14,7 +14,8 @@ with::
             o0[i] = x0[i] * s
 
 For each dtype ``D`` of bool, int8..int64, uint8..uint64, float32, float64 there are ``D_in`` (read only),
-``D_out`` (read and write), ``D_scalar``, and ``D_at(address, operand)`` for an operand to be read whose address is at hand. ``p[i]`` is one plain load or store: no bounds check, no negative
+``D_out`` (read and write), ``D_scalar``, and ``D_at(address, operand)`` for one to be read whose address is
+at hand. ``p[i]`` is one plain load or store: no bounds check, no negative
 indices. A bool is one byte in memory.
 
 **Operands with different numbers must not overlap**, with one exception: an output may be the very memory of

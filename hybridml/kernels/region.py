@@ -18,7 +18,7 @@ import numpy as np
 from hybridml.kernels import control, driver, epilogue, gemm, horizontal, jit, memory, sweep
 from hybridml.kernels.address import Address, Fixed, add_copy
 from hybridml.kernels.emit import emit
-from hybridml.kernels.emit_strip import emit_strip
+from hybridml.kernels.emit_block import emit_block
 from hybridml.kernels.group import Fuser, Fusions, Group, Refusal, fused
 from hybridml.kernels.jit import Kernel
 from hybridml.kernels.lower import Check, Lowered, lower
@@ -188,16 +188,16 @@ class Region:
         outputs = tuple(self._outputs(g))
         lowered = lower(self.graph, g, self.places, list(outputs))
         plan = functools.partial(
-            gemm.plan, split=split, provider="strips", chunks=pieces_of_epilogue(lowered, self.threads)
+            gemm.plan, split=split, provider="tiled", chunks=pieces_of_epilogue(lowered, self.threads)
         )
         steps = gemm_steps(self.graph, n, self.places, self.threads, plan)
         assert steps is not None
         (step,) = steps
-        name, source = emit_strip(lowered.spec)
+        name, source = emit_block(lowered.spec)
         self.meter.emit_seconds += time.perf_counter() - started
         kernel = jit.load(source, name, epilogue.SIGNATURE)
         self._count(kernel)
-        place = epilogue.place_of(lowered, n.out, outputs, gemm.fits_strip(step.plan))
+        place = epilogue.place_of(lowered, n.out, outputs, gemm.fits_block(step.plan))
         own = {v for i in g.nodes for v in self.graph.nodes[i].outputs}
         beside = tuple([v for v in reads if v not in own])
         step.epilogue = epilogue.Epilogue(lowered, kernel, source, beside, outputs, n.out, place)
@@ -377,7 +377,7 @@ class Region:
         if e is not None:
             words[gemm.Words.EPILOGUE] = e.kernel.address
             words[gemm.Words.EPILOGUE_ARGS] = self._lowered_block(site, e.lowered, given=1)
-            words[gemm.Words.STRIP_ALONE] = int(e.place is None)
+            words[gemm.Words.BLOCK_ALONE] = int(e.place is None)
         for at, word in places:
             words[word] = at.address
         block = site.table.block(words)

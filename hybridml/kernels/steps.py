@@ -152,7 +152,7 @@ class HorizontalStep:
 
 @dataclass
 class GemmStep:
-    """One matrix product of a batch, with what is done to its strips."""
+    """One matrix product of a batch, with what is done to its blocks."""
 
     plan: Any  # gemm.Plan on the CPU
     a: tuple[Value, int]  # base and byte offset
@@ -185,7 +185,9 @@ class GemmStep:
 
     @property
     def nanoseconds(self) -> float:
-        return self.flops / 50.0 + (0.0 if self.epilogue is None else kernel_nanoseconds(self.epilogue.lowered))
+        return self.flops / 50.0 + (
+            0.0 if self.epilogue is None else kernel_nanoseconds(self.epilogue.lowered)
+        )
 
     @functools.cached_property
     def walks(self) -> tuple[Walk, ...]:

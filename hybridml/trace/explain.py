@@ -84,8 +84,10 @@ def _describe(s: Step) -> str:
         inner = [f"\n       {name}: {_describe(t)}" for name, r in s.regions.items() for t in r.steps]
         return f"{s.node.op.name}, jumps around" + "".join(inner)
     if isinstance(s, GemmStep):
-        product = f"{s.title}: {s.flops / 1e6:.2f} Mflop, {s.plan.kernel.name} kernel in {s.plan.chunks} piece(s)"
-        return product if s.epilogue is None else f"{product}, on its strips {s.epilogue.lowered.spec.title}"
+        product = (
+            f"{s.title}: {s.flops / 1e6:.2f} Mflop, {s.plan.kernel.name} kernel in {s.plan.chunks} piece(s)"
+        )
+        return product if s.epilogue is None else f"{product}, on its blocks {s.epilogue.lowered.spec.title}"
     if isinstance(s, RoutineStep):
         return s.title
     if isinstance(s, SweepStep):

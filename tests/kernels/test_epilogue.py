@@ -1,4 +1,4 @@
-"""What rides in the strips of a matrix product: results equal to the interpreter's, one launch, and why something does not ride."""
+"""What rides in the blocks of a matrix product: results equal to the interpreter's, one launch, and why something does not ride."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,6 @@ rng = np.random.default_rng(0)
 def no_library(monkeypatch):
     """Products are made of tiles, whatever this machine's BLAS would be better at."""
     monkeypatch.setattr(gemm_cost, "library", lambda p, machine: float("inf"))
-
 
 
 def array(*shape, dtype=np.float32):
@@ -197,7 +196,7 @@ REFUSED = {
         lambda x, w: hml.tanh((x @ w).T + 1.0),
         ((30, 20), (20, 30)),
     ),
-    "its product is not made in strips": (lambda x, w: hml.tanh(x @ w), ((30, 20), (20, 1))),
+    "its product is not made of tiles": (lambda x, w: hml.tanh(x @ w), ((30, 20), (20, 1))),
     "it reduces other axes than the product's rows": (
         lambda x, w: hml.sum(hml.exp(x @ w), axis=1),
         ((30, 20), (20, 40)),
@@ -225,8 +224,8 @@ def test_what_does_not_ride_says_why(reason):
 def test_explain_shows_the_epilogue_and_its_source():
     f = hml.function(lambda x, w: hml.nn.relu(x @ w))
     text = str(f.explain(array(30, 20), array(20, 40)))
-    assert "on its strips less_equal_where" in text
-    assert "def less_equal_where_" in text and "strip_row" in text
+    assert "on its blocks less_equal_where" in text
+    assert "def less_equal_where_" in text and "block_row" in text
 
 
 def test_nan_and_infinity_pass_through():
@@ -240,4 +239,3 @@ def test_inputs_are_unchanged():
     compare(lambda x, w, b: hml.nn.relu(x @ w + b) * 2.0, x, w, b)
     for a, kept in zip((x, w, b), before, strict=True):
         np.testing.assert_array_equal(a.numpy(), kept)
-

@@ -1,19 +1,19 @@
-"""KernelSpec to the text of an epilogue: the same statements as `emit` prints, over a strip of a matrix product's result.
+"""KernelSpec to the text of an epilogue: the same statements as `emit` prints, over a block of a matrix product's result.
 
 Bias and ReLU, for example, are
 
-    def add_maximum(args, at, strip_row, begin, end, first, last):
+    def add_maximum(args, at, block_row, begin, end, first, last):
         x0 = float32_at(at, 0)
         x1 = float32_in(args, 0, 1)
         o0 = float32_out(args, 1, 2)
         ...
         for i in range(begin, end):
             for j in range(first, last):
-                v0 = x0[(i - begin) * strip_row + j - first]
+                v0 = x0[(i - begin) * block_row + j - first]
                 v1 = x1[j]
                 ...
 
-`at` is the address of the strip. Sums down the columns begin with the first row and are finished with the last; one thread does all
+`at` is the address of the block. Sums down the columns begin with the first row and are finished with the last; one thread does all
 rows of a column, in order.
 """
 
@@ -26,19 +26,19 @@ from hybridml.kernels.spec import KernelSpec, Loop, Mode, Statement
 from hybridml.kernels.text import Lines
 
 
-def emit_strip(spec: KernelSpec) -> tuple[str, str]:
-    """(name, source) of an epilogue whose first operand is the strip; equal structures give equal text."""
-    strip = spec.operands[0]
+def emit_block(spec: KernelSpec) -> tuple[str, str]:
+    """(name, source) of an epilogue whose first operand is the block; equal structures give equal text."""
+    block = spec.operands[0]
     out = Lines()
     out.depth = 1
-    out(f"{strip.name} = {strip.dtype.name}_at(at, 0)")
+    out(f"{block.name} = {block.dtype.name}_at(at, 0)")
     read_arguments(out, spec, given=1)
     if spec.mode is Mode.MAP:
         (rows,) = spec.parallel
         statements(out, [Loop(replace(rows, size="begin, end"), _along(spec.body))])
     else:
         _sums(out, spec.body)
-    return finished(out, spec, "args, at, strip_row, begin, end, first, last")
+    return finished(out, spec, "args, at, block_row, begin, end, first, last")
 
 
 def _sums(out: Lines, body: list[Statement]) -> None:
@@ -59,7 +59,7 @@ def _where(out: Lines, condition: str, body: list[Statement]) -> None:
 
 
 def _along(body: list[Statement]) -> list[Statement]:
-    """The statements with the strip's bounds in their loops over columns."""
+    """The statements with the block's bounds in their loops over columns."""
     return [
         replace(s, axis=replace(s.axis, size="first, last"), split=False) if isinstance(s, Loop) else s
         for s in body
