@@ -7,20 +7,23 @@ of an iteration, overwritten in place where nobody reads it later, else at the e
 
 from __future__ import annotations
 
+import copy
+import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from hybridml.kernels import control, driver, horizontal, jit, memory, sweep
+from hybridml.kernels import control, driver, horizontal, jit, sweep
 from hybridml.kernels.address import Address, Fixed, add_copy
 from hybridml.kernels.emit import emit
 from hybridml.kernels.group import Fuser, Fusions, Group, Refusal, fused
 from hybridml.kernels.jit import Kernel
 from hybridml.kernels.lower import Check, Lowered, lower
 from hybridml.kernels.movement import lower_movement
+from hybridml.kernels.placement import placed
 from hybridml.kernels.steps import (
     EmptyStep,
     GemmStep,
@@ -33,9 +36,10 @@ from hybridml.kernels.steps import (
     is_empty,
     merge_equal_updates,
 )
-from hybridml.kernels.views import Place
+from hybridml.kernels.views import Place, Places
 from hybridml.kernels.windows import lower_windows
 from hybridml.ops.registry import Kind
+from hybridml.trace.bind import Sizes
 from hybridml.trace.graph import Graph, Node, Value, runs_python
 
 
@@ -56,7 +60,7 @@ class Fault:
 
     check: Check
     operands: dict[Value, Address]
-    places: dict[Value, Place]
+    places: Mapping[Value, Place]
     flag: np.ndarray
 
 
@@ -74,13 +78,22 @@ class Region:
     """Steps and buffers of one graph. `variables` of the graph are overwritten by its `updates`.
 
     `inner` says that it is a sub-graph: its variables are loop variables, which nobody sees if the call fails. `known` is what fusion
-    decided for the same graph at other sizes.
+    decided for the same graph at other sizes. Where sizes of the graph are open, `hints` are numbers for them, by which estimates are made.
     """
 
+    _unbound: tuple[Graph, Sizes]
+    places: Mapping[Value, Place]
+
     def __init__(
-        self, graph: Graph, threads: int, meter: Meter, inner: bool = False, known: Fusions | None = None
+        self,
+        graph: Graph,
+        threads: int,
+        meter: Meter,
+        inner: bool = False,
+        known: Fusions | None = None,
+        hints: Sizes | None = None,
     ) -> None:
-        self.threads, self.meter, self.inner, self._known = threads, meter, inner, known
+        self.threads, self.meter, self.inner, self._known, self._hints = threads, meter, inner, known, hints
         fuser = self._fused(graph)
         self.graph, self.places, self.groups = fuser.graph, fuser.places, fuser.groups
         self.refusals: list[Refusal] = list(fuser.refusals.values())
@@ -88,7 +101,7 @@ class Region:
         self._member = dict(fuser.owner)
         self.steps, apart = self._merged(list(self._steps()))
         self.refusals += apart
-        self._place_buffers()
+        self.placement = placed(self.graph, self.steps, self.places, inner)
 
     @property
     def nanoseconds(self) -> float:
@@ -150,16 +163,19 @@ class Region:
         return lower_windows(n, self.places, self.threads)
 
     def _fused(self, graph: Graph) -> Fuser:
-        """The graph's groups, as this target can run them."""
+        """The graph's groups, as this target can run them. Open sizes are searched with numbers, and what is found is tried on symbols: so
+        only what was merged has to be legal for other sizes, and not what was refused."""
+        if self._hints is not None:
+            fused(self._hints.graph(graph), self._known)
         return fused(graph, self._known)
 
     def _merged(self, steps: list[Step]) -> tuple[list[Step], list[Refusal]]:
         """The steps, those that may share a launch put together, and which could not."""
-        return sweep.plan(merge_equal_updates(steps))
+        return sweep.plan(merge_equal_updates(steps), self._hints)
 
     def _inner(self, graph: Graph) -> Region:
         """The region of a branch or a loop body."""
-        return Region(graph, self.threads, self.meter, True, self._known)
+        return Region(graph, self.threads, self.meter, True, self._known, self._hints)
 
     def _kernel(self, g: Group, reads: tuple[Value, ...]) -> KernelStep:
         started = time.perf_counter()
@@ -184,79 +200,44 @@ class Region:
             self.meter.loaded_from_disk += 1
             self.meter.load_seconds += kernel.seconds
 
+    def at(self, sizes: Sizes) -> Region:
+        """This plan, made while sizes were open, for numbers: words, extents and offsets are computed, nothing is decided anew but
+        what is an estimate."""
+        new = copy.copy(self)
+        del new.__dict__["graph"]
+        new._unbound = self.graph, sizes
+        new.steps = [s.at(sizes) for s in self.steps]
+        new.placement = self.placement.at(sizes, new.steps)
+        new.places = Places(self.places, sizes)
+        return new
+
+    @functools.cached_property
+    def graph(self) -> Graph:
+        """What was planned; with sizes put in, when it is first asked for."""
+        graph, sizes = self._unbound
+        return sizes.graph(graph)
+
     # memory
 
-    def _place_buffers(self) -> None:
-        """Where every buffer lies: the number of something given, a constant's array, or an offset into the arena."""
-        g = self.graph
-        n_in, n_var = len(g.inputs), len(g.variables)
-        self.external: dict[Value, int] = {v: i for i, v in enumerate((*g.inputs, *g.variables))}
-        self.constants = {v: np.array(a, order="C") for v, a in g.constants.items()}
-        checks = [s.lowered.check for s in self.steps if isinstance(s, KernelStep)]
-        self.constants |= {
-            c.flag: np.zeros(1, np.bool_) for c in checks if c is not None
-        }  # memory of its own, as constants have
-        self._checked = max([t for t, s in enumerate(self.steps) if s.checks], default=-1)
-        last: dict[Value, int] = {}
-        born: dict[Value, int] = {}
-        for t, s in enumerate(self.steps):
-            for v in s.reads:
-                last[v] = t
-            for v in s.writes:
-                born.setdefault(v, t)
-                last[v] = max(last.get(v, 0), t)
-        for k, v in enumerate(g.outputs):
-            self.external[self.places[v][0]] = n_in + n_var + k
-        self.copies: list[tuple[Value, int]] = []  # results that reach their variable only at the end
-        for i, v in g.updates:
-            base, variable = self.places[v][0], g.variables[i]
-            if self._may_overwrite(born[base], variable, base, last):
-                self.external[base] = n_in + i
-            else:
-                self.copies.append((base, n_in + i))
-                last[base] = len(self.steps)
-        shared = self._share_in_place(born, last)
-        intervals: dict[Value, memory.Interval] = {}
-        for v, t in born.items():
-            if v in self.external:
-                continue
-            root = shared.get(v, v)
-            old = intervals.get(root)
-            start, end = (t, last[v]) if old is None else (min(old.born, t), max(old.dies, last[v]))
-            intervals[root] = memory.Interval(root, v.spec.nbytes, start, end)
-        scratch = {
-            key: memory.Interval(key, n, t, t) for t, s in enumerate(self.steps) for key, n in s.scratch
-        }
-        offsets, self.arena_bytes = memory.plan([*intervals.values(), *scratch.values()])
-        self.offset = {v: offsets[shared.get(v, v)] for v in (*born, *scratch) if shared.get(v, v) in offsets}
+    @property
+    def external(self) -> dict[Value, int]:
+        return self.placement.external
 
-    def _may_overwrite(self, t: int, variable: Value, new: Value, last: dict[Value, int]) -> bool:
-        """True if step t can write the new value over the old one: nobody reads the old one after, or elsewhere.
+    @property
+    def constants(self) -> dict[Value, np.ndarray]:
+        return self.placement.constants
 
-        A call that raises leaves variables as they were: nothing is overwritten before the last check.
-        """
-        if last.get(variable, -1) > t or (self._checked >= t and not self.inner):
-            return False
-        step = self.steps[t]
-        return variable not in step.reads or (variable, new) in step.in_place
+    @property
+    def copies(self) -> list[tuple[Value, int]]:
+        return self.placement.copies
 
-    def _share_in_place(self, born: dict[Value, int], last: dict[Value, int]) -> dict[Value, Value]:
-        """Outputs that take over the arena place of an input that dies with the step; each input is taken once."""
-        shared: dict[Value, Value] = {}
-        for t, s in enumerate(self.steps):
-            taken: set[Value] = set()
-            for x, o in s.in_place:
-                free = (
-                    x in born
-                    and x not in self.external
-                    and o not in self.external
-                    and last[x] == t
-                    and born[o] == t
-                )
-                if free and o not in shared and x not in taken:
-                    shared[o] = shared.get(x, x)
-                    taken.add(x)
-        return shared
+    @property
+    def offset(self) -> dict[Value, int]:
+        return self.placement.offset
+
+    @property
+    def arena_bytes(self) -> int:
+        return self.placement.arena_bytes
 
     # the program
 
@@ -326,6 +307,10 @@ class Region:
         site.table.run(launch.address, args, sum(s.extents), chunks, grain)
 
     def _add_sweep(self, site: Site, s: sweep.SweepStep) -> None:
+        if not s.units:
+            for m in s.members:
+                self.add(site, m)
+            return
         kernels = [m.plan.kernel if isinstance(m, GemmStep) else m.kernel for m in s.members]
         blocks = [
             self._gemm_block(site, m) if isinstance(m, GemmStep) else self._block(site, m) for m in s.members

@@ -6,7 +6,7 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -21,6 +21,8 @@ from hybridml.kernels.spec import Let, Loop, Statement, Store
 from hybridml.kernels.views import Place
 from hybridml.kernels.walk import Walk
 from hybridml.ops.registry import Kind, Layout
+from hybridml.symbolic import has_dims
+from hybridml.trace.bind import Sizes
 from hybridml.trace.graph import Graph, Node, Value, has_effects
 
 if TYPE_CHECKING:
@@ -40,6 +42,12 @@ class KernelStep:
     source: str
     reads: tuple[Value, ...]
     writes: tuple[Value, ...]
+
+    def at(self, sizes: Sizes) -> KernelStep:
+        """For these sizes: the same kernel, other words."""
+        return KernelStep(
+            self.lowered.at(sizes), self.kernel, self.source, sizes.all(self.reads), sizes.all(self.writes)
+        )
 
     @property
     def in_place(self) -> list[tuple[Value, Value]]:
@@ -100,6 +108,10 @@ class HorizontalStep:
     parts: list[KernelStep]
     checks: bool = False
 
+    def at(self, sizes: Sizes) -> HorizontalStep:
+        """For these sizes."""
+        return HorizontalStep([p.at(sizes) for p in self.parts])
+
     @property
     def reads(self) -> tuple[Value, ...]:
         return tuple([v for p in self.parts for v in p.reads])
@@ -139,10 +151,27 @@ class HorizontalStep:
         return _pieces(self.nanoseconds, sum(self.extents), self.parts[0].grain, threads), self.parts[0].grain
 
 
+@dataclass(frozen=True)
+class Product:
+    """What a matrix product is planned from: the function that plans it, and the sizes, strides and flags that it takes."""
+
+    planner: Callable[..., Any]
+    args: tuple[Any, ...]
+    keywords: dict[str, Any]
+
+    def at(self, sizes: Sizes) -> Product:
+        return Product(self.planner, sizes(self.args), {k: sizes(x) for k, x in self.keywords.items()})
+
+    def plan(self) -> Any:
+        """The plan, or None while sizes are open."""
+        return None if has_dims((self.args, self.keywords)) else self.planner(*self.args, **self.keywords)
+
+
 @dataclass
 class GemmStep:
-    """One matrix product of a batch."""
+    """One matrix product of a batch. While sizes are open there is no plan; `planned` makes it of numbers."""
 
+    planned: Product
     plan: Any  # gemm.Plan on the CPU
     a: tuple[Value, int]  # base and byte offset
     b: tuple[Value, int]
@@ -152,6 +181,12 @@ class GemmStep:
     checks: bool = False
     in_place: tuple[tuple[Value, Value], ...] = ()
     scratch: tuple[tuple[Value, int], ...] = ()
+
+    def at(self, sizes: Sizes) -> GemmStep:
+        """For these sizes: which kernel and how it is split is decided anew, for it is an estimate."""
+        product = self.planned.at(sizes)
+        a, b, c = [(sizes.value(v), sizes(offset)) for v, offset in (self.a, self.b, self.c)]
+        return replace(self, planned=product, plan=product.plan(), a=a, b=b, c=c, flops=sizes(self.flops))
 
     @property
     def reads(self) -> tuple[Value, ...]:
@@ -180,7 +215,8 @@ class GemmStep:
 class RoutineStep:
     """One of our own routines: a kernel with a block of words, some of which are addresses.
 
-    `operands` are (base or scratch value, byte offset, which word takes its address).
+    `operands` are (base or scratch value, byte offset, which word takes its address). Threads share it in at most `threads` pieces, and
+    in no more than the work is `worth`.
     """
 
     title: str
@@ -191,14 +227,35 @@ class RoutineStep:
     writes: tuple[Value, ...]
     extent: int
     nanoseconds: float  # of one thread
-    pieces: int = 1
+    worth: float = 1.0
+    threads: int = 1
     grain: int = 1
+    flops: int = 0  # where they say more than nanoseconds
     blocks: tuple[
         tuple[int, tuple[int, ...]], ...
     ] = ()  # (which word takes its address, words of another block)
     checks: bool = False
     in_place: tuple[tuple[Value, Value], ...] = ()
     scratch: tuple[tuple[Value, int], ...] = ()
+
+    def at(self, sizes: Sizes) -> RoutineStep:
+        """For these sizes."""
+        return replace(
+            self,
+            words=list(map(sizes, self.words)),
+            operands=tuple([(sizes.value(v), sizes(offset), word) for v, offset, word in self.operands]),
+            reads=sizes.all(self.reads),
+            writes=sizes.all(self.writes),
+            extent=sizes(self.extent),
+            nanoseconds=sizes(self.nanoseconds),
+            worth=sizes(self.worth),
+            flops=sizes(self.flops),
+            blocks=sizes(self.blocks),
+        )
+
+    @property
+    def pieces(self) -> int:
+        return max(1, min(self.threads, self.extent, int(self.worth)))
 
 
 @dataclass
@@ -213,6 +270,10 @@ class EmptyStep:
     in_place: tuple[tuple[Value, Value], ...] = ()
     scratch: tuple[tuple[Value, int], ...] = ()
 
+    def at(self, sizes: Sizes) -> EmptyStep:
+        """For these sizes."""
+        return replace(self, reads=sizes.all(self.reads), writes=sizes.all(self.writes))
+
 
 @dataclass
 class PythonStep:
@@ -226,6 +287,11 @@ class PythonStep:
     checks: bool = False
     in_place: tuple[tuple[Value, Value], ...] = ()
     scratch: tuple[tuple[Value, int], ...] = ()
+
+    def at(self, sizes: Sizes) -> PythonStep:
+        """For these sizes."""
+        node = sizes.node(self.node)
+        return replace(self, node=node, reads=sizes.all(self.reads), writes=sizes.all(self.writes))
 
 
 Step: TypeAlias = (
@@ -308,16 +374,17 @@ def gemm_steps(
     starts = [tuple([s[run[-1]] for run in runs]) for s in strides]
     outer, inner = (1, 1, *sizes)[-2:]
     steps = [(0, 0, *s)[-2:] for s in starts]  # of A, B and C along the outer and the inner axis
-    plan = plan_of(
-        m, cols, k, out.dtype.name, ta, tb, inner, threads, lda=lda, ldb=ldb, strides=(steps[0][1], steps[1][1], steps[2][1]),
-        outer=outer, outer_strides=(steps[0][0], steps[1][0], steps[2][0]),
-    )  # fmt: skip
+    product = Product(plan_of, (m, cols, k, out.dtype.name, ta, tb, inner, threads), {
+        "lda": lda, "ldb": ldb, "strides": (steps[0][1], steps[1][1], steps[2][1]),
+        "outer": outer, "outer_strides": (steps[0][0], steps[1][0], steps[2][0]),
+    })  # fmt: skip
+    plan = product.plan()
     found = []
     for index in np.ndindex(*sizes[:-2]):
         offsets = [sum(i * s for i, s in zip(index, st, strict=False)) * itemsize for st in starts]
         found.append(
             GemmStep(
-                plan, (a_base, a_layout.offset * itemsize + offsets[0]), (b_base, b_layout.offset * itemsize + offsets[1]),
+                product, plan, (a_base, a_layout.offset * itemsize + offsets[0]), (b_base, b_layout.offset * itemsize + offsets[1]),
                 (out, offsets[2]), 2 * m * cols * k * inner * outer,
             )
         )  # fmt: skip

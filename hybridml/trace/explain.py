@@ -86,7 +86,8 @@ def _describe(s: Step) -> str:
             f"{s.title}: {s.flops / 1e6:.2f} Mflop, {s.plan.kernel.name} kernel in {s.plan.chunks} piece(s)"
         )
     if isinstance(s, RoutineStep):
-        return s.title
+        work = f", {s.flops / 1e6:.2f} Mflop" if s.flops else ""
+        return f"{s.title}{work}, in {s.pieces} piece(s)"
     if isinstance(s, SweepStep):
         inner = [f"\n       {_describe(m)}" for m in s.members]
         return f"sweep of {s.units} units, {s.part} at a time" + "".join(inner)
