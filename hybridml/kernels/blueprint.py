@@ -28,7 +28,9 @@ from hybridml.trace.bind import Sizes, bound
 from hybridml.trace.graph import Graph
 
 MOST = 8  # blueprints of one graph
-FACTOR = 16  # a size is at most so many times larger or smaller than the one that its blueprint was planned for
+FACTOR = (
+    16  # a size is at most so many times larger or smaller than the one that its blueprint was planned for
+)
 
 
 @dataclass(frozen=True)
@@ -81,13 +83,19 @@ class Blueprints:
             reason = self._refusal(backend)
             region = None if reason else self._known(values)
             if region is not None:
-                return Executable.of(lambda meter: region)
+                found = Executable.of(lambda meter: region)
+                found.note = "the sizes were put into a plan that was there"
+                return found
             if reason is None and len(self._kept) == MOST:
                 reason = f"there are {MOST} plans for other sizes"
             if reason is None:
-                return Executable.of(lambda meter: self._planned(values, meter))
+                found = Executable.of(lambda meter: self._planned(values, meter))
+                found.note = "planned with its sizes open, for others too"
+                return found
             self.apart, self.reason = self.apart + 1, reason
-            return executable(bound(self.graph, values), backend, self._fusions)
+            found = executable(bound(self.graph, values), backend, self._fusions)
+            found.note = f"planned for its sizes alone: {reason}"
+            return found
 
     def _refusal(self, backend: Backend) -> str | None:
         """Why no blueprint is made."""
@@ -126,7 +134,9 @@ class Blueprints:
 class _Drawing:
     """The graph over symbols of its own, those of `cut` as products of two."""
 
-    def __init__(self, graph: Graph, known: Guards, sizes: Mapping[Symbol, int], cut: frozenset[Symbol]) -> None:
+    def __init__(
+        self, graph: Graph, known: Guards, sizes: Mapping[Symbol, int], cut: frozenset[Symbol]
+    ) -> None:
         self.sizes, self.guards = sizes, Guards()
         self._scope = scope = Scope(graph.name)
         self.symbols: dict[Symbol, tuple[Symbol, ...]] = {}

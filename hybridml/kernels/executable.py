@@ -34,6 +34,7 @@ GIL_NANOSECONDS = 30_000.0  # shorter programs keep the interpreter lock: giving
 class Executable:
     """Runs one graph. `run(externals)` takes inputs and variables as C-contiguous arrays and returns fresh outputs."""
 
+    note = ""  # where sizes of the graph were open: what the plan is good for
     _busy = False  # a run is going on, in the thread that holds the lock
 
     region: Region

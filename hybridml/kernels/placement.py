@@ -111,9 +111,7 @@ def placed(graph: Graph, steps: Sequence[Step], places: Mapping[Value, Place], i
     roots = {v: shared.get(v, v) for v in (*born, *scratch) if shared.get(v, v) in offsets}
     offset = {v: offsets[root] for v, root in roots.items()}
     given = n_in + n_var + len(g.outputs)
-    return Placement(
-        external, constants, copies, given, g.outputs, offset, arena_bytes, roots, every, []
-    )
+    return Placement(external, constants, copies, given, g.outputs, offset, arena_bytes, roots, every, [])
 
 
 def _may_overwrite(step: Step, t: int, variable: Value, new: Value, last: Mapping[Value, int]) -> bool:
@@ -131,9 +129,7 @@ def _share_in_place(
     for t, s in enumerate(steps):
         taken: set[Value] = set()
         for x, o in s.in_place:
-            free = (
-                x in born and x not in external and o not in external and last[x] == t and born[o] == t
-            )
+            free = x in born and x not in external and o not in external and last[x] == t and born[o] == t
             if free and o not in shared and x not in taken:
                 shared[o] = shared.get(x, x)
                 taken.add(x)

@@ -82,7 +82,6 @@ class Region:
     """
 
     _unbound: tuple[Graph, Sizes]
-    places: Mapping[Value, Place]
 
     def __init__(
         self,
@@ -208,7 +207,7 @@ class Region:
         new._unbound = self.graph, sizes
         new.steps = [s.at(sizes) for s in self.steps]
         new.placement = self.placement.at(sizes, new.steps)
-        new.places = Places(self.places, sizes)
+        new.places = Places(self.places, sizes)  # type: ignore[assignment]  # a mapping that is only read
         return new
 
     @functools.cached_property

@@ -22,7 +22,9 @@ class Walk:
 
     def at(self, sizes: Sizes) -> Walk:
         """For these sizes."""
-        return Walk(sizes.value(self.value), self.written, sizes(self.outer), sizes(self.inner), sizes(self.offset))
+        return Walk(
+            sizes.value(self.value), self.written, sizes(self.outer), sizes(self.inner), sizes(self.offset)
+        )
 
     def is_local(self, units: int) -> bool:
         """True if of `units` equal pieces of the extent the k-th touches nothing but the k-th of as many equal parts of the buffer.

@@ -54,6 +54,7 @@ def explain(concrete: ConcreteFunction) -> Explanation:
         + (f" and {stats.python_steps} steps in Python" if stats.python_steps else ""),
         f"bytes moved a call: {_bytes(stats.bytes_eager)} eagerly, {_bytes(stats.bytes_traced)} traced ({saved:.0%} less)",
         f"intermediates share an arena of {_bytes(stats.arena_bytes)}",
+        *([program.note] if program.note else []),
         f"before the first call: {_ms(sum(seconds for _, seconds in _stages(stats)))}, of which tracing {_ms(stats.trace_seconds)}",
     ]
     sections = [
