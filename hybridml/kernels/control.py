@@ -15,8 +15,10 @@ from hybridml.kernels.address import Address, Fixed, Pointer, add_copy
 from hybridml.kernels.driver import Table
 from hybridml.kernels.memory import ALIGN
 from hybridml.kernels.steps import PythonStep
-from hybridml.kernels.views import Place
+from hybridml.kernels.views import Place, Places
 from hybridml.ops.spec import TensorSpec
+from hybridml.symbolic import hint
+from hybridml.trace.bind import Sizes
 from hybridml.trace.graph import Graph, Node, Value, subgraphs
 
 if TYPE_CHECKING:
@@ -35,6 +37,13 @@ class ControlStep:
     places: Mapping[Value, Place]
     key: Value  # names the scratch memory in the plan of the region around
 
+    def at(self, sizes: Sizes) -> ControlStep:
+        """For these sizes."""
+        regions = {name: r.at(sizes) for name, r in self.regions.items()}
+        return ControlStep(
+            sizes.node(self.node), sizes.all(self.reads), regions, Places(self.places, sizes), self.key
+        )
+
     @property
     def writes(self) -> tuple[Value, ...]:
         return self.node.outputs
@@ -48,7 +57,7 @@ class ControlStep:
         """How often a body runs, for estimates."""
         if self.node.op.provider == "cond":
             return 1.0 / len(self.regions)
-        return float(self.node.attrs.get("length", self.node.attrs.get("limit")) or _UNKNOWN_TRIPS)
+        return float(hint(self.node.attrs.get("length", self.node.attrs.get("limit"))) or _UNKNOWN_TRIPS)
 
     @property
     def nanoseconds(self) -> float:

@@ -19,6 +19,7 @@ from hybridml.kernels.steps import CHUNK_NANOSECONDS, RoutineStep
 from hybridml.kernels.views import Place
 from hybridml.ops.registry import Layout
 from hybridml.ops.spec import spec
+from hybridml.symbolic import hint
 from hybridml.trace.graph import Node, Value
 
 Places = dict[Value, Place]
@@ -111,7 +112,7 @@ def _turn(w: Value, turned: Value, places: Places, threads: int, around: bool) -
     return RoutineStep(
         f"conv2d_transpose: filters of {taps} taps turned", load("turn_filters", w.dtype.name),
         [0, 0, taps, *w.shape[2:], int(around)], ((base, offset, 0), (turned, 0, 1)), (base,), (turned,), taps, nanoseconds,
-        pieces=max(1, min(threads, taps, int(nanoseconds / CHUNK_NANOSECONDS))),
+        nanoseconds / CHUNK_NANOSECONDS, threads,
     )  # fmt: skip
 
 
@@ -124,9 +125,12 @@ def by_filter(n: Node, places: Places, threads: int) -> Steps | None:
         return [_zeros(n)]
     words = _words(n, x.shape, n.out.shape, g.shape)
     work = g.spec.size * math.prod(n.out.shape[:3])
-    parts = min(_MOST_PARTS, words[at.ROWS], work // _PART_WORK, _PARTS_BYTES // n.out.spec.nbytes)
+    rows, wanted = words[at.ROWS], min(_MOST_PARTS, hint(work) // _PART_WORK)
+    fitting = min(wanted, hint(_PARTS_BYTES // n.out.spec.nbytes))
+    while fitting > 1 and rows < fitting:
+        fitting -= 1
     words[at.PARTS] = parts = 1 << (
-        max(1, parts).bit_length() - 1
+        max(1, fitting).bit_length() - 1
     )  # a power of two: any usual number of threads shares it evenly
     out = n.out if parts == 1 else Value(spec((parts, *n.out.shape), n.out.dtype))
     operands = ((*_at(x, places), at.X), (out, 0, at.W), (*_at(g, places), at.G))
@@ -136,8 +140,8 @@ def by_filter(n: Node, places: Places, threads: int) -> Steps | None:
         steps.append(
             RoutineStep(
                 f"{n.op.name}: {parts} parts added up", load("add_parts", n.out.dtype.name), [0, 0, size, parts],
-                ((out, 0, 0), (n.out, 0, 1)), (out,), (n.out,), size, 0.1 * size * parts, grain=64,
-                pieces=_pieces(size * parts, threads),
+                ((out, 0, 0), (n.out, 0, 1)), (out,), (n.out,), size, 0.1 * size * parts,
+                size * parts / _PIECE_WORK, threads, grain=64,
             )
         )  # fmt: skip
     return steps
@@ -157,21 +161,16 @@ def _step(
         words[at.TILED] = product.kernel.address
         words[at.TEMPLATE_WORDS] = len(product.template)
         blocks = ((at.TEMPLATE, product.template),)
-    pieces = min(_pieces(work, threads), extent)
     how = (
         "one product for each row and tap"
         if entry == "by_input"
         else f"products of {words[at.BLOCK_WINDOWS]} windows"
     )
     return RoutineStep(
-        f"{n.op.name}: {2e-6 * work:.2f} Mflop, {'channel by channel' if depthwise else how}, in {pieces} piece(s)",
+        f"{n.op.name}: {'channel by channel' if depthwise else how}",
         load(entry, kind, depthwise), words, operands, tuple([v for v, _, _ in operands if v not in writes]), writes, extent,
-        work / _MULTIPLICATIONS_A_NANOSECOND[depthwise], pieces=pieces, blocks=blocks,
+        work / _MULTIPLICATIONS_A_NANOSECOND[depthwise], work / _PIECE_WORK, threads, blocks=blocks, flops=2 * work,
     )  # fmt: skip
-
-
-def _pieces(work: int, threads: int) -> int:
-    return max(1, min(threads, work // _PIECE_WORK))
 
 
 def _at(v: Value, places: Places) -> tuple[Value, int]:

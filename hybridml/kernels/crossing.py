@@ -9,11 +9,13 @@ depend on the number of threads. (PyTorch's and Apex's layer_norm kernels share 
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hybridml.kernels.space import Space, parts, refine
 from hybridml.ops.registry import PUBLIC
 from hybridml.ops.spec import TensorSpec
+from hybridml.symbolic import Dim, hint
+from hybridml.symbolic.polynomial import Symbol, atom
 from hybridml.trace.graph import Graph, Node, Value
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ def fits(space: Space, rows: frozenset[int], across: frozenset[int]) -> bool:
 
 def cut(fuser: Fuser) -> Graph | None:
     """The graph with those sums cut into blocks that could then ride along with rows beside them; None if there are none."""
-    wanted: dict[int, int] = {}  # the node of a sum, and its blocks
+    wanted: dict[int, Any] = {}  # the node of a sum, and its blocks
     for pair in fuser.refusals:
         a, b = (fuser.owner[i] for i in pair)
         for row, down in ((a, b), (b, a)):
@@ -45,7 +47,8 @@ def cut(fuser: Fuser) -> Graph | None:
                 found = {
                     i: _blocks(fuser.nodes[i]) for i in down.nodes if fuser.nodes[i].op.reduce is not None
                 }
-                wanted |= {i: blocks for i, blocks in found.items() if blocks}
+                wanted |= {i: blocks for i, blocks in found.items() if not isinstance(blocks, int) or blocks}
+                fuser.uncut |= {s for i in found for s in _alone(fuser.nodes[i])}
     if not wanted:
         return None
     nodes: list[Node] = []
@@ -65,23 +68,57 @@ def _complement(row: Group, down: Group) -> bool:
     return fits((2, *fine), frozenset(k + 1 for k in along), frozenset(k + 1 for k in across))
 
 
-def _blocks(n: Node) -> int:
+def _blocks(n: Node) -> Any:
     """How many blocks the rows of a sum over leading axes are cut into; 0 if they cannot be."""
     x, axes = n.values[0], n.attrs["axis"]
     if axes != tuple(range(len(axes))) or not axes or len(axes) == len(x.shape) or x.dtype != n.out.dtype:
         return 0
     rows = math.prod(x.shape[: len(axes)])
+    return _open_blocks(rows) if isinstance(rows, Dim) else blocks(rows)
+
+
+def blocks(rows: int) -> int:
+    """How many blocks of equal size so many rows are cut into; 0 if they cannot be."""
     fitting = [b for b in range(FEWEST, min(MOST, rows // 2) + 1) if rows % b == 0]
-    return min(fitting, key=lambda b: abs(math.log(b / BLOCKS)), default=0)
+    return min(fitting, key=_distance, default=0)
 
 
-def _in_blocks(n: Node, blocks: int) -> list[Node]:
+def _distance(blocks: int) -> float:
+    return abs(math.log(blocks / BLOCKS))
+
+
+def _open_blocks(rows: Dim) -> Any:
+    """Likewise where sizes are open: one of the sizes that make up the rows, or a divisor of what they are multiples of."""
+    terms = rows.polynomial.terms
+    if len(terms) > 1:
+        return 0
+    ((factors, times),) = terms.items()
+    found: list[Any] = [b for b in range(FEWEST, min(MOST, times) + 1) if times % b == 0]
+    if len(factors) > 1 or times > 1:
+        sizes = [Dim(atom(s), rows.scope) for s in dict.fromkeys(factors)]
+        found += [d for d in sizes if FEWEST <= d.hint <= MOST]
+    best = min(found, key=lambda b: _distance(hint(b)), default=0)
+    return best if not isinstance(best, Dim) or FEWEST <= best <= MOST else 0
+
+
+def _alone(n: Node) -> set[Symbol]:
+    """The one open size that is the number of rows of this sum: it would have to be a product, to be cut."""
+    if n.op.reduce is None:
+        return set()
+    rows = math.prod(n.values[0].shape[: len(n.attrs["axis"])])
+    if not isinstance(rows, Dim) or len(rows.polynomial.symbols) != 1:
+        return set()
+    (s,) = rows.polynomial.symbols
+    return {s} if rows.polynomial == atom(s) else set()
+
+
+def _in_blocks(n: Node, blocks: Any) -> list[Node]:
     reshape = PUBLIC["reshape"].op  # type: ignore[attr-defined]  # public functions carry their row
     x, leading = n.values[0], len(n.attrs["axis"])
     rest = x.shape[leading:]
     rows = math.prod(x.shape[:leading])
 
-    def value(*shape: int) -> Value:
+    def value(*shape: Any) -> Value:
         return Value(TensorSpec(shape, x.dtype))
 
     apart, partial = value(blocks, rows // blocks, *rest), value(blocks, *rest)

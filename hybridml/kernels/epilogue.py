@@ -25,6 +25,8 @@ from hybridml.kernels.lower import Lowered
 from hybridml.kernels.space import canonical, stretch, strides_over
 from hybridml.kernels.spec import Mode
 from hybridml.kernels.walk import Walk
+from hybridml.ops.registry import Kind
+from hybridml.trace.bind import Sizes
 from hybridml.trace.graph import Node, Value
 
 SIGNATURE = "void(CPointer(int64), int64, int64, int64, int64, int64, int64)"
@@ -45,6 +47,14 @@ class Epilogue:
     writes: tuple[Value, ...]
     product: Value
     place: Value | None
+
+    def at(self, sizes: Sizes) -> Epilogue:
+        """For these sizes."""
+        place = None if self.place is None else sizes.value(self.place)
+        return Epilogue(
+            self.lowered.at(sizes), self.kernel, self.source, sizes.all(self.reads), sizes.all(self.writes),
+            sizes.value(self.product), place,
+        )  # fmt: skip
 
     @property
     def scratch(self) -> list[tuple[Value, int]]:
@@ -76,27 +86,45 @@ def place_of(lowered: Lowered, product: Value, writes: tuple[Value, ...], fits_b
     return next((o for o in hosts if o not in taken), product)
 
 
-def ride(fuser: Fuser, can_carry: Callable[[Node], bool]) -> None:
-    """Put groups into the blocks of the products that they read; `can_carry` says which products have such blocks.
+Riders = list[tuple[int, int]]  # a product's node, and the first node of the group that rides in it
+
+
+def riders(fuser: Fuser, can_carry: Callable[[Node], bool]) -> Riders:
+    """Which groups may ride in the blocks of the products that they read; `can_carry` says which products have such blocks.
 
     A group that reads several products rides on the last of them.
     """
-    found = False
+    found: Riders = []
+    taken: set[Group] = set()
     for i in reversed(range(len(fuser.nodes))):
         n = fuser.nodes[i]
-        if n.op.provider != "gemm":
+        if n.op.kind is not Kind.EXTERN or len(n.outputs) != 1:
             continue
         readers = dict.fromkeys(fuser.owner[r] for r in fuser.readers(n.out))
         able = bool(readers) and can_carry(n)
         for g in readers:
-            if not g.fusible:
+            if not g.fusible or g in taken:
                 continue
             merged = _riding(fuser, i, g) if able else "its product is not made of tiles"
             if isinstance(merged, Group):
-                fuser.join(fuser.owner[i], g, merged)
-                found = True
+                found.append((i, g.first))
+                taken.add(g)
                 break
             fuser.refuse(i, g.first, merged)
+    return found
+
+
+def ride(fuser: Fuser, wanted: Riders) -> None:
+    """Put groups into the blocks of products, where that is legal."""
+    found = False
+    for i, first in wanted:
+        g = fuser.owner[first]
+        merged = _riding(fuser, i, g) if g.fusible else "it rides already"
+        if isinstance(merged, Group):
+            fuser.join(fuser.owner[i], g, merged)
+            found = True
+        else:
+            fuser.refuse(i, first, merged)
     if found:
         _update_last(fuser)
 
@@ -172,4 +200,4 @@ def _update_last(fuser: Fuser) -> None:
     fuser.order(wanted)
 
 
-__all__ = ["SIGNATURE", "Epilogue", "place_of", "ride"]
+__all__ = ["SIGNATURE", "Epilogue", "place_of", "ride", "riders"]

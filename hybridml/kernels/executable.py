@@ -9,7 +9,7 @@ import ctypes
 import functools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import Any, NoReturn
 
@@ -34,18 +34,38 @@ GIL_NANOSECONDS = 30_000.0  # shorter programs keep the interpreter lock: giving
 class Executable:
     """Runs one graph. `run(externals)` takes inputs and variables as C-contiguous arrays and returns fresh outputs."""
 
+    note = ""  # where sizes of the graph were open: what the plan is good for
     _busy = False  # a run is going on, in the thread that holds the lock
 
+    region: Region
+
     def __init__(self, graph: Graph, known: Fusions | None = None) -> None:
+        def planned(meter: Meter) -> Region:
+            return Region(graph, config.get().num_threads, meter, known=known)
+
+        self._plan(planned)
+
+    @classmethod
+    def of(cls, planned: Callable[[Meter], Region]) -> Executable:
+        """The program of a region that this function gives; what it costs is noted in the meter."""
+        new = cls.__new__(cls)
+        new._plan(planned)
+        return new
+
+    def _plan(self, planned: Callable[[Meter], Region]) -> None:
         started = time.perf_counter()
         self.meter = Meter()
         with jit.recorded() as self.loads:
-            self.region = Region(graph, config.get().num_threads, self.meter, known=known)
-            self.graph = self.region.graph
+            self.region = planned(self.meter)
             self._build()
         self._seconds = time.perf_counter() - started
 
     # facts for people
+
+    @property
+    def graph(self) -> Graph:
+        """What the region was planned from, with sums cut into blocks."""
+        return self.region.graph
 
     @property
     def steps(self) -> list[Step]:
@@ -105,7 +125,7 @@ class Executable:
     def _build(self) -> None:
         self._arena = _aligned(self.arena_bytes)
         self._base = int(self._arena.ctypes.data)
-        self._allocate = [(v.shape, v.dtype) for v in self.graph.outputs]
+        self._allocate = [(v.shape, v.dtype) for v in self.region.placement.outputs]
         self.segments: list[driver.Program | PythonStep] = []
         self._faults: list[Fault] = []
         pending: list[Step] = []
@@ -124,8 +144,7 @@ class Executable:
     def _segment(self, steps: list[Step], last: bool = False) -> None:
         if not steps and not (last and self.region.copies):
             return
-        g = self.graph
-        given = [External(i) for i in range(len(g.inputs) + len(g.variables) + len(g.outputs))]
+        given = [External(i) for i in range(self.region.placement.given)]
         site = Site(driver.Table(), self._base, given, self._faults)
         for s in steps:
             self.region.add(site, s)
@@ -161,7 +180,7 @@ class Executable:
     @functools.cached_property
     def _again(self) -> Executable:
         """The same program with an arena of its own, for a run inside a run."""
-        return Executable(self.graph)
+        return Executable.of(lambda meter: self.region)
 
     def _buffer(self, v: Value, externals: list[np.ndarray]) -> np.ndarray:
         """A base value's memory, flat."""

@@ -20,6 +20,8 @@ from hybridml.kernels.walk import Axes
 _VECTORS = (("avx512f", (64, 0.5)), ("avx2", (32, 0.9)))
 """Bytes of a vector by processor feature, widest first, and the part of the tiles' peak rate that OpenBLAS was seen to reach there."""
 
+CYCLES = 3.0  # in a nanosecond
+
 _NUMBER_LIMIT = 2**31
 
 
@@ -130,6 +132,7 @@ def plan(
     chunks: int | None = None,
     provider: str | None = None,
     epilogue: bool = False,
+    beside: float = 0.0,
 ) -> Plan:
     """Plan C = op(A) @ op(B), or C += op(A) @ op(B), on row-major matrices.
 
@@ -149,6 +152,7 @@ def plan(
         split, chunks, provider: decide what is otherwise chosen: the split axis, the number of pieces, and
             the kernel (``"tiled"`` or ``"library"``).
         epilogue: something could ride in C's blocks; see `carries`.
+        beside: nanoseconds of what does.
 
     Raises:
         ValueError: a size is negative or too large, a leading dimension is less than a row, the dtype or
@@ -198,7 +202,7 @@ def plan(
     product, here = Product(m, n, k, transa, transb, batch), machine(dtype)
     entry = provider or _choose(product, ldb, here, gemm_cost.saved_by_epilogue(product) if epilogue else 0.0)
     if chunks is None:
-        chunks = gemm_cost.worthwhile_chunks(product, threads, here)
+        chunks = gemm_cost.worthwhile_chunks(product, threads, here, CYCLES * beside)
     if split is None:
         split = gemm_cost.best_split(product, chunks, here)
     grain = product.grain(split, chunks, here)
@@ -231,9 +235,9 @@ def carries(p: Plan, n: int) -> bool:
     return plain and p.extent > 0 and p.kernel.name == "tiled"
 
 
-def fits_block(p: Plan) -> bool:
+def fits_block(depth: int) -> bool:
     """True if a block of C is summed up in one go, so that C need not be kept between."""
-    return p.template[Words.K] <= 2 * gemm_cost.STEPS
+    return depth <= 2 * gemm_cost.STEPS
 
 
 def load(entry: str, dtype: str) -> Kernel:

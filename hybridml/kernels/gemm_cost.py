@@ -125,7 +125,7 @@ def best_split(p: Product, chunks: int, machine: Machine) -> Split:
     return min((Split.BATCH, *axes) if p.batch > 1 else axes, key=slowest)
 
 
-def worthwhile_chunks(p: Product, threads: int, machine: Machine) -> int:
-    """How many threads are worth handing a share to."""
-    cycles = tiled(p, machine)
+def worthwhile_chunks(p: Product, threads: int, machine: Machine, beside: float = 0.0) -> int:
+    """How many threads are worth handing a share to, with so many cycles of an epilogue beside the product."""
+    cycles = tiled(p, machine) + beside
     return max(1, min(threads, int(cycles // (2 * HAND_OVER))))

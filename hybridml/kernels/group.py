@@ -22,6 +22,8 @@ from hybridml.kernels import crossing
 from hybridml.kernels.space import Space, canonical, parts, refine, squeeze, stretch, strides_over
 from hybridml.kernels.views import Place, places
 from hybridml.ops.registry import Kind
+from hybridml.symbolic import hint
+from hybridml.symbolic.polynomial import Symbol
 from hybridml.trace.graph import Graph, Node, Value, has_effects, runs_python
 
 NATIVE = frozenset("?bBhHiIlLqQfd")  # dtype characters that kernels compute with
@@ -116,6 +118,7 @@ class Fuser:
         self.graph, self.places, self.across = graph, places, across
         self.nodes = graph.nodes
         self.refusals: dict[tuple[int, int], Refusal] = {}
+        self.uncut: set[Symbol] = set()  # open numbers of rows that sums across them cannot be cut by
         self._merges: list[tuple[int, int, int]] = []
         self.owner: dict[int, Group] = {}
         self._producer = {v: i for i, n in enumerate(self.nodes) for v in n.outputs}
@@ -179,7 +182,7 @@ class Fuser:
         """Merge until nothing more saves memory traffic."""
         queue: list[tuple[int, int, int]] = []
         for base, readers in self._readers.items():
-            size = base.spec.nbytes
+            size = hint(base.spec.nbytes)
             source = self._producer.get(base)
             if source is not None:
                 saved = size * (2 if base not in self._results and len(readers) == 1 else 1)

@@ -22,6 +22,7 @@ from hybridml.kernels.text import wrapping
 from hybridml.kernels.views import Place
 from hybridml.kernels.walk import Walk
 from hybridml.ops.registry import Kind
+from hybridml.trace.bind import Sizes
 from hybridml.trace.graph import Graph, Node, Value
 
 _FUNCTION = re.compile(r"\bm_\w+(?=\()")
@@ -33,6 +34,10 @@ class Check:
 
     node: Node
     flag: Value
+
+    def at(self, sizes: Sizes) -> Check:
+        """For these sizes. The flag stays: each program has its own memory for it."""
+        return Check(sizes.node(self.node), self.flag)
 
 
 @dataclass
@@ -49,6 +54,22 @@ class Lowered:
     in_place: list[tuple[Value, Value]]  # (input, output) pairs that may share memory
     check: Check | None = None
     walks: tuple[Walk, ...] = ()  # of each operand; empty where the extent is not simply a part of the axes
+
+    def at(self, sizes: Sizes) -> Lowered:
+        """For these sizes: the same text, other words. Walks are looked at by sweeps alone, which put the sizes in themselves."""
+        value = sizes.value
+        return Lowered(
+            self.spec,
+            [(value(v), sizes(offset)) for v, offset in self.operands],
+            list(map(sizes, self.words)),
+            [(sizes(x), dtype) for x, dtype in self.scalars],
+            sizes(self.extent),
+            sizes(self.work),
+            list(map(value, self.temporaries)),
+            [(value(x), value(o)) for x, o in self.in_place],
+            None if self.check is None else self.check.at(sizes),
+            self.walks,
+        )
 
 
 @dataclass

@@ -1,11 +1,12 @@
 """The memory plan: every intermediate at a fixed place in one arena, by first and last use.
 
-Places are chosen best fit, largest first within the order of time, in 64-byte blocks (a cache line, an AVX-512 vector).
+Places are chosen best fit, largest first within the order of time, in 64-byte blocks (a cache line, an AVX-512 vector). Which buffer lies
+above which is then good for any sizes: what lives at once stays apart if each begins where those below it end.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 ALIGN = 64
@@ -32,7 +33,7 @@ def plan(intervals: list[Interval]) -> tuple[dict[Hashable, int], int]:
     offsets: dict[Hashable, int] = {}
     size = 0
     for b in sorted(intervals, key=lambda b: (-b.nbytes, b.born)):
-        need = -(-max(b.nbytes, 1) // ALIGN) * ALIGN
+        need = _whole_lines(b.nbytes)
         busy = sorted((o, e) for o, e, other in placed if other.born <= b.dies and b.born <= other.dies)
         best, best_gap, at = None, None, 0
         for o, e in busy:
@@ -45,3 +46,49 @@ def plan(intervals: list[Interval]) -> tuple[dict[Hashable, int], int]:
         offsets[b.key] = offset
         size = max(size, offset + need)
     return offsets, size
+
+
+def _whole_lines(nbytes: int) -> int:
+    return -(-max(nbytes, 1) // ALIGN) * ALIGN
+
+
+@dataclass(frozen=True)
+class Stack:
+    """Buffers from the bottom up, and for each the numbers of those below it that live when it does (but for those that lie below
+    another one of them anyway)."""
+
+    keys: tuple[Hashable, ...]
+    below: tuple[tuple[int, ...], ...]
+
+    def at(self, nbytes: Sequence[int]) -> tuple[list[int], int]:
+        """Byte offsets for buffers of these sizes, in the order of the keys, and the arena's size."""
+        offsets: list[int] = []
+        ends: list[int] = []
+        for n, below in zip(nbytes, self.below, strict=True):
+            start = max([ends[k] for k in below], default=0)
+            offsets.append(start)
+            ends.append(start + _whole_lines(n))
+        return offsets, max(ends, default=0)
+
+
+def stacked(intervals: list[Interval], offsets: Mapping[Hashable, int]) -> Stack:
+    """A plan's order, for other sizes of the same buffers. For the plan's own sizes the arena is not larger than the plan's.
+
+    >>> a, b, c = Interval("a", 100, 0, 1), Interval("b", 100, 1, 2), Interval("c", 100, 2, 3)
+    >>> stack = stacked([a, b, c], plan([a, b, c])[0])
+    >>> stack.keys, stack.at([500, 10, 64])
+    (('a', 'c', 'b'), ([0, 0, 512], 576))
+    """
+    order = sorted(intervals, key=lambda b: offsets[b.key])
+    below: list[tuple[int, ...]] = []
+    under: list[int] = []  # as bits: all that lies below, at any distance
+    for i, b in enumerate(order):
+        kept: list[int] = []
+        covered = 0
+        for k in reversed(range(i)):
+            if not covered >> k & 1 and order[k].born <= b.dies and b.born <= order[k].dies:
+                kept.append(k)
+                covered |= under[k] | 1 << k
+        below.append(tuple(kept))
+        under.append(covered)
+    return Stack(tuple([b.key for b in order]), tuple(below))

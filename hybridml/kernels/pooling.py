@@ -64,9 +64,9 @@ def _step(
         found.append((base, layout.offset * base.dtype.itemsize if layout is not None else 0, word))
     taps = attrs["window"][0] * attrs["window"][1]
     nanoseconds = _NANOSECONDS * over.spec.size * taps
-    pieces = min(extent, threads, int(nanoseconds / CHUNK_NANOSECONDS))
     step = RoutineStep(
-        f"{n.op.name}: windows of {attrs['window']}, {over.spec.size} results", load(entry, image.dtype.name, positions.dtype.name), words,
-        tuple(found), tuple([b for b, _, _ in found if b not in n.outputs]), n.outputs, extent, nanoseconds, pieces=max(1, pieces),
+        f"{n.op.name}: windows of {attrs['window']}", load(entry, image.dtype.name, positions.dtype.name), words,
+        tuple(found), tuple([b for b, _, _ in found if b not in n.outputs]), n.outputs, extent, nanoseconds,
+        nanoseconds / CHUNK_NANOSECONDS, threads,
     )  # fmt: skip
     return [step]

@@ -7,15 +7,16 @@ of an iteration, overwritten in place where nobody reads it later, else at the e
 
 from __future__ import annotations
 
+import copy
 import functools
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from hybridml.kernels import control, driver, epilogue, gemm, horizontal, jit, memory, sweep
+from hybridml.kernels import control, driver, epilogue, gemm, horizontal, jit, sweep
 from hybridml.kernels.address import Address, Fixed, add_copy
 from hybridml.kernels.emit import emit
 from hybridml.kernels.emit_block import emit_block
@@ -23,6 +24,7 @@ from hybridml.kernels.group import Fuser, Fusions, Group, Refusal, fused
 from hybridml.kernels.jit import Kernel
 from hybridml.kernels.lower import Check, Lowered, lower
 from hybridml.kernels.movement import lower_movement
+from hybridml.kernels.placement import placed
 from hybridml.kernels.steps import (
     EmptyStep,
     GemmStep,
@@ -33,12 +35,13 @@ from hybridml.kernels.steps import (
     Step,
     gemm_steps,
     is_empty,
+    kernel_nanoseconds,
     merge_equal_updates,
-    pieces_of_epilogue,
 )
-from hybridml.kernels.views import Place
+from hybridml.kernels.views import Place, Places
 from hybridml.kernels.windows import lower_windows
 from hybridml.ops.registry import Kind
+from hybridml.trace.bind import Sizes
 from hybridml.trace.graph import Graph, Node, Value, runs_python
 
 
@@ -59,7 +62,7 @@ class Fault:
 
     check: Check
     operands: dict[Value, Address]
-    places: dict[Value, Place]
+    places: Mapping[Value, Place]
     flag: np.ndarray
 
 
@@ -77,20 +80,28 @@ class Region:
     """Steps and buffers of one graph. `variables` of the graph are overwritten by its `updates`.
 
     `inner` says that it is a sub-graph: its variables are loop variables, which nobody sees if the call fails. `known` is what fusion
-    decided for the same graph at other sizes.
+    decided for the same graph at other sizes. Where sizes of the graph are open, `hints` are numbers for them, by which estimates are made.
     """
 
+    _unbound: tuple[Graph, Sizes]
+
     def __init__(
-        self, graph: Graph, threads: int, meter: Meter, inner: bool = False, known: Fusions | None = None
+        self,
+        graph: Graph,
+        threads: int,
+        meter: Meter,
+        inner: bool = False,
+        known: Fusions | None = None,
+        hints: Sizes | None = None,
     ) -> None:
-        self.threads, self.meter, self.inner, self._known = threads, meter, inner, known
+        self.threads, self.meter, self.inner, self._known, self._hints = threads, meter, inner, known, hints
         fuser = self._fused(graph)
         self.graph, self.places, self.groups = fuser.graph, fuser.places, fuser.groups
         self.refusals: list[Refusal] = list(fuser.refusals.values())
         self._outputs = fuser.outputs
         self.steps, apart = self._merged(list(self._steps()))
         self.refusals += apart
-        self._place_buffers()
+        self.placement = placed(self.graph, self.steps, self.places, inner)
 
     @property
     def nanoseconds(self) -> float:
@@ -146,18 +157,25 @@ class Region:
         return lower_windows(n, self.places, self.threads)
 
     def _fused(self, graph: Graph) -> Fuser:
-        """The graph's groups, as this target can run them."""
+        """The graph's groups, as this target can run them. Open sizes are searched with numbers, and what is found is tried on symbols: so
+        only what was merged has to be legal for other sizes, and not what was refused."""
+        if self._hints is None:
+            fuser = fused(graph, self._known)
+            epilogue.ride(fuser, epilogue.riders(fuser, functools.partial(self._carries, fuser)))
+            return fuser
+        numbered = fused(self._hints.graph(graph), self._known)
+        riders = epilogue.riders(numbered, functools.partial(self._carries, numbered))
         fuser = fused(graph, self._known)
-        epilogue.ride(fuser, functools.partial(self._carries, fuser))
+        epilogue.ride(fuser, riders)
         return fuser
 
     def _merged(self, steps: list[Step]) -> tuple[list[Step], list[Refusal]]:
         """The steps, those that may share a launch put together, and which could not."""
-        return sweep.plan(merge_equal_updates(steps))
+        return sweep.plan(merge_equal_updates(steps), self._hints)
 
     def _inner(self, graph: Graph) -> Region:
         """The region of a branch or a loop body."""
-        return Region(graph, self.threads, self.meter, True, self._known)
+        return Region(graph, self.threads, self.meter, True, self._known, self._hints)
 
     def _kernel(self, g: Group, reads: tuple[Value, ...]) -> KernelStep:
         started = time.perf_counter()
@@ -176,28 +194,29 @@ class Region:
 
     def _carries(self, fuser: Fuser, n: Node) -> bool:
         """True if the product of a node has tiles that take an epilogue."""
-        plan = functools.partial(gemm.plan, epilogue=True)
-        steps = gemm_steps(fuser.graph, n, fuser.places, self.threads, plan)
+        steps = gemm_steps(fuser.graph, n, fuser.places, self.threads, epilogue=True)
         return steps is not None and len(steps) == 1 and gemm.carries(steps[0].plan, n.out.shape[-1])
 
     def _with_epilogue(self, g: Group, reads: tuple[Value, ...]) -> GemmStep:
-        """A product and what rides in its tiles. Sums down its columns want all rows of a column in one thread."""
+        """A product and what rides in its blocks. Sums down its columns want all rows of a column in one thread."""
         assert g.product is not None
-        n, split = self.graph.nodes[g.product], gemm.Split.COLUMNS if g.reduced else None
+        n = self.graph.nodes[g.product]
         started = time.perf_counter()
         outputs = tuple(self._outputs(g))
         lowered = lower(self.graph, g, self.places, list(outputs))
-        plan = functools.partial(
-            gemm.plan, split=split, provider="tiled", chunks=pieces_of_epilogue(lowered, self.threads)
-        )
-        steps = gemm_steps(self.graph, n, self.places, self.threads, plan)
+        options: dict[str, Any] = {
+            "provider": "tiled", "split": gemm.Split.COLUMNS if g.reduced else None,
+            "beside": kernel_nanoseconds(lowered),
+        }  # fmt: skip
+        steps = gemm_steps(self.graph, n, self.places, self.threads, **options)
         assert steps is not None
         (step,) = steps
         name, source = emit_block(lowered.spec)
         self.meter.emit_seconds += time.perf_counter() - started
         kernel = jit.load(source, name, epilogue.SIGNATURE)
         self._count(kernel)
-        place = epilogue.place_of(lowered, n.out, outputs, gemm.fits_block(step.plan))
+        depth = n.values[0].shape[-2 if n.attrs["ta"] else -1]
+        place = epilogue.place_of(lowered, n.out, outputs, gemm.fits_block(depth))
         own = {v for i in g.nodes for v in self.graph.nodes[i].outputs}
         beside = tuple([v for v in reads if v not in own])
         step.epilogue = epilogue.Epilogue(lowered, kernel, source, beside, outputs, n.out, place)
@@ -211,79 +230,44 @@ class Region:
             self.meter.loaded_from_disk += 1
             self.meter.load_seconds += kernel.seconds
 
+    def at(self, sizes: Sizes) -> Region:
+        """This plan, made while sizes were open, for numbers: words, extents and offsets are computed, nothing is decided anew but
+        what is an estimate."""
+        new = copy.copy(self)
+        del new.__dict__["graph"]
+        new._unbound = self.graph, sizes
+        new.steps = [s.at(sizes) for s in self.steps]
+        new.placement = self.placement.at(sizes, new.steps)
+        new.places = Places(self.places, sizes)  # type: ignore[assignment]  # a mapping that is only read
+        return new
+
+    @functools.cached_property
+    def graph(self) -> Graph:
+        """What was planned; with sizes put in, when it is first asked for."""
+        graph, sizes = self._unbound
+        return sizes.graph(graph)
+
     # memory
 
-    def _place_buffers(self) -> None:
-        """Where every buffer lies: the number of something given, a constant's array, or an offset into the arena."""
-        g = self.graph
-        n_in, n_var = len(g.inputs), len(g.variables)
-        self.external: dict[Value, int] = {v: i for i, v in enumerate((*g.inputs, *g.variables))}
-        self.constants = {v: np.array(a, order="C") for v, a in g.constants.items()}
-        checks = [s.lowered.check for s in self.steps if isinstance(s, KernelStep)]
-        self.constants |= {
-            c.flag: np.zeros(1, np.bool_) for c in checks if c is not None
-        }  # memory of its own, as constants have
-        self._checked = max([t for t, s in enumerate(self.steps) if s.checks], default=-1)
-        last: dict[Value, int] = {}
-        born: dict[Value, int] = {}
-        for t, s in enumerate(self.steps):
-            for v in s.reads:
-                last[v] = t
-            for v in s.writes:
-                born.setdefault(v, t)
-                last[v] = max(last.get(v, 0), t)
-        for k, v in enumerate(g.outputs):
-            self.external[self.places[v][0]] = n_in + n_var + k
-        self.copies: list[tuple[Value, int]] = []  # results that reach their variable only at the end
-        for i, v in g.updates:
-            base, variable = self.places[v][0], g.variables[i]
-            if self._may_overwrite(born[base], variable, base, last):
-                self.external[base] = n_in + i
-            else:
-                self.copies.append((base, n_in + i))
-                last[base] = len(self.steps)
-        shared = self._share_in_place(born, last)
-        intervals: dict[Value, memory.Interval] = {}
-        for v, t in born.items():
-            if v in self.external:
-                continue
-            root = shared.get(v, v)
-            old = intervals.get(root)
-            start, end = (t, last[v]) if old is None else (min(old.born, t), max(old.dies, last[v]))
-            intervals[root] = memory.Interval(root, v.spec.nbytes, start, end)
-        scratch = {
-            key: memory.Interval(key, n, t, t) for t, s in enumerate(self.steps) for key, n in s.scratch
-        }
-        offsets, self.arena_bytes = memory.plan([*intervals.values(), *scratch.values()])
-        self.offset = {v: offsets[shared.get(v, v)] for v in (*born, *scratch) if shared.get(v, v) in offsets}
+    @property
+    def external(self) -> dict[Value, int]:
+        return self.placement.external
 
-    def _may_overwrite(self, t: int, variable: Value, new: Value, last: dict[Value, int]) -> bool:
-        """True if step t can write the new value over the old one: nobody reads the old one after, or elsewhere.
+    @property
+    def constants(self) -> dict[Value, np.ndarray]:
+        return self.placement.constants
 
-        A call that raises leaves variables as they were: nothing is overwritten before the last check.
-        """
-        if last.get(variable, -1) > t or (self._checked >= t and not self.inner):
-            return False
-        step = self.steps[t]
-        return variable not in step.reads or (variable, new) in step.in_place
+    @property
+    def copies(self) -> list[tuple[Value, int]]:
+        return self.placement.copies
 
-    def _share_in_place(self, born: dict[Value, int], last: dict[Value, int]) -> dict[Value, Value]:
-        """Outputs that take over the arena place of an input that dies with the step; each input is taken once."""
-        shared: dict[Value, Value] = {}
-        for t, s in enumerate(self.steps):
-            taken: set[Value] = set()
-            for x, o in s.in_place:
-                free = (
-                    x in born
-                    and x not in self.external
-                    and o not in self.external
-                    and last[x] == t
-                    and born[o] == t
-                )
-                if free and o not in shared and x not in taken:
-                    shared[o] = shared.get(x, x)
-                    taken.add(x)
-        return shared
+    @property
+    def offset(self) -> dict[Value, int]:
+        return self.placement.offset
+
+    @property
+    def arena_bytes(self) -> int:
+        return self.placement.arena_bytes
 
     # the program
 
@@ -356,6 +340,10 @@ class Region:
         site.table.run(launch.address, args, sum(s.extents), chunks, grain)
 
     def _add_sweep(self, site: Site, s: sweep.SweepStep) -> None:
+        if not s.units:
+            for m in s.members:
+                self.add(site, m)
+            return
         kernels = [m.plan.kernel if isinstance(m, GemmStep) else m.kernel for m in s.members]
         blocks = [
             self._gemm_block(site, m) if isinstance(m, GemmStep) else self._block(site, m) for m in s.members

@@ -6,7 +6,7 @@ import functools
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -21,6 +21,8 @@ from hybridml.kernels.spec import Let, Loop, Statement, Store
 from hybridml.kernels.views import Place
 from hybridml.kernels.walk import Walk
 from hybridml.ops.registry import Kind, Layout
+from hybridml.symbolic import has_dims
+from hybridml.trace.bind import Sizes
 from hybridml.trace.graph import Graph, Node, Value, has_effects
 
 if TYPE_CHECKING:
@@ -41,6 +43,17 @@ class KernelStep:
     source: str
     reads: tuple[Value, ...]
     writes: tuple[Value, ...]
+
+    def at(self, sizes: Sizes) -> KernelStep:
+        """For these sizes: the same kernel, other words."""
+        return KernelStep(
+            self.lowered.at(sizes), self.kernel, self.source, sizes.all(self.reads), sizes.all(self.writes)
+        )
+
+    @property
+    def generated(self) -> list[Lowered]:
+        """What was lowered for it."""
+        return [self.lowered]
 
     @property
     def in_place(self) -> list[tuple[Value, Value]]:
@@ -84,11 +97,6 @@ def kernel_nanoseconds(lowered: Lowered) -> float:
     return lowered.work * sum(_cost(s) for s in lowered.spec.body)
 
 
-def pieces_of_epilogue(lowered: Lowered, threads: int) -> int | None:
-    """Threads that an epilogue alone is worth handing a share to; None where the product decides."""
-    return threads if kernel_nanoseconds(lowered) > threads * CHUNK_NANOSECONDS else None
-
-
 def _pieces(nanoseconds: float, extent: int, grain: int, threads: int) -> int:
     if threads == 1:
         return 1
@@ -110,6 +118,10 @@ class HorizontalStep:
 
     parts: list[KernelStep]
     checks: bool = False
+
+    def at(self, sizes: Sizes) -> HorizontalStep:
+        """For these sizes."""
+        return HorizontalStep([p.at(sizes) for p in self.parts])
 
     @property
     def reads(self) -> tuple[Value, ...]:
@@ -150,10 +162,30 @@ class HorizontalStep:
         return _pieces(self.nanoseconds, sum(self.extents), self.parts[0].grain, threads), self.parts[0].grain
 
 
+@dataclass(frozen=True)
+class Product:
+    """What a matrix product is planned from: the function that plans it, and the sizes, strides and flags that it takes."""
+
+    planner: Callable[..., Any]
+    args: tuple[Any, ...]
+    keywords: dict[str, Any]
+
+    def at(self, sizes: Sizes) -> Product:
+        return Product(self.planner, sizes(self.args), {k: sizes(x) for k, x in self.keywords.items()})
+
+    def plan(self) -> Any:
+        """The plan, or None while sizes are open."""
+        return None if has_dims((self.args, self.keywords)) else self.planner(*self.args, **self.keywords)
+
+
 @dataclass
 class GemmStep:
-    """One matrix product of a batch, with what is done to its blocks."""
+    """One matrix product of a batch, with what is done to its blocks.
 
+    While sizes are open there is no plan; `planned` makes it of numbers.
+    """
+
+    planned: Product
     plan: Any  # gemm.Plan on the CPU
     a: tuple[Value, int]  # base and byte offset
     b: tuple[Value, int]
@@ -162,6 +194,27 @@ class GemmStep:
     title: str = "matmul"
     checks: bool = False
     epilogue: Epilogue | None = None
+
+    def at(self, sizes: Sizes) -> GemmStep:
+        """For these sizes: which kernel and how it is split is decided anew, for it is an estimate."""
+        product = self.planned.at(sizes)
+        a, b, c = [(sizes.value(v), sizes(offset)) for v, offset in (self.a, self.b, self.c)]
+        beside = None if self.epilogue is None else self.epilogue.at(sizes)
+        return replace(
+            self,
+            planned=product,
+            plan=product.plan(),
+            a=a,
+            b=b,
+            c=c,
+            flops=sizes(self.flops),
+            epilogue=beside,
+        )
+
+    @property
+    def generated(self) -> list[Lowered]:
+        """What was lowered for it."""
+        return [] if self.epilogue is None else [self.epilogue.lowered]
 
     @property
     def reads(self) -> tuple[Value, ...]:
@@ -208,7 +261,8 @@ class GemmStep:
 class RoutineStep:
     """One of our own routines: a kernel with a block of words, some of which are addresses.
 
-    `operands` are (base or scratch value, byte offset, which word takes its address).
+    `operands` are (base or scratch value, byte offset, which word takes its address). Threads share it in at most `threads` pieces, and
+    in no more than the work is `worth`.
     """
 
     title: str
@@ -219,14 +273,35 @@ class RoutineStep:
     writes: tuple[Value, ...]
     extent: int
     nanoseconds: float  # of one thread
-    pieces: int = 1
+    worth: float = 1.0
+    threads: int = 1
     grain: int = 1
+    flops: int = 0  # where they say more than nanoseconds
     blocks: tuple[
         tuple[int, tuple[int, ...]], ...
     ] = ()  # (which word takes its address, words of another block)
     checks: bool = False
     in_place: tuple[tuple[Value, Value], ...] = ()
     scratch: tuple[tuple[Value, int], ...] = ()
+
+    def at(self, sizes: Sizes) -> RoutineStep:
+        """For these sizes."""
+        return replace(
+            self,
+            words=list(map(sizes, self.words)),
+            operands=tuple([(sizes.value(v), sizes(offset), word) for v, offset, word in self.operands]),
+            reads=sizes.all(self.reads),
+            writes=sizes.all(self.writes),
+            extent=sizes(self.extent),
+            nanoseconds=sizes(self.nanoseconds),
+            worth=sizes(self.worth),
+            flops=sizes(self.flops),
+            blocks=sizes(self.blocks),
+        )
+
+    @property
+    def pieces(self) -> int:
+        return max(1, min(self.threads, self.extent, int(self.worth)))
 
 
 @dataclass
@@ -241,6 +316,10 @@ class EmptyStep:
     in_place: tuple[tuple[Value, Value], ...] = ()
     scratch: tuple[tuple[Value, int], ...] = ()
 
+    def at(self, sizes: Sizes) -> EmptyStep:
+        """For these sizes."""
+        return replace(self, reads=sizes.all(self.reads), writes=sizes.all(self.writes))
+
 
 @dataclass
 class PythonStep:
@@ -254,6 +333,11 @@ class PythonStep:
     checks: bool = False
     in_place: tuple[tuple[Value, Value], ...] = ()
     scratch: tuple[tuple[Value, int], ...] = ()
+
+    def at(self, sizes: Sizes) -> PythonStep:
+        """For these sizes."""
+        node = sizes.node(self.node)
+        return replace(self, node=node, reads=sizes.all(self.reads), writes=sizes.all(self.writes))
 
 
 Step: TypeAlias = (
@@ -299,11 +383,16 @@ def run_eagerly(n: Node, operands: list[Any], xp: Any = np) -> Any:
 
 
 def gemm_steps(
-    graph: Graph, n: Node, places: dict[Value, Place], threads: int, plan_of: Callable[..., Any] = gemm.plan
+    graph: Graph,
+    n: Node,
+    places: dict[Value, Place],
+    threads: int,
+    plan_of: Callable[..., Any] = gemm.plan,
+    **options: Any,
 ) -> list[GemmStep] | None:
     """The products that make up a (batched) matmul node, or None where the provider cannot take it.
 
-    `plan_of` says how the target computes one: it takes what `gemm.plan` takes.
+    `plan_of` says how the target computes one: it takes what `gemm.plan` takes, and the `options`.
     """
     x, y = n.values
     out = n.out
@@ -336,16 +425,17 @@ def gemm_steps(
     starts = [tuple([s[run[-1]] for run in runs]) for s in strides]
     outer, inner = (1, 1, *sizes)[-2:]
     steps = [(0, 0, *s)[-2:] for s in starts]  # of A, B and C along the outer and the inner axis
-    plan = plan_of(
-        m, cols, k, out.dtype.name, ta, tb, inner, threads, lda=lda, ldb=ldb, strides=(steps[0][1], steps[1][1], steps[2][1]),
-        outer=outer, outer_strides=(steps[0][0], steps[1][0], steps[2][0]),
-    )  # fmt: skip
+    product = Product(plan_of, (m, cols, k, out.dtype.name, ta, tb, inner, threads), {
+        "lda": lda, "ldb": ldb, "strides": (steps[0][1], steps[1][1], steps[2][1]),
+        "outer": outer, "outer_strides": (steps[0][0], steps[1][0], steps[2][0]), **options,
+    })  # fmt: skip
+    plan = product.plan()
     found = []
     for index in np.ndindex(*sizes[:-2]):
         offsets = [sum(i * s for i, s in zip(index, st, strict=False)) * itemsize for st in starts]
         found.append(
             GemmStep(
-                plan, (a_base, a_layout.offset * itemsize + offsets[0]), (b_base, b_layout.offset * itemsize + offsets[1]),
+                product, plan, (a_base, a_layout.offset * itemsize + offsets[0]), (b_base, b_layout.offset * itemsize + offsets[1]),
                 (out, offsets[2]), 2 * m * cols * k * inner * outer,
             )
         )  # fmt: skip

@@ -21,6 +21,7 @@ from hybridml.kernels import gemm
 from hybridml.kernels.group import Refusal
 from hybridml.kernels.steps import GemmStep, KernelStep, Step
 from hybridml.kernels.walk import Walk
+from hybridml.trace.bind import Sizes
 from hybridml.trace.graph import Value
 
 CACHE_BYTES = 3 << 18
@@ -55,13 +56,23 @@ Member = KernelStep | GemmStep
 
 @dataclass
 class SweepStep:
-    """Steps that run together. `units` of equal extents make up each of them, `part` of these are done at a time."""
+    """Steps that run together. `units` of equal extents make up each of them, `part` of these are done at a time.
+
+    Without units they run one after the other: for some sizes their parts do not stay apart.
+    """
 
     members: list[Member]
     units: int
     part: int
     checks: bool = False
     scratch: tuple[tuple[Value, int], ...] = ()
+
+    def at(self, sizes: Sizes) -> SweepStep:
+        """For these sizes: the same members, parts of their own."""
+        members = _members_at(self.members, sizes)
+        units = _units(members)
+        part = None if units is None else _part(members, units)
+        return SweepStep(members, 0 if part is None else units or 0, part or 0)
 
     @property
     def writes(self) -> tuple[Value, ...]:
@@ -104,8 +115,35 @@ def words(kernels: Sequence[int], blocks: Sequence[int], s: SweepStep) -> list[i
     return [len(kernels), s.part, *itertools.chain.from_iterable(members)]
 
 
-def plan(steps: Iterable[Step]) -> tuple[list[Step], list[Refusal]]:
-    """Put neighbours into sweeps where that keeps data in the cache; also, where one step reads another and they stay apart, why."""
+def plan(steps: Iterable[Step], hints: Sizes | None = None) -> tuple[list[Step], list[Refusal]]:
+    """Put neighbours into sweeps where that keeps data in the cache; also, where one step reads another and they stay apart, why.
+
+    Where sizes are open, `hints` are numbers for them that the answers are good for: whether a sweep is worthwhile is an estimate.
+    """
+    steps = list(steps)
+    if hints is None:
+        return _planned(steps)
+    numbered = [_members_at([s], hints)[0] if isinstance(s, Member) else s for s in steps]
+    of = {id(s): s_open for s, s_open in zip(numbered, steps, strict=True)}
+    planned, refusals = _planned(numbered)
+    found: list[Step] = []
+    for s in planned:
+        members = [of[id(m)] for m in s.members] if isinstance(s, SweepStep) else []
+        found.append(SweepStep(members, s.units, s.part) if isinstance(s, SweepStep) else of[id(s)])  # type: ignore[arg-type]  # the open form of a member is one
+    return found, refusals
+
+
+def _members_at(members: Sequence[Member], sizes: Sizes) -> list[Member]:
+    found: list[Member] = []
+    for m in members:
+        at = m.at(sizes)
+        for low in at.generated:
+            low.walks = tuple([w.at(sizes) for w in low.walks])
+        found.append(at)
+    return found
+
+
+def _planned(steps: Sequence[Step]) -> tuple[list[Step], list[Refusal]]:
     out: list[Step] = []
     refusals: list[Refusal] = []
     run: list[Member] = []

@@ -2,11 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
+
 from hybridml.errors import GraphError
 from hybridml.ops.registry import Kind, Layout
+from hybridml.trace.bind import Sizes
 from hybridml.trace.graph import Graph, Value
 
 Place = tuple[Value, Layout]
+
+
+class Places(Mapping[Value, Place]):
+    """The places of a graph's values with sizes put in, each when it is asked for: running a program needs few of them."""
+
+    def __init__(self, open_places: Mapping[Value, Place], sizes: Sizes) -> None:
+        self._open, self._sizes = open_places, sizes
+
+    def __getitem__(self, v: Value) -> Place:
+        base, at = self._open[self._sizes.before(v)]
+        return self._sizes.value(base), Layout(*self._sizes((at.shape, at.strides, at.offset)))
+
+    def __iter__(self) -> Iterator[Value]:
+        return map(self._sizes.value, self._open)
+
+    def __len__(self) -> int:
+        return len(self._open)
 
 
 def places(graph: Graph) -> dict[Value, Place]:

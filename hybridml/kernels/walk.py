@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from hybridml.trace.bind import Sizes
 from hybridml.trace.graph import Value
 
 Axes = tuple[tuple[int, int], ...]  # (size, stride in elements), outermost first
@@ -18,6 +19,12 @@ class Walk:
     outer: Axes
     inner: Axes
     offset: int = 0  # elements
+
+    def at(self, sizes: Sizes) -> Walk:
+        """For these sizes."""
+        return Walk(
+            sizes.value(self.value), self.written, sizes(self.outer), sizes(self.inner), sizes(self.offset)
+        )
 
     def is_local(self, units: int) -> bool:
         """True if of `units` equal pieces of the extent the k-th touches nothing but the k-th of as many equal parts of the buffer.

@@ -25,7 +25,7 @@ class AnySize(ConcreteFunction):
     """
 
     def __init__(self, general: General, retrace: Callable[[list[TensorSpec]], ConcreteFunction]) -> None:
-        self._general, self._retrace = general, retrace
+        self.general, self._retrace = general, retrace
         self.variables, self.named = tuple(general.variables), general.named
         self._traced, self._binding, self.optimized = general.graph, None, general.optimized
         self._plan, self._later = general.plan, None  # each size's own concrete function has its program
@@ -39,7 +39,7 @@ class AnySize(ConcreteFunction):
         """That of the sizes that came last; before a call, of those that stood in for them while tracing."""
         last = next(reversed(self._programs.values()), None)
         if last is None:
-            hints = self._general.scope.hints
+            hints = self.general.scope.hints
             last = self.at([TensorSpec(substitute(s.shape, hints), s.dtype) for s in self.inputs])
         return last.program
 
@@ -50,7 +50,7 @@ class AnySize(ConcreteFunction):
             found = self._programs.get(key)
             if found is None:
                 sizes = self._sizes(specs)
-                found = self._general.bind(sizes) if self._allows(sizes) else self._retrace(list(specs))
+                found = self.general.bind(sizes) if self._allows(sizes) else self._retrace(list(specs))
                 self._programs[key] = found
                 if len(self._programs) > MAX_BOUND:
                     self._programs.popitem(last=False)
@@ -68,7 +68,7 @@ class AnySize(ConcreteFunction):
         return list(found.values())
 
     def _allows(self, sizes: Sequence[Any]) -> bool:
-        return all(d >= 2 for d in sizes) and self._general.refusal(sizes) is None
+        return all(d >= 2 for d in sizes) and self.general.refusal(sizes) is None
 
     def call(self, tensors: Sequence[Tensor]) -> Any:
         specs = [x.spec for x in tensors]
@@ -78,6 +78,6 @@ class AnySize(ConcreteFunction):
         if not self._allows(sizes):
             return self._retrace(specs).call(tensors)
         inlined = copy.copy(self)  # part of another trace, whose sizes may be open in their turn
-        inlined.__dict__["graph"] = self._general.at(sizes)
-        inlined._plan = self._plan.at(self._general.values(sizes))
+        inlined.__dict__["graph"] = self.general.at(sizes)
+        inlined._plan = self._plan.at(self.general.values(sizes))
         return inlined.rebuild(inlined._inline(tensors))

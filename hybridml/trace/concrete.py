@@ -19,7 +19,6 @@ from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable, moves
 from hybridml.errors import CompileWarning, DeviceError, SignatureError, user_stacklevel
 from hybridml.kernels.executable import Executable
-from hybridml.kernels.group import Fusions
 from hybridml.kernels.programs import executable
 from hybridml.ops.spec import TensorSpec
 from hybridml.symbolic import Dim, substitute
@@ -79,14 +78,13 @@ class OutputPlan:
 
 @dataclass(frozen=True)
 class Binding:
-    """Sizes that were put into a symbolic graph, and the optimised graph with them in; `seconds` is what that took. `prepare` gives the
-    gradient's graphs for these sizes; `fusions` are what fusion decided for other sizes."""
+    """Sizes that are put into a symbolic graph: `optimized` gives its optimised form with them in, `program` what runs, `prepare` the
+    gradient's programs."""
 
     values: Mapping[Symbol, int]
-    optimized: Graph
-    seconds: float
+    optimized: Callable[[], Graph]
+    program: Callable[[backends.Backend], Executable]
     prepare: Callable[[], Prepared | None]
-    fusions: Fusions
 
 
 def as_pure(graph: Graph) -> Graph:
@@ -107,12 +105,13 @@ def fits(given: TensorSpec, expected: TensorSpec) -> bool:
 
 def _compiled(
     graph: Graph, binding: Binding | None, backend: backends.Backend
-) -> tuple[float, Graph, Executable]:
-    """Seconds that the passes took, what they made of the graph, and its program."""
+) -> tuple[float, Graph | None, Executable]:
+    """Seconds that the passes took, what they made of the graph, and its program; bound sizes need no pass, and no graph to run."""
+    if binding is not None:
+        return 0.0, None, binding.program(backend)
     started = time.perf_counter()
-    optimized = optimize(graph) if binding is None else binding.optimized
-    seconds = time.perf_counter() - started if binding is None else binding.seconds
-    return seconds, optimized, executable(optimized, backend, None if binding is None else binding.fusions)
+    optimized = optimize(graph)
+    return time.perf_counter() - started, optimized, executable(optimized, backend)
 
 
 class ConcreteFunction:
@@ -150,7 +149,9 @@ class ConcreteFunction:
         self._later = Later(partial(_compiled, graph, binding, self.backend)) if background else None
         self._later_gradient: list[Later[None]] = []  # at most one; shared with copies
         if self._later is None:
-            self._passes_seconds, self.optimized, self.program = _compiled(graph, binding, self.backend)
+            self._passes_seconds, optimized, self.program = _compiled(graph, binding, self.backend)
+            if optimized is not None:
+                self.optimized = optimized
 
     # What the passes made of the graph, and its program. In the background they are awaited when they are first asked for.
 
@@ -160,14 +161,18 @@ class ConcreteFunction:
 
     @cached_property
     def optimized(self) -> Graph:
-        return self._made_later[1]
+        if self._binding is not None:
+            return self._binding.optimized()
+        found = self._made_later[1]
+        assert found is not None, "what is not bound was optimised"
+        return found
 
     @cached_property
     def program(self) -> Executable:
         return self._made_later[2]
 
     @property
-    def _made_later(self) -> tuple[float, Graph, Executable]:
+    def _made_later(self) -> tuple[float, Graph | None, Executable]:
         assert self._later is not None
         return self._later.result()
 

@@ -55,6 +55,7 @@ def explain(concrete: ConcreteFunction) -> Explanation:
         + (f" and {stats.python_steps} steps in Python" if stats.python_steps else ""),
         f"bytes moved a call: {_bytes(stats.bytes_eager)} eagerly, {_bytes(stats.bytes_traced)} traced ({saved:.0%} less)",
         f"intermediates share an arena of {_bytes(stats.arena_bytes)}",
+        *([program.note] if program.note else []),
         f"before the first call: {_ms(sum(seconds for _, seconds in _stages(stats)))}, of which tracing {_ms(stats.trace_seconds)}",
     ]
     sections = [
@@ -89,7 +90,8 @@ def _describe(s: Step) -> str:
         )
         return product if s.epilogue is None else f"{product}, on its blocks {s.epilogue.lowered.spec.title}"
     if isinstance(s, RoutineStep):
-        return s.title
+        work = f", {s.flops / 1e6:.2f} Mflop" if s.flops else ""
+        return f"{s.title}{work}, in {s.pieces} piece(s)"
     if isinstance(s, SweepStep):
         inner = [f"\n       {_describe(m)}" for m in s.members]
         return f"sweep of {s.units} units, {s.part} at a time" + "".join(inner)

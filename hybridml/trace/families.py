@@ -83,6 +83,12 @@ class Families:
         """Symbolic traces with these places open."""
         yield from self.of(key).generals.get(key.opened(places), ())
 
+    def every_general(self) -> Iterator[General]:
+        """All symbolic traces."""
+        for family in self._families.values():
+            for kept in family.generals.values():
+                yield from kept
+
     def keep(self, key: CallKey, places: Places, general: General) -> None:
         """Remember a symbolic trace; the oldest of too many goes."""
         kept = self.of(key).generals.setdefault(key.opened(places), [])

@@ -80,6 +80,8 @@ class CacheInfo:
     kernels_compiled: int
     kernels_loaded: int
     binds: int  # sizes that were put into a trace for all sizes
+    plans: int  # of graphs with open sizes, the gradients' among them
+    apart: int  # sizes that such a plan does not serve, so that they were planned as numbers
 
 
 class Function:
@@ -461,11 +463,15 @@ class Function:
     def cache_info(self) -> CacheInfo:
         """Traces, hits, evictions, and kernels compiled or loaded for the traces that are kept."""
         stats = [t.concrete.stats for t in self._traces.values() if t.concrete.wait(0)]
+        generals = [*self._families.every_general(), *[a.general for a in self._any_size.values()]]
+        blueprints = [b for g in generals for b in g.blueprints]
         return CacheInfo(
             **self._count,
             size=len(self._traces),
             kernels_compiled=sum(s.compiled for s in stats),
             kernels_loaded=sum(s.loaded_from_disk for s in stats),
+            plans=sum(b.planned for b in blueprints),
+            apart=sum(b.apart for b in blueprints),
         )
 
     # methods

@@ -1,29 +1,49 @@
 """One trace for all sizes of some dimensions.
 
-The graph is traced, differentiated and optimised once, with sizes as symbols. What was decided on the way by the sizes of the call that
-was traced is remembered as guards. A size that meets them is *bound*: numbers are put into the optimised graph and a program is laid
-out; no Python of the user's runs, no pass, and no kernel is compiled. (The guards are PyTorch's way; jax.export and TensorFlow
-refuse what they cannot decide.)
+The graph is traced, differentiated, optimised and planned once, with sizes as symbols. What was decided on the way by the sizes of the
+call that was traced is remembered as guards. A size that meets them is *bound*: numbers are put into the plan, which makes a program of
+it; no Python of the user's runs, no pass, nothing is lowered, and no kernel is compiled. (The guards are PyTorch's way; jax.export and
+TensorFlow refuse what they cannot decide.)
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
 from hybridml import backends
 from hybridml.eager.variable import Variable
-from hybridml.kernels.group import Fusions
+from hybridml.kernels.blueprint import Blueprints
 from hybridml.symbolic import Guard, Guards, Scope
 from hybridml.symbolic.polynomial import Symbol
 from hybridml.trace.bind import bound
 from hybridml.trace.concrete import Binding, ConcreteFunction, OutputPlan, as_pure
-from hybridml.trace.gradient import Prepared
+from hybridml.trace.gradient import Prepared, Split, prepared
 from hybridml.trace.graph import Graph
 from hybridml.trace.passes import optimize
 from hybridml.trace.signature import Place
+
+
+@dataclass(frozen=True)
+class GeneralGradient:
+    """A symbolic graph's gradient, and what was decided on the way to it."""
+
+    guards: Guards
+    split: Split
+    forward: Blueprints
+    backward: Blueprints
+
+    def at(self, values: Mapping[Symbol, int]) -> Prepared:
+        """For these sizes."""
+        forward, backward = bound(self.split.forward, values), bound(self.split.backward, values)
+        return Prepared(
+            replace(self.split, forward=forward, backward=backward),
+            lambda backend: self.forward.program(values, backend),
+            lambda backend: self.backward.program(values, backend),
+        )
 
 
 class General:
@@ -48,11 +68,11 @@ class General:
         self.graph, self.variables, self.named = graph, variables, named
         self.plan, self.check, self.background = outputs, check, background
         self.trace_seconds = trace_seconds
-        self._fusions: Fusions = {}
         started = time.perf_counter()
         with scope.deciding(guards):
             self.optimized = optimize(graph)
         self.passes_seconds = time.perf_counter() - started
+        self.programs = Blueprints(self.optimized, guards, scope.symbols)
 
     def values(self, sizes: Sequence[int]) -> dict[Symbol, int]:
         return self.scope.values(sizes)
@@ -73,9 +93,7 @@ class General:
 
     def bind(self, sizes: Sequence[int]) -> ConcreteFunction:
         """The program for these sizes."""
-        started = time.perf_counter()
         values = self.values(sizes)
-        optimized = bound(self.optimized, values)
         return ConcreteFunction(
             self.graph,
             self.variables,
@@ -85,24 +103,31 @@ class General:
             self.named,
             Binding(
                 values,
-                optimized,
-                time.perf_counter() - started,
+                lambda: bound(self.optimized, values),
+                lambda backend: self.programs.program(values, backend),
                 lambda: self._gradient(values),
-                self._fusions,
             ),
             self.background,
             self.backend,
         )
 
     @cached_property
-    def _prepared(self) -> tuple[Guards, Prepared]:
-        """The gradient of the symbolic graph, and what was decided on the way to it."""
+    def gradient(self) -> GeneralGradient:
+        """The gradient of the symbolic graph."""
         with self.scope.deciding(Guards(self.guards)) as guards:
-            return guards, Prepared.of(as_pure(self.graph))
+            split, forward, backward = prepared(as_pure(self.graph))
+        programs = [Blueprints(g, guards, self.scope.symbols) for g in (forward, backward)]
+        return GeneralGradient(guards, split, programs[0], programs[1])
 
     def _gradient(self, values: Mapping[Symbol, int]) -> Prepared | None:
-        guards, prepared = self._prepared
-        return prepared.bound(values) if guards.failing(values) is None else None
+        found = self.gradient
+        return found.at(values) if found.guards.failing(values) is None else None
+
+    @property
+    def blueprints(self) -> list[Blueprints]:
+        """Of its programs: that of a call, and those of the gradient if there are any."""
+        gradient = self.__dict__.get("gradient")
+        return [self.programs] if gradient is None else [self.programs, gradient.forward, gradient.backward]
 
     def at(self, sizes: Sequence[Any]) -> Graph:
         """The traced graph for these sizes, which may be those of another trace."""

@@ -7,9 +7,9 @@ itself when a tape watches the backward walk: gradients of gradients come for fr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Any
 
 from hybridml import backends, dtypes
@@ -23,8 +23,6 @@ from hybridml.eager.tensor import Tensor, wrap
 from hybridml.kernels.executable import Executable
 from hybridml.kernels.programs import executable
 from hybridml.ops.registry import Kind, Op
-from hybridml.symbolic.polynomial import Symbol
-from hybridml.trace.bind import bound
 from hybridml.trace.builder import Builder
 from hybridml.trace.control.mapped import through_functions
 from hybridml.trace.control.unroll import unroll
@@ -136,54 +134,56 @@ def _renamed(n: Node, names: dict[Value, Value]) -> Node:
     )
 
 
+Programs = Callable[[backends.Backend], Executable]  # that of one graph for a device
+
+
 @dataclass(frozen=True)
 class Prepared:
-    """A split, and what the passes made of its two graphs."""
+    """A split, and the programs of its two graphs."""
 
     split: Split
-    forward: Graph
-    backward: Graph
+    forward: Programs
+    backward: Programs
 
     @staticmethod
     def of(graph: Graph) -> Prepared:
-        split = differentiate(graph)
-        return Prepared(split, optimize(split.forward), optimize(split.backward))
+        split, forward, backward = prepared(graph)
+        return Prepared(split, partial(executable, forward), partial(executable, backward))
 
-    def bound(self, values: Mapping[Symbol, Any]) -> Prepared:
-        """For these sizes."""
-        split = replace(
-            self.split, forward=bound(self.split.forward, values), backward=bound(self.split.backward, values)
-        )
-        return Prepared(split, bound(self.forward, values), bound(self.backward, values))
+
+def prepared(graph: Graph) -> tuple[Split, Graph, Graph]:
+    """A split, and what the passes made of its two graphs."""
+    split = differentiate(graph)
+    return split, optimize(split.forward), optimize(split.backward)
 
 
 class PureFunction:
     """A graph without variables, as a differentiable function of tensors.
 
-    `prepare` gives the gradient's graphs, where they are to be had more cheaply than by tracing them.
+    `prepare` gives the gradient's programs, where they are to be had more cheaply than by tracing it; `program` its own, likewise.
     """
 
     def __init__(
         self,
         graph: Graph,
         prepare: Callable[[], Prepared | None] = lambda: None,
-        optimized: Graph | None = None,
+        program: Programs | None = None,
     ) -> None:
-        self.graph, self._prepare, self._optimized = graph, prepare, optimized
+        self.graph, self._prepare, self._given = graph, prepare, program
         self._programs: dict[tuple[str, backends.Backend], Executable] = {}
 
     def _program(self, backend: backends.Backend) -> Executable:
         return self._on(
-            "program", backend, lambda: optimize(self.graph) if self._optimized is None else self._optimized
+            "program", backend, self._given or (lambda backend: executable(optimize(self.graph), backend))
         )
 
     def _forward(self, backend: backends.Backend) -> Executable:
-        return self._on("forward", backend, lambda: self._prepared.forward)
+        return self._on("forward", backend, lambda backend: self._prepared.forward(backend))
 
-    def _on(self, which: str, backend: backends.Backend, graph: Callable[[], Graph]) -> Executable:
+    def _on(self, which: str, backend: backends.Backend, make: Programs) -> Executable:
         """The program of a graph for a device, made once."""
         if (which, backend) not in self._programs:
-            self._programs[which, backend] = executable(graph(), backend)
+            self._programs[which, backend] = make(backend)
         return self._programs[which, backend]
 
     def compile(self, backend: backends.Backend = backends.CPU) -> None:
@@ -201,7 +201,7 @@ class PureFunction:
 
     @cached_property
     def _backward(self) -> PureFunction:
-        return PureFunction(self._split.backward, optimized=self._prepared.backward)
+        return PureFunction(self._split.backward, program=self._prepared.backward)
 
     def __call__(self, tensors: list[Any]) -> list[Any]:
         if state.traces or any(isinstance(x, SymbolicTensor) for x in tensors):

@@ -3,7 +3,7 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hybridml.kernels.memory import ALIGN, Interval, plan
+from hybridml.kernels.memory import ALIGN, Interval, plan, stacked
 
 
 @st.composite
@@ -28,6 +28,28 @@ def test_nothing_that_lives_at_once_overlaps(buffers):
     rounded = [-(-max(b.nbytes, 1) // ALIGN) * ALIGN for b in buffers]
     live = [sum(n for b, n in zip(buffers, rounded, strict=True) if b.born <= t <= b.dies) for t in range(13)]
     assert max(live) <= size <= sum(rounded)
+
+
+@settings(max_examples=200, derandomize=True, database=None, deadline=None)
+@given(intervals(), st.data())
+def test_nothing_that_lives_at_once_overlaps_at_other_sizes(buffers, data):
+    """The order of a plan, with other numbers in: sizes that grow, shrink and change places."""
+    offsets, size = plan(buffers)
+    stack = stacked(buffers, offsets)
+    assert sorted(stack.keys) == [b.key for b in buffers]
+    by_key = {b.key: b for b in buffers}
+    own, arena = stack.at([by_key[k].nbytes for k in stack.keys])
+    assert arena <= size and all(at <= offsets[k] for k, at in zip(stack.keys, own, strict=True))
+    for _ in range(3):
+        other = {b.key: data.draw(st.integers(1, 20_000)) for b in buffers}
+        found, arena = stack.at([other[k] for k in stack.keys])
+        at = dict(zip(stack.keys, found, strict=True))
+        for b in buffers:
+            assert at[b.key] % ALIGN == 0 and at[b.key] + other[b.key] <= arena
+            for c in buffers:
+                if c.key > b.key and c.born <= b.dies and b.born <= c.dies:
+                    below, above = sorted((b.key, c.key), key=at.__getitem__)
+                    assert at[below] + other[below] <= at[above]
 
 
 def test_a_chain_needs_two_buffers_however_long_it_is():

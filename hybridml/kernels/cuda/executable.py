@@ -41,14 +41,13 @@ class CudaExecutable(Executable):
     _arena: Any
 
     def __init__(self, graph: Graph, backend: Backend, known: Fusions | None = None) -> None:
-        self.graph, self.backend = graph, backend
+        self.backend, self._name = backend, graph.name
         self.driver = driver_of(backend)
         self.meter = Meter()
         self._lock = threading.RLock()
         started = time.perf_counter()
         with backend.scope(), self._explaining():
             self.region = CudaRegion(graph, self.driver, self.meter, known=known)
-            self.graph = self.region.graph
             self._build()
         self._seconds = time.perf_counter() - started
 
@@ -101,7 +100,7 @@ class CudaExecutable(Executable):
             if type(error).__name__ != "OutOfMemoryError":
                 raise
             raise DeviceMemoryError(
-                f"{self.backend.name} has no memory left for `{self.graph.name}`: {error}. Its intermediates take "
+                f"{self.backend.name} has no memory left for `{self._name}`: {error}. Its intermediates take "
                 f"{getattr(getattr(self, 'region', None), 'arena_bytes', 0):,} bytes. Use smaller batches, free tensors that are no longer "
                 "needed, or wrap parts in hml.checkpoint; the process can go on"
             ) from error
