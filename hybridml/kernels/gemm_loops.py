@@ -32,11 +32,13 @@ from hybridml.kernels.native import (
 
 WIDTH = float32_width
 PANEL = 2 * WIDTH
-PANEL_BYTES = STEPS * PANEL * ITEM  # of B, packed, on the stack: half of a first-level cache
+B_PANEL = STEPS * PANEL + 16  # elements of a packed panel of B, half of a first-level cache; no power of two, see A_ROW
+PANELS = 4  # are packed at once: rows of B that lie far apart are read a few cache lines at a time
+B_BYTES = PANELS * B_PANEL * ITEM
 BLOCK_ROWS = 1024 // ITEM  # rows of A that a panel of B serves: with STEPS of each, half of a second-level cache
 A_ROW = STEPS + 16  # from one packed row of A to the next, no power of two: rows must not meet in one cache set
 A_BYTES = BLOCK_ROWS * A_ROW * ITEM
-MANY_ROWS = 128  # rows of A that use a panel of B before packing it pays
+MANY_ROWS = 24  # rows of A that use a panel of B before packing it pays
 MANY_PANELS = 16  # panels of B that use a block of A before packing it pays
 FAR_APART = 1024  # bytes
 
@@ -97,7 +99,7 @@ def tiled(args, begin, end):
     # Columns of A that lie far apart, or rows that meet in the same cache sets, are gathered once for all panels.
     far = lda * ITEM >= FAR_APART and (transa or lda * ITEM % 4096 == 0)
     pack_a = far and rows >= 8 and depth >= 16 and last_column - first_column >= MANY_PANELS * PANEL
-    panel = scratch(PANEL_BYTES)
+    panels = scratch(B_BYTES)
     block = scratch(A_BYTES)
     most_rows = part(rows, BLOCK_ROWS)
     most_steps = part(depth, STEPS)
@@ -123,33 +125,39 @@ def tiled(args, begin, end):
                         for row in range(bottom - top):
                             copy_bytes(block + row * A_ROW * ITEM, a_here + row * lda * ITEM, steps * ITEM)
                     a_here, a_row, a_column = block, A_ROW, 1
-                for column in range(first_column, last_column, PANEL):
-                    columns = min(PANEL, last_column - column)
-                    b_here, b_row = b + (start * ldb + column) * ITEM, ldb
+                for left in range(first_column, last_column, PANELS * PANEL):
+                    right = min(left + PANELS * PANEL, last_column)
                     if transb:
-                        transpose(panel, PANEL, b + (column * ldb + start) * ITEM, ldb, columns, steps)
-                        b_here, b_row = panel, PANEL
+                        for column in range(left, right, PANEL):
+                            to = panels + (column - left) // PANEL * B_PANEL * ITEM
+                            of = b + (column * ldb + start) * ITEM
+                            transpose(to, PANEL, of, ldb, min(PANEL, right - column), steps)
                     elif pack_b:
                         for step in range(steps):
-                            float32_copy_columns(
-                                2, panel + step * PANEL * ITEM, b_here + step * ldb * ITEM, columns
+                            of = b + (start + step) * ldb * ITEM
+                            to = panels + step * PANEL * ITEM
+                            for column in range(left, right, PANEL):
+                                float32_copy_columns(2, to, of + column * ITEM, right - column)
+                                to += B_PANEL * ITEM
+                    for column in range(left, right, PANEL):
+                        b_here, b_row = b + (start * ldb + column) * ITEM, ldb
+                        if pack_b:
+                            b_here, b_row = panels + (column - left) // PANEL * B_PANEL * ITEM, PANEL
+                        row = 0
+                        while row < bottom - top:
+                            row += float32_fitting_tile(
+                                bottom - top - row,
+                                a_here + row * a_row * ITEM,
+                                a_row,
+                                a_column,
+                                b_here,
+                                b_row,
+                                c + ((top + row) * ldc + column) * ITEM,
+                                ldc,
+                                steps,
+                                min(PANEL, right - column),
+                                accumulate,
                             )
-                        b_here, b_row = panel, PANEL
-                    row = 0
-                    while row < bottom - top:
-                        row += float32_fitting_tile(
-                            bottom - top - row,
-                            a_here + row * a_row * ITEM,
-                            a_row,
-                            a_column,
-                            b_here,
-                            b_row,
-                            c + ((top + row) * ldc + column) * ITEM,
-                            ldc,
-                            steps,
-                            columns,
-                            accumulate,
-                        )
                 start += steps
                 if start >= depth:
                     break
