@@ -8,7 +8,7 @@ large rest.
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
@@ -17,8 +17,11 @@ from hybridml.kernels.gemm_cost import Machine, Product, Split
 from hybridml.kernels.jit import Kernel
 from hybridml.kernels.walk import Axes
 
-_VECTORS = (("avx512f", (64, 0.5)), ("avx2", (32, 0.9)))
-"""Bytes of a vector by processor feature, widest first, and the part of the tiles' peak rate that OpenBLAS was seen to reach there."""
+_PROCESSORS = (  # by feature, widest vectors first: their bytes, and figures for the cost model
+    ("avx512f", 64, Machine(16, library_share=0.5)),  # Zen 5
+    ("avx2", 32, Machine(8, library_share=0.9, tile_rows=6)),  # Zen 3
+)
+_OTHER = (16, Machine(4, library_share=0.9))
 
 CYCLES = 3.0  # in a nanosecond
 
@@ -200,7 +203,9 @@ def plan(
         a_word, b_word = b_word, a_word
         split = _SWAPPED.get(split, split)
     product, here = Product(m, n, k, transa, transb, batch), machine(dtype)
-    entry = provider or _choose(product, ldb, here, gemm_cost.saved_by_epilogue(product) if epilogue else 0.0)
+    entry = provider or _choose(
+        product, ldb, here, gemm_cost.saved_by_epilogue(product, here) if epilogue else 0.0
+    )
     if chunks is None:
         chunks = gemm_cost.worthwhile_chunks(product, threads, here, CYCLES * beside)
     if split is None:
@@ -276,5 +281,7 @@ def _choose(p: Product, ldb: int, machine: Machine, saved: float) -> str:
 def machine(dtype: str) -> Machine:
     """This processor, for the cost model."""
     features = jit.host_features()
-    vector_bytes, library_share = next((known for name, known in _VECTORS if features.get(name)), (16, 0.9))
-    return Machine(vector_bytes // (4 if dtype == "float32" else 8), library_share)
+    vector_bytes, figures = next(
+        ((size, figures) for name, size, figures in _PROCESSORS if features.get(name)), _OTHER
+    )
+    return replace(figures, lanes=vector_bytes // (4 if dtype == "float32" else 8))

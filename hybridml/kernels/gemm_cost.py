@@ -1,8 +1,8 @@
 """What a matrix product costs: how it is best split over threads, and whether the tiles or the process's BLAS do it faster.
 
-The unit is a cycle of a core that starts two vector multiply-adds in each. The figures were fitted on one machine (Zen 5,
-AVX-512) and need only be right relative to each other; `python benchmarks/gemm_model.py` measures how far the choices they lead to
-fall short of the best one on the machine at hand.
+The unit is a cycle of a core that starts two vector multiply-adds in each. The figures of `Machine` were fitted on one machine for each
+width of vectors and need only be right relative to each other; `python benchmarks/gemm_model.py` measures how far the choices they lead
+to fall short of the best one on the machine at hand.
 """
 
 from __future__ import annotations
@@ -11,27 +11,17 @@ import itertools
 from dataclasses import dataclass, replace
 from enum import IntEnum
 
-TILE_ROWS = 8
-START = 45.0
-"""Cycles of a tile besides its multiply-adds: from its call to its first load, and storing C."""
-
-PACK = 0.1
-"""Cycles an element of B to copy it where the tile reads it fast; a transposed A takes twice, a transposed B four times that."""
-
-BLOCK_ROWS = 256
-"""Rows of A that share one packed panel of B."""
+LATENCY = 4
+"""Cycles until a multiply-add's result can be added to: a tile of fewer rows of two vectors waits that long at each step."""
 
 STEPS = 256
 """Elements along the summed axis that are summed up in registers; longer sums are made of parts."""
 
-HAND_OVER = 1500.0
-"""Cycles to share a product with other threads and wait for the last."""
+BLOCK_ROWS = 256
+"""Rows of A that share one packed panel of B."""
 
 PASS = 0.25
 """Cycles an element of C to store it and load it again in a kernel of its own, which an epilogue saves."""
-
-LIBRARY_CALL = 5000.0
-"""Cycles of a call of a BLAS besides its arithmetic."""
 
 
 class Split(IntEnum):
@@ -48,10 +38,21 @@ class Machine:
 
     lanes           elements of a vector
     library_share   the part of the tiles' peak rate that a BLAS reaches on large products
+    tile_rows       rows of a tile, at most
+    start           cycles of a tile besides its multiply-adds: from its call to its first load, and storing C
+    pack            cycles an element of B to copy it where the tile reads it fast; a transposed A takes twice, a transposed B four
+                    times that
+    hand_over       cycles to share a product with other threads and wait for the last
+    library_call    cycles of a call of a BLAS besides its arithmetic
     """
 
     lanes: int
     library_share: float
+    tile_rows: int = 8
+    start: float = 45.0
+    pack: float = 0.1
+    hand_over: float = 1500.0
+    library_call: float = 5000.0
 
     @property
     def panel(self) -> int:
@@ -74,8 +75,9 @@ class Product:
         return (self.m, self.n, self.batch)[axis]
 
     def grain(self, axis: Split, chunks: int, machine: Machine) -> int:
-        """Where pieces of an axis begin: at whole tiles, or anywhere if there are fewer tiles than pieces."""
-        tile = (TILE_ROWS, machine.panel, 1)[axis]
+        """Where pieces of an axis begin: anywhere among rows, which tiles share evenly, and at whole panels of columns unless these are
+        fewer than the pieces."""
+        tile = (1, machine.panel, 1)[axis]
         return tile if -(-self.size(axis) // tile) >= chunks else 1
 
     def pieces(self, axis: Split, chunks: int, machine: Machine) -> set[Product]:
@@ -93,26 +95,33 @@ class Product:
 
 def tiled(p: Product, machine: Machine) -> float:
     """Cycles of one thread for a product in tiles."""
-    # A tile of fewer than eight rows waits for its own results: four cycles a step, as long as a half of them.
-    row_tiles = p.m // TILE_ROWS + (p.m % TILE_ROWS).bit_count()
-    rows = p.m // TILE_ROWS * TILE_ROWS + 4 * (p.m % TILE_ROWS).bit_count()
-    vectors = -(-p.n // machine.lanes)
-    panels = -(-p.n // machine.panel)
-    arithmetic = p.k * rows * vectors / 2
+    row_tiles = max(1, -(-p.m // machine.tile_rows))
+    rows, higher = divmod(p.m, row_tiles)
+    panels, narrow = divmod(-(-p.n // machine.lanes), 2)
+
+    def step(vectors: int) -> float:
+        """Cycles of all rows' tiles, so many vectors wide, for one step along the summed axis."""
+        high, low = max(LATENCY, (rows + 1) * vectors / 2), max(LATENCY, rows * vectors / 2)
+        return higher * high + (row_tiles - higher) * low
+
+    arithmetic = p.k * (panels * step(2) + narrow * step(1))
     pack_b = (4 if p.transb else 1) * p.k * p.n * -(-p.m // BLOCK_ROWS)
     pack_a = 2 * p.k * p.m if p.transa else 0
-    return p.batch * (arithmetic + START * row_tiles * panels + PACK * (pack_a + pack_b))
+    parts = max(1, -(-p.k // STEPS))
+    return p.batch * (
+        arithmetic + machine.start * row_tiles * (panels + narrow) * parts + machine.pack * (pack_a + pack_b)
+    )
 
 
 def library(p: Product, machine: Machine) -> float:
     """Cycles of one thread for a product by a BLAS, which rounds sizes up to vectors only along one axis."""
     work = p.m * p.k * -(-p.n // machine.lanes) / 2
-    return p.batch * (LIBRARY_CALL + work / machine.library_share)
+    return p.batch * (machine.library_call + work / machine.library_share)
 
 
-def saved_by_epilogue(p: Product) -> float:
+def saved_by_epilogue(p: Product, machine: Machine) -> float:
     """Cycles that a kernel of its own after the product would take more than an epilogue, which only tiles take."""
-    return HAND_OVER + PASS * p.m * p.n * p.batch
+    return machine.hand_over + PASS * p.m * p.n * p.batch
 
 
 def best_split(p: Product, chunks: int, machine: Machine) -> Split:
@@ -128,4 +137,4 @@ def best_split(p: Product, chunks: int, machine: Machine) -> Split:
 def worthwhile_chunks(p: Product, threads: int, machine: Machine, beside: float = 0.0) -> int:
     """How many threads are worth handing a share to, with so many cycles of an epilogue beside the product."""
     cycles = tiled(p, machine) + beside
-    return max(1, min(threads, int(cycles // (2 * HAND_OVER))))
+    return max(1, min(threads, int(cycles // (2 * machine.hand_over))))

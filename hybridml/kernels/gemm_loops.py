@@ -33,16 +33,17 @@ from hybridml.kernels.native import (
 
 WIDTH = float32_width
 PANEL = 2 * WIDTH
+PANELS = 4  # of B are packed at once: rows of B that lie far apart are read a few cache lines at a time
 BLOCK_ROWS = (
     1024 // ITEM
 )  # rows of A that a panel of B serves: with STEPS of each, half of a second-level cache
-MANY_ROWS = 128  # rows of A that use a panel of B before packing it pays
+MANY_ROWS = 24  # rows of A that use a panel of B before packing it pays
 MANY_PANELS = 16  # panels of B that use a block of A before packing it pays
 FAR_APART = 1024  # bytes
-C_ROWS, C_COLUMNS = (
-    BLOCK_ROWS // 2,
-    256,
+C_ROWS = (
+    BLOCK_ROWS // 2
 )  # of a block of C that an epilogue is given at once: a quarter of a second-level cache
+C_COLUMNS = 256
 C_STEPS = 2 * STEPS  # along the summed axis, if such a block can be summed up along so many in one go
 
 
@@ -54,6 +55,9 @@ def start_of(args, operand, entry):
         args[6 + 2 * operand]
         + (entry // inner * args[20 + operand] + entry % inner * args[13 + operand]) * ITEM
     )
+
+
+SLACK = 16  # elements between packed rows, and panels: at powers of two they would meet in one cache set
 
 
 @device
@@ -91,15 +95,20 @@ def pack_rows(block, block_row, a, lda, transa, rows, steps):
 
 
 @device
-def pack_panel(panel, b, ldb, transb, start, steps, column, columns):
-    """Some columns of B, up to a panel, on some steps: PANEL elements a step."""
+def pack_panels(panels, stride, b, ldb, transb, start, steps, left, right):
+    """Some columns of B on some steps, in panels `stride` elements apart: PANEL elements a step."""
     if transb:
-        transpose(panel, PANEL, b + (column * ldb + start) * ITEM, ldb, columns, steps)
+        for column in range(left, right, PANEL):
+            of = b + (column * ldb + start) * ITEM
+            transpose(panels, PANEL, of, ldb, min(PANEL, right - column), steps)
+            panels += stride * ITEM
     else:
         for step in range(steps):
-            float32_copy_columns(
-                2, panel + step * PANEL * ITEM, b + ((start + step) * ldb + column) * ITEM, columns
-            )
+            of = b + (start + step) * ldb * ITEM
+            to = panels + step * PANEL * ITEM
+            for column in range(left, right, PANEL):
+                float32_copy_columns(2, to, of + column * ITEM, right - column)
+                to += stride * ITEM
 
 
 def tiled(args, begin, end):
@@ -128,20 +137,20 @@ def tiled(args, begin, end):
     rows = last_row - first_row
     pack_b = transb or rows >= MANY_ROWS
     # Columns of A that lie far apart, or rows that meet in the same cache sets, are gathered once for all panels.
-    far = lda * ITEM >= FAR_APART and (transa or lda * ITEM % 4096 == 0)
-    pack_a = far and rows >= 8 and depth >= 16 and last_column - first_column >= MANY_PANELS * PANEL
-    most_rows, wide, most_steps = (
+    apart = lda * ITEM >= FAR_APART and (transa or lda * ITEM % 4096 == 0)
+    pack_a = apart and rows >= 8 and depth >= 16 and last_column - first_column >= MANY_PANELS * PANEL
+    most_rows, most_steps, wide = (
         part(rows, BLOCK_ROWS),
-        max(last_column - first_column, 1),
         part(depth, STEPS),
+        max(1, last_column - first_column),
     )
     if epilogue != 0:
         most_rows, wide = part(rows, C_ROWS), C_COLUMNS
         if depth <= C_STEPS:
-            most_steps = max(depth, 1)
-    packed_row = most_steps + 16  # no power of two: rows must not meet in one cache set
-    panel = scratch(C_STEPS * PANEL * ITEM)
-    a_block = scratch(BLOCK_ROWS * (STEPS + 16) * ITEM)
+            most_steps = max(1, depth)
+    b_panel, a_packed = most_steps * PANEL + SLACK, most_steps + SLACK
+    panels = scratch(PANELS * (C_STEPS * PANEL + SLACK) * ITEM)
+    a_block = scratch(BLOCK_ROWS * (STEPS + SLACK) * ITEM)
     c_block = scratch(C_ROWS * C_COLUMNS * ITEM)
     for entry in range(first_entry, last_entry):
         a = start_of(args, 0, entry)
@@ -165,29 +174,31 @@ def tiled(args, begin, end):
                     if transa:
                         a_here, a_row, a_column = a + (start * lda + top) * ITEM, 1, lda
                     if pack_a:
-                        pack_rows(a_block, packed_row, a_here, lda, transa, bottom - top, steps)
-                        a_here, a_row, a_column = a_block, packed_row, 1
-                    for column in range(left, right, PANEL):
-                        columns = min(PANEL, right - column)
-                        b_here, b_row = b + (start * ldb + column) * ITEM, ldb
+                        pack_rows(a_block, a_packed, a_here, lda, transa, bottom - top, steps)
+                        a_here, a_row, a_column = a_block, a_packed, 1
+                    for near in range(left, right, PANELS * PANEL):
+                        far = min(near + PANELS * PANEL, right)
                         if pack_b:
-                            pack_panel(panel, b, ldb, transb, start, steps, column, columns)
-                            b_here, b_row = panel, PANEL
-                        row = 0
-                        while row < bottom - top:
-                            row += float32_fitting_tile(
-                                bottom - top - row,
-                                a_here + row * a_row * ITEM,
-                                a_row,
-                                a_column,
-                                b_here,
-                                b_row,
-                                c_here + (row * c_row + column - left) * ITEM,
-                                c_row,
-                                steps,
-                                columns,
-                                accumulate,
-                            )
+                            pack_panels(panels, b_panel, b, ldb, transb, start, steps, near, far)
+                        for column in range(near, far, PANEL):
+                            b_here, b_row = b + (start * ldb + column) * ITEM, ldb
+                            if pack_b:
+                                b_here, b_row = panels + (column - near) // PANEL * b_panel * ITEM, PANEL
+                            row = 0
+                            while row < bottom - top:
+                                row += float32_fitting_tile(
+                                    bottom - top - row,
+                                    a_here + row * a_row * ITEM,
+                                    a_row,
+                                    a_column,
+                                    b_here,
+                                    b_row,
+                                    c_here + (row * c_row + column - left) * ITEM,
+                                    c_row,
+                                    steps,
+                                    min(PANEL, far - column),
+                                    accumulate,
+                                )
                     start += steps
                     if start >= depth:
                         break

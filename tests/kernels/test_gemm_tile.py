@@ -1,0 +1,101 @@
+"""The register tile on other processors than this one: what LLVM makes of its loops, and results with narrower vectors."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hybridml.kernels import llvm
+
+X86 = llvm.binding().get_process_triple().startswith(("x86_64", "amd64"))
+
+# A process that takes itself for another processor; LLVM's name and features of it.
+ANOTHER = """
+import llvmlite.binding as llvm
+features = llvm.FeatureMap({features!r})
+llvm.get_host_cpu_features = lambda: features
+llvm.get_host_cpu_name = lambda: {cpu!r}
+"""
+
+# The loops of a kernel that branch nowhere but back: (multiply-adds, lines that reach the stack) of each.
+LOOPS = """
+import json, re
+from hybridml.kernels import gemm, gemm_tile, llvm
+from hybridml.kernels.jit import KERNEL
+from hybridml.kernels.translate import translate
+
+text = translate(gemm._source({dtype!r}), "tiled", KERNEL, "tiled", "gemm_loops.py").text
+lines = llvm.machine().emit_assembly(llvm.optimised(text, loops=False)).splitlines()
+stack = "(%rsp" if not any("%rsp, %rbp" in line for line in lines) else r"(%rsp|(%rbp"
+starts, found = dict(), []
+for number, line in enumerate(lines):
+    label = re.match(r"(\\.LBB\\d+_\\d+):", line)
+    jump = re.match(r"\\s+j\\w+\\s+(\\.LBB\\d+_\\d+)", line)
+    if label:
+        starts[label[1]] = number
+    elif jump and jump[1] in starts:
+        body = lines[starts[jump[1]] : number]
+        if not any(re.match(r"\\s+(j|call)", inner) for inner in body):
+            sums = sum(bool(re.search(r"vfmadd|\\s(addps|addpd)\\s", inner)) for inner in body)
+            found.append([sums, [inner for inner in body if any(s in inner for s in stack.split("|"))]])
+print(json.dumps(dict(rows=gemm_tile.TILE_ROWS, bytes=gemm_tile.VECTOR_BYTES, loops=found)))
+"""
+
+# For sizes with ragged edges in every direction, the tests of the products themselves.
+RESULTS = """
+import sys
+sys.path.insert(0, {folder!r})
+from hybridml.kernels import gemm_tile
+from test_gemm import FORMS, check
+
+assert gemm_tile.VECTOR_BYTES == {vector_bytes}
+for dtype in ("float32", "float64"):
+    for ta, tb in FORMS:
+        for m, n, k in [(1, 1, 1), (7, 33, 1), (13, 45, 300), (65, 17, 33), (131, 100, 520)]:
+            check(m, n, k, dtype, ta, tb, padding=3, accumulate=m % 2 == 0, provider="tiled")
+"""
+
+
+def run(program, cache):
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        env={"PYTHONPATH": ":".join(p for p in sys.path if p), "HYBRIDML_CACHE_DIR": str(cache), "PATH": ""},
+    )
+    assert not done.returncode, done.stderr
+    return done.stdout
+
+
+@pytest.mark.skipif(not X86, reason="LLVM has the code generator of this processor only")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(
+    "cpu, vector_bytes, rows, features",
+    [
+        ("znver4", 64, 8, ["sse2", "avx", "avx2", "fma", "avx512f", "avx512vl", "avx512dq", "avx512bw"]),
+        ("haswell", 32, 6, ["sse2", "avx", "avx2", "fma"]),
+        ("x86-64", 16, 6, ["sse2"]),
+    ],
+)
+def test_the_sums_of_a_tile_stay_in_registers(cpu, vector_bytes, rows, features, dtype, tmp_path):
+    program = ANOTHER.format(cpu=cpu, features=dict.fromkeys(features, True)) + LOOPS.format(dtype=dtype)
+    found = json.loads(run(program, tmp_path))
+    assert (found["rows"], found["bytes"]) == (rows, vector_bytes)
+    whole = [stack for sums, stack in found["loops"] if sums == 2 * rows]
+    assert whole, "no loop has as many multiply-adds as a whole tile"
+    assert [] in whole, "each loop of a whole tile keeps something on the stack"
+    assert {sums for sums, _ in found["loops"]} >= {2 * r for r in range(1, rows + 1)}
+
+
+@pytest.mark.skipif(not X86, reason="narrower vectors of another architecture are not asked for")
+@pytest.mark.parametrize("vector_bytes", [32, 16])
+def test_results_with_narrower_vectors(vector_bytes, tmp_path):
+    host = llvm.host_features()
+    wider = ("avx512",) if vector_bytes == 32 else ("avx", "fma", "f16c", "vaes", "vpclmul", "xop")
+    if vector_bytes == 32 and not host.get("avx2"):
+        pytest.skip("this processor has no vectors of 32 bytes")
+    features = {name: has and not name.startswith(wider) for name, has in host.items()}
+    program = ANOTHER.format(cpu=llvm.binding().get_host_cpu_name(), features=features)
+    run(program + RESULTS.format(folder=str(Path(__file__).parent), vector_bytes=vector_bytes), tmp_path)
