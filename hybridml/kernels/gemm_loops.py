@@ -33,16 +33,15 @@ from hybridml.kernels.native import (
 
 WIDTH = float32_width
 PANEL = 2 * WIDTH
+SLACK = 16  # elements between packed rows, and panels: at powers of two they would meet in one cache set
 PANELS = 4  # of B are packed at once: rows of B that lie far apart are read a few cache lines at a time
-BLOCK_ROWS = (
-    1024 // ITEM
-)  # rows of A that a panel of B serves: with STEPS of each, half of a second-level cache
+# Rows of A that a panel of B serves: with STEPS of each, half of a second-level cache.
+BLOCK_ROWS = 1024 // ITEM
 MANY_ROWS = 24  # rows of A that use a panel of B before packing it pays
 MANY_PANELS = 16  # panels of B that use a block of A before packing it pays
 FAR_APART = 1024  # bytes
-C_ROWS = (
-    BLOCK_ROWS // 2
-)  # of a block of C that an epilogue is given at once: a quarter of a second-level cache
+# Rows and columns of a block of C that an epilogue is given at once: a quarter of a second-level cache.
+C_ROWS = BLOCK_ROWS // 2
 C_COLUMNS = 256
 C_STEPS = 2 * STEPS  # along the summed axis, if such a block can be summed up along so many in one go
 
@@ -55,9 +54,6 @@ def start_of(args, operand, entry):
         args[6 + 2 * operand]
         + (entry // inner * args[20 + operand] + entry % inner * args[13 + operand]) * ITEM
     )
-
-
-SLACK = 16  # elements between packed rows, and panels: at powers of two they would meet in one cache set
 
 
 @device
@@ -151,7 +147,7 @@ def tiled(args, begin, end):
     b_panel, a_packed = most_steps * PANEL + SLACK, most_steps + SLACK
     panels = scratch(PANELS * (C_STEPS * PANEL + SLACK) * ITEM)
     a_block = scratch(BLOCK_ROWS * (STEPS + SLACK) * ITEM)
-    c_block = scratch(C_ROWS * C_COLUMNS * ITEM)
+    c_block = scratch(C_ROWS * (C_COLUMNS + SLACK) * ITEM)
     for entry in range(first_entry, last_entry):
         a = start_of(args, 0, entry)
         b = start_of(args, 1, entry)
@@ -164,7 +160,7 @@ def tiled(args, begin, end):
                 bottom = min(top + most_rows, last_row)
                 c_here, c_row = c + (top * ldc + left) * ITEM, ldc
                 if alone:
-                    c_here, c_row = c_block, C_COLUMNS
+                    c_here, c_row = c_block, C_COLUMNS + SLACK
                 start = 0
                 while True:
                     steps = min(most_steps, depth - start)
