@@ -40,10 +40,8 @@ BLOCK_ROWS = 1024 // ITEM
 MANY_ROWS = 24  # rows of A that use a panel of B before packing it pays
 MANY_PANELS = 16  # panels of B that use a block of A before packing it pays
 FAR_APART = 1024  # bytes
-# Rows and columns of a block of C that an epilogue is given at once: a quarter of a second-level cache.
-C_ROWS = BLOCK_ROWS // 2
-C_COLUMNS = 256
-C_STEPS = 2 * STEPS  # along the summed axis, if such a block can be summed up along so many in one go
+C_COLUMNS = 128  # of a block of C that an epilogue is given at once: with its rows, a quarter of a second-level cache or less
+MOST_STEPS = 2 * STEPS  # along the summed axis for a block of C that is summed up in one go
 
 
 @device
@@ -141,37 +139,37 @@ def tiled(args, begin, end):
         max(1, last_column - first_column),
     )
     if epilogue != 0:
-        most_rows, wide = part(rows, C_ROWS), C_COLUMNS
-        if depth <= C_STEPS:
-            most_steps = max(1, depth)
+        wide = C_COLUMNS
+        if alone and depth > STEPS:
+            most_rows, most_steps = part(rows, BLOCK_ROWS // 2), depth
     b_panel, a_packed = most_steps * PANEL + SLACK, most_steps + SLACK
-    panels = scratch(PANELS * (C_STEPS * PANEL + SLACK) * ITEM)
+    panels = scratch(PANELS * (MOST_STEPS * PANEL + SLACK) * ITEM)
     a_block = scratch(BLOCK_ROWS * (STEPS + SLACK) * ITEM)
-    c_block = scratch(C_ROWS * (C_COLUMNS + SLACK) * ITEM)
+    c_block = scratch(BLOCK_ROWS * (C_COLUMNS + SLACK) * ITEM)
     for entry in range(first_entry, last_entry):
         a = start_of(args, 0, entry)
         b = start_of(args, 1, entry)
         c = start_of(args, 2, entry)
         line = args[26] + entry * args[3]
-        for left in range(first_column, last_column, wide):
-            right = min(left + wide, last_column)
-            top = first_row
-            while top < last_row:
-                bottom = min(top + most_rows, last_row)
-                c_here, c_row = c + (top * ldc + left) * ITEM, ldc
-                if alone:
-                    c_here, c_row = c_block, C_COLUMNS + SLACK
-                start = 0
-                while True:
-                    steps = min(most_steps, depth - start)
-                    accumulate = args[17] if start == 0 else 1
-                    # Element (row, step) of A lies at a_here + (row * a_row + step * a_column) * ITEM.
-                    a_here, a_row, a_column = a + (top * lda + start) * ITEM, lda, 1
-                    if transa:
-                        a_here, a_row, a_column = a + (start * lda + top) * ITEM, 1, lda
-                    if pack_a:
-                        pack_rows(a_block, a_packed, a_here, lda, transa, bottom - top, steps)
-                        a_here, a_row, a_column = a_block, a_packed, 1
+        top = first_row
+        while top < last_row:
+            bottom = min(top + most_rows, last_row)
+            start = 0
+            while True:
+                steps = min(most_steps, depth - start)
+                accumulate = args[17] if start == 0 else 1
+                # Element (row, step) of A lies at a_here + (row * a_row + step * a_column) * ITEM.
+                a_here, a_row, a_column = a + (top * lda + start) * ITEM, lda, 1
+                if transa:
+                    a_here, a_row, a_column = a + (start * lda + top) * ITEM, 1, lda
+                if pack_a:
+                    pack_rows(a_block, a_packed, a_here, lda, transa, bottom - top, steps)
+                    a_here, a_row, a_column = a_block, a_packed, 1
+                for left in range(first_column, last_column, wide):
+                    right = min(left + wide, last_column)
+                    c_here, c_row = c + (top * ldc + left) * ITEM, ldc
+                    if alone:
+                        c_here, c_row = c_block, C_COLUMNS + SLACK
                     for near in range(left, right, PANELS * PANEL):
                         far = min(near + PANELS * PANEL, right)
                         if pack_b:
@@ -195,12 +193,14 @@ def tiled(args, begin, end):
                                     min(PANEL, far - column),
                                     accumulate,
                                 )
-                    start += steps
-                    if start >= depth:
-                        break
-                if epilogue != 0:
-                    call_on_block(epilogue, args[24], c_here, c_row, line + top, line + bottom, left, right)
-                top = bottom
+                    if epilogue != 0 and start + steps >= depth:
+                        call_on_block(
+                            epilogue, args[24], c_here, c_row, line + top, line + bottom, left, right
+                        )
+                start += steps
+                if start >= depth:
+                    break
+            top = bottom
 
 
 def row(args, begin, end):
