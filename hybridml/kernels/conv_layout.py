@@ -20,9 +20,15 @@ BLOCK_WINDOWS, BLOCK_TAPS, BLOCK_CHANNELS = 24, 25, 26  # what a panel holds
 BY_TAP = 27  # whether its rows are taps rather than windows
 ROWS = 28  # rows of windows over all images
 PARTS = 29  # partial sums of the filters' gradient
-WORDS = 30
+EPILOGUE = (
+    30  # a kernel for each block of results, its argument block, and whether blocks are alone; see `epilogue`
+)
+EPILOGUE_ARGS = 31
+BLOCK_ALONE = 32
+WORDS = 33
 
 PANEL_BYTES = (
     73728  # 64 windows of 256 elements of four bytes and a vector's room: it stays in a second-level cache
 )
+BLOCK_BYTES = 131072  # of a block of results that nobody wants but its epilogue
 PANEL_SLACK = 64  # a vector may be written beyond the last row

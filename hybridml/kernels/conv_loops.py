@@ -9,6 +9,8 @@ Else it has a row for each window, and its channels are copied together.
 """
 
 from hybridml.kernels.conv_layout import (
+    BLOCK_ALONE,
+    BLOCK_BYTES,
     BLOCK_CHANNELS,
     BLOCK_TAPS,
     BLOCK_WINDOWS,
@@ -16,6 +18,8 @@ from hybridml.kernels.conv_layout import (
     CHANNELS,
     DILATION_ACROSS,
     DILATION_DOWN,
+    EPILOGUE,
+    EPILOGUE_ARGS,
     FILTERS,
     GROUPS,
     HEIGHT,
@@ -49,7 +53,7 @@ from hybridml.kernels.gemm_tile import float32_item as ITEM
 from hybridml.kernels.gemm_tile import float32_width as LANES
 from hybridml.kernels.gemm_tile import scratch
 from hybridml.kernels.language.functions import device
-from hybridml.kernels.native import call_kernel, clear_bytes, copy_bytes, store
+from hybridml.kernels.native import call_kernel, call_on_block, clear_bytes, copy_bytes, store
 from hybridml.kernels.pointer import float32_in, float32_out, size
 
 PANEL = PANEL_BYTES + PANEL_SLACK
@@ -168,8 +172,9 @@ def product(args, words, m, k, a, lda, b, ldb, c, accumulate):
 
 
 def forward(args, begin, end):
-    """Results, for some rows of windows: panels times filters."""
+    """Results, for some rows of windows: panels times filters. An epilogue is called on each block of windows."""
     panel = scratch(PANEL)
+    block = scratch(BLOCK_BYTES)
     words = scratch(PRODUCT_BYTES)
     each, many = args[CHANNELS], args[FILTERS]
     filters = args[GROUPS] * many
@@ -179,8 +184,9 @@ def forward(args, begin, end):
     last = end * args[OUT_WIDTH]
     while first < last:
         windows = min(args[BLOCK_WINDOWS], last - first)
+        to = block if args[BLOCK_ALONE] else args[G] + first * filters * ITEM
         for group in range(args[GROUPS]):
-            c = args[G] + (first * filters + group * many) * ITEM
+            c = to + group * many * ITEM
             tap = 0
             while tap < taps_in_all:
                 taps = min(args[BLOCK_TAPS], taps_in_all - tap)
@@ -193,6 +199,10 @@ def forward(args, begin, end):
                     product(args, words, windows, taps * channels, panel, row, b, filters, c, again)
                     channel += channels
                 tap += taps
+        if args[EPILOGUE] != 0:
+            call_on_block(
+                args[EPILOGUE], args[EPILOGUE_ARGS], to, filters, first, first + windows, 0, filters
+            )
         first += windows
 
 

@@ -170,6 +170,8 @@ def _step(
         f"{n.op.name}: {'channel by channel' if depthwise else how}",
         load(entry, kind, depthwise), words, operands, tuple([v for v, _, _ in operands if v not in writes]), writes, extent,
         work / _MULTIPLICATIONS_A_NANOSECOND[depthwise], work / _PIECE_WORK, threads, blocks=blocks, flops=2 * work,
+        carries=at.EPILOGUE if entry == "forward" and not depthwise else 0,
+        fits_block=words[at.BLOCK_WINDOWS] * n.out.shape[-1] * n.out.dtype.itemsize <= at.BLOCK_BYTES,
     )  # fmt: skip
 
 

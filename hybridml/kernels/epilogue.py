@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from enum import IntEnum
 from functools import cached_property
 
 from hybridml.kernels.gemm_cost import Split
@@ -86,11 +87,19 @@ def place_of(lowered: Lowered, product: Value, writes: tuple[Value, ...], fits_b
     return next((o for o in hosts if o not in taken), product)
 
 
+class Carry(IntEnum):
+    """What can ride in the blocks of a product."""
+
+    NOTHING = 0
+    ELEMENTS = 1
+    SUMS = 2  # and sums down the columns
+
+
 Riders = list[tuple[int, int]]  # a product's node, and the first node of the group that rides in it
 
 
-def riders(fuser: Fuser, can_carry: Callable[[Node], bool]) -> Riders:
-    """Which groups may ride in the blocks of the products that they read; `can_carry` says which products have such blocks.
+def riders(fuser: Fuser, carries: Callable[[Node], Carry]) -> Riders:
+    """Which groups may ride in the blocks of the products (and convolutions) that they read; `carries` says what a product takes.
 
     A group that reads several products rides on the last of them.
     """
@@ -101,11 +110,15 @@ def riders(fuser: Fuser, can_carry: Callable[[Node], bool]) -> Riders:
         if n.op.kind is not Kind.EXTERN or len(n.outputs) != 1:
             continue
         readers = dict.fromkeys(fuser.owner[r] for r in fuser.readers(n.out))
-        able = bool(readers) and can_carry(n)
+        able = carries(n) if any(g.fusible for g in readers) else Carry.NOTHING
         for g in readers:
             if not g.fusible or g in taken:
                 continue
-            merged = _riding(fuser, i, g) if able else "its product is not made of tiles"
+            merged: Group | str = "its product is not made of tiles"
+            if able is Carry.SUMS or (able and not g.reduced):
+                merged = _riding(fuser, i, g)
+            elif able:
+                merged = "its sums would be shared by threads"
             if isinstance(merged, Group):
                 found.append((i, g.first))
                 taken.add(g)

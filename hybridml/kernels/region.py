@@ -20,6 +20,7 @@ from hybridml.kernels import control, driver, epilogue, gemm, horizontal, jit, s
 from hybridml.kernels.address import Address, Fixed, add_copy
 from hybridml.kernels.emit import emit
 from hybridml.kernels.emit_block import emit_block
+from hybridml.kernels.epilogue import Carry
 from hybridml.kernels.group import Fuser, Fusions, Group, Refusal, fused
 from hybridml.kernels.jit import Kernel
 from hybridml.kernels.lower import Check, Lowered, lower
@@ -120,7 +121,7 @@ class Region:
                 yield self._kernel(g, tuple([v for v in reads if v not in own]))
                 continue
             if g.product is not None:
-                yield self._with_epilogue(g, reads)
+                yield from self._with_epilogue(g, reads)
                 continue
             if is_empty(n):
                 yield EmptyStep(n.op.name, reads, n.outputs)
@@ -192,35 +193,45 @@ class Region:
         self._count(kernel)
         return KernelStep(lowered, kernel, source, reads, writes)
 
-    def _carries(self, fuser: Fuser, n: Node) -> bool:
-        """True if the product of a node has tiles that take an epilogue."""
-        steps = gemm_steps(fuser.graph, n, fuser.places, self.threads, epilogue=True)
-        return steps is not None and len(steps) == 1 and gemm.carries(steps[0].plan, n.out.shape[-1])
+    def _carries(self, fuser: Fuser, n: Node) -> Carry:
+        """What can ride in the blocks of a node's result."""
+        if n.op.provider == "gemm":
+            steps = gemm_steps(fuser.graph, n, fuser.places, self.threads, epilogue=True)
+            fit = steps is not None and len(steps) == 1 and gemm.carries(steps[0].plan, n.out.shape[-1])
+            return Carry.SUMS if fit else Carry.NOTHING
+        routines = lower_windows(n, fuser.places, self.threads)
+        last = routines[-1] if routines else None
+        return Carry.ELEMENTS if isinstance(last, RoutineStep) and last.carries else Carry.NOTHING
 
-    def _with_epilogue(self, g: Group, reads: tuple[Value, ...]) -> GemmStep:
-        """A product and what rides in its blocks. Sums down its columns want all rows of a column in one thread."""
+    def _with_epilogue(self, g: Group, reads: tuple[Value, ...]) -> Iterator[Step]:
+        """The steps of a product or a convolution, the last one with what rides in its blocks."""
         assert g.product is not None
         n = self.graph.nodes[g.product]
         started = time.perf_counter()
         outputs = tuple(self._outputs(g))
         lowered = lower(self.graph, g, self.places, list(outputs))
-        options: dict[str, Any] = {
-            "provider": "tiled", "split": gemm.Split.COLUMNS if g.reduced else None,
-            "beside": kernel_nanoseconds(lowered),
-        }  # fmt: skip
-        steps = gemm_steps(self.graph, n, self.places, self.threads, **options)
-        assert steps is not None
-        (step,) = steps
         name, source = emit_block(lowered.spec)
         self.meter.emit_seconds += time.perf_counter() - started
         kernel = jit.load(source, name, epilogue.SIGNATURE)
         self._count(kernel)
-        depth = n.values[0].shape[-2 if n.attrs["ta"] else -1]
-        place = epilogue.place_of(lowered, n.out, outputs, gemm.fits_block(depth))
+        steps: Sequence[Any] | None
+        if n.op.provider == "gemm":
+            # Sums down the columns want all rows of a column in one thread.
+            split = gemm.Split.COLUMNS if g.reduced else None
+            steps = gemm_steps(
+                self.graph, n, self.places, self.threads, provider="tiled", split=split,
+                beside=kernel_nanoseconds(lowered),
+            )  # fmt: skip
+            fits = gemm.fits_block(n.values[0].shape[-2 if n.attrs["ta"] else -1])
+        else:
+            steps = self._routines(n)
+            fits = steps is not None and steps[-1].fits_block
+        assert steps is not None, "a product that carries an epilogue has steps"
         own = {v for i in g.nodes for v in self.graph.nodes[i].outputs}
         beside = tuple([v for v in reads if v not in own])
-        step.epilogue = epilogue.Epilogue(lowered, kernel, source, beside, outputs, n.out, place)
-        return step
+        place = epilogue.place_of(lowered, n.out, outputs, fits)
+        yield from steps[:-1]
+        yield steps[-1].carrying(epilogue.Epilogue(lowered, kernel, source, beside, outputs, n.out, place))
 
     def _count(self, kernel: Kernel) -> None:
         if kernel.origin == "compiled":
@@ -363,9 +374,7 @@ class Region:
             places.append((self.address(site, e.place), p.c_word))
         words = p.words()
         if e is not None:
-            words[gemm.Words.EPILOGUE] = e.kernel.address
-            words[gemm.Words.EPILOGUE_ARGS] = self._lowered_block(site, e.lowered, given=1)
-            words[gemm.Words.BLOCK_ALONE] = int(e.place is None)
+            words[gemm.Words.EPILOGUE : gemm.Words.FIRST_ROW] = self._epilogue_words(site, e)
         for at, word in places:
             words[word] = at.address
         block = site.table.block(words)
@@ -373,8 +382,14 @@ class Region:
             at.bind(site.table, block, word)
         return block
 
+    def _epilogue_words(self, site: Site, e: epilogue.Epilogue) -> list[int]:
+        """An epilogue's kernel, its argument block, and whether the product is nowhere but in the block at hand."""
+        return [e.kernel.address, self._lowered_block(site, e.lowered, given=1), int(e.place is None)]
+
     def _add_routine(self, site: Site, s: RoutineStep) -> None:
         words = list(s.words)
+        if s.epilogue is not None:
+            words[s.carries : s.carries + 3] = self._epilogue_words(site, s.epilogue)
         for word, content in s.blocks:
             words[word] = site.table.block(content)
         at = [(self.address(site, v).at(offset), word) for v, offset, word in s.operands]

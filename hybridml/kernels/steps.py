@@ -242,6 +242,10 @@ class GemmStep:
             0.0 if self.epilogue is None else kernel_nanoseconds(self.epilogue.lowered)
         )
 
+    def carrying(self, e: Epilogue) -> GemmStep:
+        """With an epilogue."""
+        return replace(self, epilogue=e)
+
     @functools.cached_property
     def walks(self) -> tuple[Walk, ...]:
         """How it goes through its operands."""
@@ -283,9 +287,27 @@ class RoutineStep:
     checks: bool = False
     in_place: tuple[tuple[Value, Value], ...] = ()
     scratch: tuple[tuple[Value, int], ...] = ()
+    carries: int = 0  # the word of an epilogue's kernel, before its arguments' and whether blocks are alone; 0 where it takes none
+    fits_block: bool = False
+    epilogue: Epilogue | None = None
+
+    def carrying(self, e: Epilogue) -> RoutineStep:
+        """With an epilogue."""
+        operands = [(e.place if v is e.product else v, offset, word) for v, offset, word in self.operands]
+        return replace(
+            self,
+            operands=tuple([(v, offset, word) for v, offset, word in operands if v is not None]),
+            reads=(*self.reads, *e.reads),
+            writes=e.writes,
+            in_place=tuple([(x, o) for x, o in e.in_place if x not in self.reads]),
+            scratch=tuple(e.scratch),
+            nanoseconds=self.nanoseconds + kernel_nanoseconds(e.lowered),
+            epilogue=e,
+        )
 
     def at(self, sizes: Sizes) -> RoutineStep:
         """For these sizes."""
+        value = sizes.value
         return replace(
             self,
             words=list(map(sizes, self.words)),
@@ -297,6 +319,9 @@ class RoutineStep:
             worth=sizes(self.worth),
             flops=sizes(self.flops),
             blocks=sizes(self.blocks),
+            in_place=tuple([(value(x), value(o)) for x, o in self.in_place]),
+            scratch=tuple([(value(v), sizes(n)) for v, n in self.scratch]),
+            epilogue=None if self.epilogue is None else self.epilogue.at(sizes),
         )
 
     @property

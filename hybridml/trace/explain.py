@@ -67,7 +67,7 @@ def explain(concrete: ConcreteFunction) -> Explanation:
         ("Graph as traced", str(concrete.graph)),
         ("Graph as compiled", str(concrete.optimized)),
     ]
-    kernels = [s.epilogue if isinstance(s, GemmStep) else s for s in program.kernels]
+    kernels = [getattr(s, "epilogue", None) or s for s in program.kernels]
     seen: dict[str, Any] = {
         s.kernel.name: s for s in kernels if isinstance(s, (KernelStep, HorizontalStep, Epilogue))
     }
@@ -88,10 +88,10 @@ def _describe(s: Step) -> str:
         product = (
             f"{s.title}: {s.flops / 1e6:.2f} Mflop, {s.plan.kernel.name} kernel in {s.plan.chunks} piece(s)"
         )
-        return product if s.epilogue is None else f"{product}, on its blocks {s.epilogue.lowered.spec.title}"
+        return product + _epilogue(s)
     if isinstance(s, RoutineStep):
         work = f", {s.flops / 1e6:.2f} Mflop" if s.flops else ""
-        return f"{s.title}{work}, in {s.pieces} piece(s)"
+        return f"{s.title}{work}, in {s.pieces} piece(s)" + _epilogue(s)
     if isinstance(s, SweepStep):
         inner = [f"\n       {_describe(m)}" for m in s.members]
         return f"sweep of {s.units} units, {s.part} at a time" + "".join(inner)
@@ -100,6 +100,10 @@ def _describe(s: Step) -> str:
         return f"{kernel}: one launch over {len(s.parts)} buffers, {sum(s.extents)} elements"
     spec = s.lowered.spec
     return f"{kernel}: {len(spec.notes)} operation{'s' * (len(spec.notes) != 1)} in one {spec.mode.value} kernel, {s.lowered.work} elements"
+
+
+def _epilogue(s: GemmStep | RoutineStep) -> str:
+    return "" if s.epilogue is None else f", on its blocks {s.epilogue.lowered.spec.title}"
 
 
 def _refusals(program: Any) -> str:

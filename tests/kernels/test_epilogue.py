@@ -191,6 +191,49 @@ def test_dropout_rides_with_the_bits_it_has_eagerly():
     np.testing.assert_allclose(eager.numpy(), traced.numpy(), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.parametrize("filters", [5, 32, 300])
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"padding": "same"}, {"strides": 2}, {"dilation": 2}],
+    ids=["valid", "same", "strided", "dilated"],
+)
+def test_a_convolution_takes_one(filters, options):
+    x, w, b = array(3, 11, 13, 4), array(3, 3, 4, filters), array(filters)
+    (step,) = compare(lambda x, w, b: hml.nn.relu(hml.nn.conv2d(x, w, **options) + b), x, w, b)
+    assert step.epilogue is not None
+
+
+def test_a_convolution_in_groups_takes_one():
+    x, w, y = array(2, 9, 9, 32), array(3, 3, 16, 64), array(2, 7, 7, 64)
+    (step,) = compare(lambda x, w, y: hml.nn.conv2d(x, w, groups=2) * 0.5 + y, x, w, y)
+    assert step.epilogue is not None
+
+
+def test_a_convolution_with_deep_windows_takes_one():
+    """Taps and channels in several panels: the epilogue waits for the last."""
+    x, w, b = array(2, 6, 6, 200), array(3, 3, 200, 24), array(24)
+    (step,) = compare(lambda x, w, b: hml.tanh(hml.nn.conv2d(x, w) * 0.02 + b), x, w, b)
+    assert step.epilogue is not None
+
+
+def test_the_gradient_by_the_images_takes_one():
+    g, w, h = array(2, 9, 9, 16), array(3, 3, 8, 16), array(2, 9, 9, 8)
+
+    def f(g, w, h):
+        with hml.GradientTape() as tape:
+            tape.watch(h)
+            y = hml.nn.conv2d(hml.nn.relu(h), w, padding="same")
+        return tape.gradient(y, h, output_gradients=g)
+
+    steps = compare(f, g, w, h)
+    assert steps[-1].epilogue is not None
+
+
+def test_sums_do_not_ride_on_a_convolution():
+    x, w = array(2, 9, 9, 4), array(3, 3, 4, 8)
+    compare(lambda x, w: hml.sum(hml.nn.conv2d(x, w), axis=(0, 1, 2)), x, w)
+
+
 REFUSED = {
     "it reads the product in another order than it is made in": (
         lambda x, w: hml.tanh((x @ w).T + 1.0),
