@@ -13,8 +13,10 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import fake_libraries
 import numpy as np
 from fake_cupy import FakeArray
+from fake_libraries import device_memory
 
 from hybridml.kernels.cuda.commands import Kernel, Launch, ProductPlan
 from hybridml.kernels.targets import scalar_functions
@@ -142,6 +144,7 @@ class FakeDriver:
     def __init__(self) -> None:
         self.log: list[str] = []
         self.limit: int | None = None
+        self.refused: Callable[[ProductPlan], str | None] = lambda plan: None
         self._kernels: dict[Any, tuple[Kernel, Any]] = {}
 
     def allocate(self, nbytes: int) -> Memory:
@@ -155,14 +158,7 @@ class FakeDriver:
         return memory
 
     def array(self, address: int, shape: tuple[int, ...], dtype: np.dtype, strides: tuple[int, ...]) -> Any:
-        if 0 in shape:
-            return FakeArray(np.zeros(shape, dtype))
-        reach = [(d - 1) * s for d, s in zip(shape, strides, strict=True)]
-        low, high = sum(r for r in reach if r < 0), sum(r for r in reach if r > 0)
-        raw = np.ctypeslib.as_array(
-            (ctypes.c_uint8 * (high - low + dtype.itemsize)).from_address(address + low)
-        )
-        return FakeArray(np.ndarray(shape, dtype, raw, -low, strides))
+        return FakeArray(device_memory(address, shape, dtype, strides))
 
     def copy(self, target: int, source: int, nbytes: int, stream: int) -> None:
         self._note("copy", stream)
@@ -219,21 +215,12 @@ class FakeDriver:
             resume(t)
             function(*args)
 
-    def product(self, p: ProductPlan, a: int, b: int, c: int, stream: int) -> None:
-        self._note("product", stream)
-        dtype = np.dtype(p.dtype)
+    def refuse(self, plan: ProductPlan) -> str | None:
+        return self.refused(plan)
 
-        def matrix(at: int, rows: int, columns: int, ld: int, step: int, transposed: bool) -> np.ndarray:
-            if transposed:
-                rows, columns = columns, rows
-            strides = (step * dtype.itemsize, ld * dtype.itemsize, dtype.itemsize)
-            view: np.ndarray = self.array(at, (p.batch, rows, columns), dtype, strides)._a
-            return view.swapaxes(1, 2) if transposed else view
-
-        out = matrix(c, p.m, p.n, p.n, p.strides[2], False)
-        out[...] = matrix(a, p.m, p.k, p.lda, p.strides[0], p.ta) @ matrix(
-            b, p.k, p.n, p.ldb, p.strides[1], p.tb
-        )
+    def library(self, plan: Any, reads: list[int], writes: list[int], stream: int) -> None:
+        self._note(f"library {plan.title}", stream)
+        fake_libraries.call(plan, reads, writes)
 
     def enter(self, owner: Any) -> int:
         return 7
@@ -277,11 +264,11 @@ class FakeRecorder:
         self._nodes.append(node)
         return node
 
-    def call(self, issue: Callable[[int], None]) -> None:
+    def call(self, issue: Callable[[int], None], library: bool) -> None:
         """What is sent to the stream is not done but kept, with its addresses."""
         kept: list[Any] = []
         driver, log = self._driver, len(self._driver.log)
-        saved = {n: getattr(driver, n) for n in ("copy", "clear", "product")}
+        saved = {n: getattr(driver, n) for n in ("copy", "clear", "library")}
         for name, f in saved.items():
             setattr(driver, name, lambda *args, f=f: kept.append((f, args)))
         try:

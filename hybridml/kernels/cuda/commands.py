@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from hybridml.kernels.address import External, Fixed
+from hybridml.kernels.cuda.epilogue import Epilogue
 from hybridml.kernels.emit_cuda import Parameter
 
 Place = Fixed | External
@@ -99,19 +100,25 @@ class ProductPlan:
     precision: str  # "float32", "tf32" or "bfloat16": what float32 operands are rounded to
     outer: int = 1  # that many library calls, at these strides
     outer_strides: tuple[int, int, int] = (0, 0, 0)
+    epilogue: Epilogue = Epilogue()  # what is done to the result; only where batch and outer are 1
+
+    @property
+    def title(self) -> str:
+        batch = f"{self.batch} x " * (self.batch > 1)
+        after = f", then {self.epilogue}" if self.epilogue else ""
+        return f"{batch}{self.m} x {self.k} x {self.n} in {self.precision}{after}"
 
 
 @dataclass
-class Product:
-    """One library call for a (batched) matrix product."""
+class Library:
+    """One call of a library, which the plan describes: what it reads and what it writes, in the plan's order."""
 
-    plan: ProductPlan
-    a: Place
-    b: Place
-    c: Place
+    plan: Any
+    reads: tuple[Place, ...]
+    writes: tuple[Place, ...]
 
 
-Command = Launch | Copy | Clear | Product
+Command = Launch | Copy | Clear | Library
 
 
 def read_and_written(command: Command) -> tuple[list[Place], list[Place]]:
@@ -121,8 +128,8 @@ def read_and_written(command: Command) -> tuple[list[Place], list[Place]]:
         return [p for n, p in named if n[0] == "x"], [p for n, p in named if n[0] != "x"]
     if isinstance(command, Copy):
         return [command.source], [command.target]
-    if isinstance(command, Product):
-        return [command.a, command.b], [command.c]
+    if isinstance(command, Library):
+        return list(command.reads), list(command.writes)
     return [], [command.target]
 
 
@@ -136,8 +143,8 @@ def moved(command: Command, staged: dict[int, int]) -> Command:
 
     if isinstance(command, Copy):
         return Copy(place(command.source), place(command.target), command.nbytes)
-    if isinstance(command, Product):
-        return Product(command.plan, place(command.a), place(command.b), place(command.c))
+    if isinstance(command, Library):
+        return Library(command.plan, tuple(map(place, command.reads)), tuple(map(place, command.writes)))
     if isinstance(command, Clear):
         return Clear(place(command.target), command.nbytes)
     return command

@@ -5,8 +5,9 @@ Only this file and `blas` talk to CUDA. Streams and addresses are plain numbers,
 
 from __future__ import annotations
 
+import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +15,9 @@ from cuda.bindings import driver as cu  # type: ignore[import-not-found,import-u
 
 from hybridml.errors import DeviceError
 from hybridml.kernels.cuda import compile as compiling
-from hybridml.kernels.cuda.blas import CuBlas
+from hybridml.kernels.cuda.blas import WORKSPACE, CuBlas, library_path
 from hybridml.kernels.cuda.commands import Kernel, Launch, ProductPlan
+from hybridml.kernels.cuda.lt import CuBlasLt
 from hybridml.kernels.emit_cuda import Parameter
 
 _CAPTURE_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: the stream does not wait for the default stream
@@ -50,8 +52,9 @@ class Driver:
                 ok(of(attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)),
             )
             self.multiprocessors: int = ok(of(attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device))
-            self._side = ok(cu.cuStreamCreate(_CAPTURE_NON_BLOCKING))  # where calls are recorded, never run
-        self._blas = CuBlas(self.allocate)
+        self._blas = CuBlas()
+        self._lt = CuBlasLt(lambda: library_path("cublasLt"), WORKSPACE)
+        self._workspaces: dict[int, Any] = {}  # of libraries, by stream: two streams may run side by side
         self._kernels: dict[tuple[str, tuple[Parameter, ...]], Kernel] = {}
         self._lock = threading.RLock()
 
@@ -115,10 +118,23 @@ class Driver:
             )
         )
 
-    def product(self, plan: ProductPlan, a: int, b: int, c: int, stream: int) -> None:
-        """A matrix product by cuBLAS."""
-        with self._lock:  # the handle's stream is set for each call
-            self._blas.product(plan, a, b, c, stream)
+    # libraries
+
+    def refuse(self, plan: ProductPlan) -> str | None:
+        """Why no library has this product, or None."""
+        with self._lock:
+            return self._lt.refuse(plan)
+
+    def library(self, plan: Any, reads: Sequence[int], writes: Sequence[int], stream: int) -> None:
+        """A call of a library, in the order of the stream."""
+        with self._lock:  # handles are for one thread at a time
+            workspace = self._workspaces.get(stream)
+            if workspace is None:
+                workspace = self._workspaces[stream] = self.allocate(WORKSPACE)
+            if plan.epilogue:
+                self._lt.product(plan, reads, writes, workspace.ptr, stream)
+            else:
+                self._blas.product(plan, *reads, *writes, workspace.ptr, stream)
 
     # streams
 
@@ -143,17 +159,29 @@ class Driver:
 
     def recorder(self) -> Recorder:
         """A new graph under construction."""
-        return Recorder(self._side)
+        return Recorder(self)
 
-    def replay(self, graph: tuple[Any, Any], stream: int) -> None:
+    @contextlib.contextmanager
+    def capturing(self, stream: Any, workspace: Any) -> Iterator[None]:
+        """What is sent to the stream inside is recorded; libraries use this workspace."""
+        mode = cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        with self._lock:
+            self._workspaces[int(stream)] = workspace
+            ok(cu.cuStreamBeginCapture(stream, mode))
+            try:
+                yield
+            finally:
+                del self._workspaces[int(stream)]
+
+    def replay(self, graph: tuple[Any, ...], stream: int) -> None:
         """Run a graph."""
         ok(cu.cuGraphLaunch(graph[0], cu.CUstream(stream)))
 
-    def update(self, graph: tuple[Any, Any], node: Any, command: Launch) -> None:
+    def update(self, graph: tuple[Any, ...], node: Any, command: Launch) -> None:
         """Give a kernel of a graph its arguments anew."""
         ok(cu.cuGraphExecKernelNodeSetParams(graph[0], node, node_parameters(command)))
 
-    def destroy(self, graph: tuple[Any, Any]) -> None:
+    def destroy(self, graph: tuple[Any, ...]) -> None:
         """Give a graph back; one that runs is finished first, by CUDA."""
         cu.cuGraphExecDestroy(graph[0])
         cu.cuGraphDestroy(graph[1])
@@ -180,13 +208,15 @@ class Recorder:
     """A graph under construction: one node after the other, in a line, as they would run on a stream.
 
     Kernels are nodes of their own, because their arguments are updated later. Library calls, copies and the like are captured from a
-    stream, each as a graph inside the graph.
+    stream of the recorder's, each as a graph inside the graph.
     """
 
-    def __init__(self, side: Any) -> None:
-        self._side = side
+    def __init__(self, driver: Driver) -> None:
+        self._driver = driver
+        self._side = ok(cu.cuStreamCreate(_CAPTURE_NON_BLOCKING))  # nothing ever runs on it
         self._graph = ok(cu.cuGraphCreate(0))
         self._last: list[Any] = []
+        self._workspace: Any = None  # of the libraries' calls in this graph
 
     def launch(self, command: Launch) -> Any:
         """Add a kernel; returns its node."""
@@ -195,20 +225,22 @@ class Recorder:
         self._last = [node]
         return node
 
-    def call(self, issue: Callable[[int], None]) -> None:
-        """Add what `issue` sends to a stream."""
-        mode = cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        ok(cu.cuStreamBeginCapture(self._side, mode))
+    def call(self, issue: Callable[[int], None], library: bool) -> None:
+        """Add what `issue` sends to a stream; `library` says that it is a library's call."""
+        if library and self._workspace is None:
+            self._workspace = self._driver.allocate(WORKSPACE)
         try:
-            issue(int(self._side))
+            with self._driver.capturing(self._side, self._workspace):
+                issue(int(self._side))
         finally:
             inner = ok(cu.cuStreamEndCapture(self._side))
         self._last = [ok(cu.cuGraphAddChildGraphNode(self._graph, self._last, len(self._last), inner))]
         ok(cu.cuGraphDestroy(inner))  # the node holds a copy
 
-    def finish(self) -> tuple[Any, Any]:
-        """The graph, ready to run, and its plan, whose nodes name the kernels when they are updated."""
-        return ok(cu.cuGraphInstantiate(self._graph, 0)), self._graph
+    def finish(self) -> tuple[Any, ...]:
+        """The graph, ready to run; its plan, whose nodes name the kernels when they are updated; and the memory that it uses."""
+        ok(cu.cuStreamDestroy(self._side))
+        return ok(cu.cuGraphInstantiate(self._graph, 0)), self._graph, self._workspace
 
 
 __all__: Sequence[str] = ["Driver", "Recorder", "node_parameters", "ok"]

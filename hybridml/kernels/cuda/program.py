@@ -14,7 +14,7 @@ import numpy as np
 
 from hybridml.backends import Backend
 from hybridml.errors import GraphError, located
-from hybridml.kernels.cuda.commands import Clear, Command, Copy, Launch, Place, Product, resolve
+from hybridml.kernels.cuda.commands import Clear, Command, Copy, Launch, Library, Place, resolve
 from hybridml.kernels.cuda.region import Array, Branch, Eager, Item, Look, Repeat, While
 from hybridml.kernels.cuda.segment import Segment
 from hybridml.kernels.steps import run_eagerly
@@ -39,7 +39,7 @@ class Program:
         self._inner: dict[int, tuple[Program, ...]] = {}
         pending: list[Command] = []
         for item in items:
-            if isinstance(item, (Launch, Copy, Clear, Product)):
+            if isinstance(item, (Launch, Copy, Clear, Library)):
                 pending.append(item)
                 continue
             self._close(pending)

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from hybridml import config
 from hybridml.kernels import emit_cuda, launch
 from hybridml.kernels.address import External, Fixed
 from hybridml.kernels.control import ControlStep
-from hybridml.kernels.cuda.commands import Command, Copy, Kernel, Launch, Place, Product, ProductPlan
+from hybridml.kernels.cuda.absorb import absorb, product_step
+from hybridml.kernels.cuda.commands import Command, Copy, Kernel, Launch, Library, Place, ProductPlan
+from hybridml.kernels.cuda.epilogue import PRODUCT
+from hybridml.kernels.cuda.steps import CudaStep, LibraryStep
 from hybridml.kernels.emit_cuda import Phase
 from hybridml.kernels.group import Fuser, Fusions, Refusal
 from hybridml.kernels.lower import Check, Lowered
@@ -96,19 +99,6 @@ class Eager:
 Item: TypeAlias = "Command | Branch | While | Repeat | Look | Eager"
 
 
-@dataclass
-class CudaStep(KernelStep):
-    """One generated kernel, or two where a long reduction is cut into parts."""
-
-    plan: launch.Launch = None  # type: ignore[assignment]  # given by `CudaRegion`, after the fields of the base class
-    phases: list[tuple[Phase, Kernel]] = field(default_factory=list)
-    partial: list[Value] = field(default_factory=list)  # accumulators of the parts
-
-    @property
-    def scratch(self) -> list[tuple[Value, int]]:
-        return [*super().scratch, *[(v, v.spec.nbytes) for v in self.partial]]
-
-
 class CudaRegion(Region):
     """Steps and buffers of one graph on a GPU."""
 
@@ -117,7 +107,9 @@ class CudaRegion(Region):
     ) -> None:
         self.driver = driver
         self._uploaded: dict[Value, Any] = {}
+        graph, apart = absorb(graph, _product_plan, driver.refuse)
         super().__init__(graph, 1, meter, inner, known)
+        self.refusals += apart
 
     # what differs from the CPU
 
@@ -136,8 +128,16 @@ class CudaRegion(Region):
     def _merged(self, steps: list[Step]) -> tuple[list[Step], list[Refusal]]:
         return steps, []  # a graph launches many small kernels at the price of one
 
-    def _products(self, n: Node) -> Sequence[Step] | None:
-        return gemm_steps(self.graph, n, self.places, 1, _product_plan)
+    def _products(self, n: Node) -> Sequence[Any] | None:
+        found = [product_step(self.graph, n, self.places, _product_plan)] if n.op is PRODUCT else (
+            gemm_steps(self.graph, n, self.places, 1, _product_plan)
+        )
+        return None if found is None else [self._library(n, s) for s in found]
+
+    def _library(self, n: Node, s: GemmStep) -> LibraryStep:
+        more = [(base, at.offset * base.dtype.itemsize) for base, at in (self.places[v] for v in n.values[2:])]
+        results = tuple([(v, 0) for v in n.outputs]) if n.op is PRODUCT else (s.c,)
+        return LibraryStep(s.plan, (s.a, s.b, *more), results, n.op.name)
 
     def _compiled(self, lowered: Lowered, reads: tuple[Value, ...], writes: tuple[Value, ...]) -> KernelStep:
         started = time.perf_counter()
@@ -210,13 +210,8 @@ class CudaRegion(Region):
             if check is not None:
                 operands = {v: self.place(where, self.places[v][0]) for v in check.node.values}
                 yield Look(check, self.place(where, check.flag), operands, self)
-        elif isinstance(s, GemmStep):
-            a, b, c = [self.place(where, v).at(offset) for v, offset in (s.a, s.b, s.c)]
-            count, steps, itemsize = s.plan.outer, s.plan.outer_strides, s.a[0].dtype.itemsize
-            for i in range(count):
-                yield Product(
-                    s.plan, *[p.at(i * d * itemsize) for p, d in zip((a, b, c), steps, strict=True)]
-                )
+        elif isinstance(s, LibraryStep):
+            yield from self._calls(s, where)
         elif isinstance(s, PythonStep):
             operands = {v: self.place(where, self.places[v][0]) for v in s.node.values}
             kept = [v for v in s.node.outputs if v in self.external or v in self.offset]
@@ -225,6 +220,13 @@ class CudaRegion(Region):
             yield from _Control(self, s, where).items()
         elif not isinstance(s, EmptyStep):
             raise TypeError(f"no command for {type(s).__name__}")
+
+    def _calls(self, s: LibraryStep, where: Where) -> Iterator[Library]:
+        reads, writes = ([self.place(where, v).at(offset) for v, offset in at] for at in (s.operands, s.results))
+        for i in range(s.plan.outer):
+            steps = [i * d * s.operands[0][0].dtype.itemsize for d in s.plan.outer_strides]
+            moved = [p.at(d) for p, d in zip((*reads[:2], *writes[:1]), steps, strict=True)]
+            yield Library(s.plan, (*moved[:2], *reads[2:]), (*moved[2:], *writes[1:]))
 
     def _launches(self, s: CudaStep, where: Where) -> Iterator[Launch]:
         low = s.lowered

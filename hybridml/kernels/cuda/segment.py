@@ -21,7 +21,7 @@ from hybridml.kernels.cuda.commands import (
     Copy,
     Facts,
     Launch,
-    Product,
+    Library,
     moved,
     read_and_written,
     resolve,
@@ -101,7 +101,9 @@ class Segment:
         for c in self.commands:
             if not isinstance(c, Launch):
                 fixed = moved(c, staged)
-                recorder.call(lambda stream, fixed=fixed: issue(self.driver, fixed, externals, stream))
+                recorder.call(
+                    lambda stream, fixed=fixed: issue(self.driver, fixed, externals, stream), isinstance(fixed, Library)
+                )
                 continue
             c.point_at(at)
             node = recorder.launch(c)
@@ -144,5 +146,6 @@ def issue(driver: Any, command: Command, externals: Sequence[int], stream: int) 
             driver.copy(resolve(target, externals), resolve(source, externals), nbytes, stream)
         case Clear(target, nbytes):
             driver.clear(resolve(target, externals), nbytes, stream)
-        case Product(plan, a, b, c):
-            driver.product(plan, resolve(a, externals), resolve(b, externals), resolve(c, externals), stream)
+        case Library(plan, reads, writes):
+            at = [[resolve(p, externals) for p in places] for places in (reads, writes)]
+            driver.library(plan, *at, stream)
