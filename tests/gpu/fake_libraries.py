@@ -12,7 +12,9 @@ from hybridml.kernels.cuda.commands import ProductPlan
 from hybridml.kernels.cuda.epilogue import PRODUCT
 
 
-def device_memory(address: int, shape: tuple[int, ...], dtype: Any, strides: tuple[int, ...] | None = None) -> np.ndarray:
+def device_memory(
+    address: int, shape: tuple[int, ...], dtype: Any, strides: tuple[int, ...] | None = None
+) -> np.ndarray:
     """Memory as an array that does not own it."""
     dtype = np.dtype(dtype)
     if 0 in shape:
@@ -40,13 +42,20 @@ def product(p: ProductPlan, reads: Sequence[int], writes: Sequence[int]) -> None
         view = device_memory(at, (p.batch, rows, columns), dtype, strides)
         return view.swapaxes(1, 2) if transposed else view
 
-    a, b = matrix(reads[0], p.m, p.k, p.lda, p.strides[0], p.ta), matrix(reads[1], p.k, p.n, p.ldb, p.strides[1], p.tb)
+    a, b = (
+        matrix(reads[0], p.m, p.k, p.lda, p.strides[0], p.ta),
+        matrix(reads[1], p.k, p.n, p.ldb, p.strides[1], p.tb),
+    )
     out = matrix(writes[0], p.m, p.n, p.n, p.strides[2], False)
     if not p.epilogue:
         out[...] = a @ b
         return
     e = p.epilogue
-    kept = ((p.m, -(-p.n // 128) * 16), np.uint8) if "relu" in (e.function, e.derivative) else ((p.m, p.n), dtype)
+    kept = (
+        ((p.m, -(-p.n // 128) * 16), np.uint8)
+        if "relu" in (e.function, e.derivative)
+        else ((p.m, p.n), dtype)
+    )
     more = [device_memory(reads[2], (p.n,), dtype)] if e.bias else []
     more += [device_memory(reads[2], *kept)] if e.derivative else []
     found = PRODUCT.eager(np, a[0], b[0], *more, ta=False, tb=False, shape=(p.m, p.n), epilogue=e)

@@ -11,13 +11,13 @@ read a result of the old nodes reads that of the new one.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from hybridml.kernels.cuda.commands import ProductPlan
 from hybridml.kernels.cuda.epilogue import PRODUCT, Epilogue, kept_spec
+from hybridml.kernels.cuda.order import in_order
 from hybridml.kernels.cuda.patterns import GELU, GELU_BY_ERF, GELU_GRADIENT, Matcher
 from hybridml.kernels.group import Refusal
 from hybridml.kernels.space import stretch
@@ -26,7 +26,7 @@ from hybridml.kernels.views import places
 from hybridml.ops.linalg import MATMUL
 from hybridml.ops.registry import Kind
 from hybridml.ops.view import RESHAPE
-from hybridml.trace.graph import Graph, Node, Value, has_effects
+from hybridml.trace.graph import Graph, Node, Value
 from hybridml.trace.passes.dce import dce
 
 REACH = 32  # nodes after a product that are looked through for a gelu or its gradient
@@ -86,10 +86,11 @@ class Absorber:
         """The product of a node if it is a single one of float32, whose result somebody computes with."""
         if n.op.provider != "gemm" or n.out.dtype.name != "float32":
             return None
+        computed = any(r.op.kind is Kind.ELEMENTWISE for r in self._readers.get(n.out, []))
+        if not computed and not self._sums_of_second(n):
+            return None
         steps = gemm_steps(self.graph, n, self.places, 1, self._plan_of)
-        if steps is None or not any(r.op.kind is Kind.ELEMENTWISE for r in self._readers.get(n.out, [])) and not (
-            self._sums_of_second(n)
-        ):
+        if steps is None:
             return None
         plan: ProductPlan = steps[0].plan
         if len(steps) > 1 or plan.batch * plan.outer > 1:
@@ -145,7 +146,12 @@ class Absorber:
         if not isinstance(condition, Value) or not self._is_whole(condition):
             return None
         n = self._producer.get(self.places[condition][0])
-        asks = n is not None and n.op.name == "less_equal" and isinstance(n.inputs[0], Value) and n.inputs[1] == 0
+        asks = (
+            n is not None
+            and n.op.name == "less_equal"
+            and isinstance(n.inputs[0], Value)
+            and n.inputs[1] == 0
+        )
         return n if asks else None
 
     def _take_gelu(self, t: Taken, z: Value) -> None:
@@ -158,7 +164,9 @@ class Absorber:
             elif (inside := matcher.match(GELU, n.out)) is not None:
                 keeps = self._read_outside(z, inside, n)
                 if keeps and t.plan.n % 8:
-                    self._say(t.node, n, f"rows of {t.plan.n} elements cannot be kept: expected a multiple of 8")
+                    self._say(
+                        t.node, n, f"rows of {t.plan.n} elements cannot be kept: expected a multiple of 8"
+                    )
                 elif self._fits(t, n, function="gelu", keeps=keeps):
                     t.result, t.kept = n.out, z if keeps else None
                     self._gone.add(n)
@@ -235,7 +243,11 @@ class Absorber:
     def _sums_of_second(self, n: Node) -> list[Node]:
         """Sums over the rows of what a product reads as it is, as its second operand."""
         b = n.values[1]
-        return [] if n.attrs["tb"] or not self._is_whole(b) else self._row_sums(self.places[b][0], n.out.shape[-1])
+        return (
+            []
+            if n.attrs["tb"] or not self._is_whole(b)
+            else self._row_sums(self.places[b][0], n.out.shape[-1])
+        )
 
     def _row_sums(self, v: Value, columns: int) -> list[Node]:
         return [
@@ -329,32 +341,6 @@ class Absorber:
         yield Node(PRODUCT, (*t.node.inputs, *more), attrs, tuple(outputs), t.node.source)
 
 
-def in_order(nodes: list[Node]) -> tuple[Node, ...]:
-    """The nodes, each after those it reads of, else in the order in which they were; effects keep theirs."""
-    number = {v: i for i, n in enumerate(nodes) for v in n.outputs}
-    before: list[set[int]] = [{number[v] for v in n.values if v in number} for n in nodes]
-    effects = [i for i, n in enumerate(nodes) if has_effects(n)]
-    for a, b in zip(effects, effects[1:], strict=False):
-        before[b].add(a)
-    after: list[list[int]] = [[] for _ in nodes]
-    for i, earlier in enumerate(before):
-        for j in earlier:
-            after[j].append(i)
-    waits = [len(b) for b in before]
-    ready = [i for i, w in enumerate(waits) if not w]
-    heapq.heapify(ready)
-    found = []
-    while ready:
-        i = heapq.heappop(ready)
-        found.append(nodes[i])
-        for j in after[i]:
-            waits[j] -= 1
-            if not waits[j]:
-                heapq.heappush(ready, j)
-    assert len(found) == len(nodes), "a product waits for what waits for it"
-    return tuple(found)
-
-
 def absorb(graph: Graph, plan_of: Callable[..., ProductPlan], refuse: Refuse) -> tuple[Graph, list[Refusal]]:
     """The graph whose products have epilogues, and what was not taken and why."""
     absorber = Absorber(graph, plan_of, refuse)
@@ -371,4 +357,4 @@ def product_step(graph: Graph, n: Node, at: Any, plan_of: Callable[..., ProductP
     return steps[0]
 
 
-__all__ = ["absorb", "in_order", "product_step"]
+__all__ = ["absorb", "product_step"]

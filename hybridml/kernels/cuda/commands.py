@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from hybridml.kernels.address import External, Fixed
-from hybridml.kernels.cuda.epilogue import Epilogue
+from hybridml.kernels.cuda.epilogue import NOTHING, Epilogue
 from hybridml.kernels.emit_cuda import Parameter
 
 Place = Fixed | External
@@ -30,6 +30,11 @@ class Kernel:
     handle: Any
     origin: str
     seconds: float
+
+    @property
+    def by(self) -> str:
+        """Who compiled it now: PTX is Numba's."""
+        return "numba" if self.origin == "compiled" else ""
 
 
 def resolve(place: Place, externals: Sequence[int]) -> int:
@@ -100,7 +105,7 @@ class ProductPlan:
     precision: str  # "float32", "tf32" or "bfloat16": what float32 operands are rounded to
     outer: int = 1  # that many library calls, at these strides
     outer_strides: tuple[int, int, int] = (0, 0, 0)
-    epilogue: Epilogue = Epilogue()  # what is done to the result; only where batch and outer are 1
+    epilogue: Epilogue = NOTHING  # what is done to the result; only where batch and outer are 1
 
     @property
     def title(self) -> str:

@@ -134,7 +134,8 @@ class Driver:
             if plan.epilogue:
                 self._lt.product(plan, reads, writes, workspace.ptr, stream)
             else:
-                self._blas.product(plan, *reads, *writes, workspace.ptr, stream)
+                (a, b), (c,) = reads, writes
+                self._blas.product(plan, a, b, c, workspace.ptr, stream)
 
     # streams
 

@@ -36,12 +36,15 @@ class Epilogue:
     sums: str = ""  # "", "rows" or "second"
 
     def __bool__(self) -> bool:
-        return self != Epilogue()
+        return self != NOTHING
 
     def __str__(self) -> str:
         said = ["bias"] * self.bias + [self.function] * bool(self.function) + ["kept"] * self.keeps
         said += [f"{self.derivative} gradient"] if self.derivative else []
         return ", ".join([*said, *(["bias gradient"] if self.sums else [])]) or "nothing"
+
+
+NOTHING = Epilogue()
 
 
 def kept_spec(function: str, rows: int, columns: int, result: TensorSpec) -> TensorSpec:
@@ -73,7 +76,9 @@ def signs(xp: Any, z: Any) -> Any:
     return xp.packbits(bits, axis=1, bitorder="little")
 
 
-def _infer(a: TensorSpec, b: TensorSpec, *rest: TensorSpec, ta: bool, tb: bool, shape: Any, epilogue: Epilogue) -> Any:
+def _infer(
+    a: TensorSpec, b: TensorSpec, *rest: TensorSpec, ta: bool, tb: bool, shape: Any, epilogue: Epilogue
+) -> Any:
     result, columns = spec(shape, a.dtype), shape[-1]
     found = [result]
     if epilogue.keeps:

@@ -22,12 +22,29 @@ from hybridml.kernels.cuda.epilogue import SIGNS_IN_A_ROW, Epilogue
 
 _R_32F = 0  # cudaDataType_t
 _COMPUTE = {"float32": 68, "tf32": 77, "bfloat16": 75}  # cublasComputeType_t
-_TRANSA, _TRANSB, _EPILOGUE, _BIAS_POINTER, _AUX_POINTER, _AUX_LD = 3, 4, 7, 8, 11, 12  # cublasLtMatmulDescAttributes_t
+_TRANSA, _TRANSB, _EPILOGUE, _BIAS_POINTER, _AUX_POINTER, _AUX_LD = (
+    3,
+    4,
+    7,
+    8,
+    11,
+    12,
+)  # cublasLtMatmulDescAttributes_t
 _MOST_WORKSPACE = 1  # cublasLtMatmulPreferenceAttributes_t; then the least alignment of A, B, C and D
 _ALIGNMENTS = (5, 6, 7, 8)
 _TRANSPOSED = 1  # cublasOperation_t
 ALIGNED = 16  # bytes: where every buffer of a call begins at least
-_BIAS, _RELU, _DRELU, _SUMS, _GELU, _DGELU, _KEEPS, _SECOND, _NOTHING = 4, 2, 8 | 128, 16, 32, 64 | 128, 128, 256, 1
+_BIAS, _RELU, _DRELU, _SUMS, _GELU, _DGELU, _KEEPS, _SECOND, _NOTHING = (
+    4,
+    2,
+    8 | 128,
+    16,
+    32,
+    64 | 128,
+    128,
+    256,
+    1,
+)
 
 
 class _Algorithm(ctypes.Structure):
@@ -47,7 +64,9 @@ def epilogue_number(e: Epilogue) -> int:
     if e.sums == "second":
         return _SECOND
     number = _BIAS * e.bias + {"": 0, "relu": _RELU, "gelu": _GELU}[e.function] + _KEEPS * e.keeps
-    return (number + {"": 0, "relu": _DRELU, "gelu": _DGELU}[e.derivative] + _SUMS * (e.sums == "rows")) or _NOTHING
+    return (
+        number + {"": 0, "relu": _DRELU, "gelu": _DGELU}[e.derivative] + _SUMS * (e.sums == "rows")
+    ) or _NOTHING
 
 
 def kept_row(e: Epilogue, columns: int) -> int:
@@ -76,10 +95,19 @@ class CuBlasLt:
 
     def refuse(self, p: ProductPlan) -> str | None:
         """Why there is no such product, or None. Buffers are taken to be aligned."""
-        found = self._descriptors(p, [ALIGNED] * 6)
-        return None if found.choice is not None else f"cuBLASLt has no product with the epilogue `{p.epilogue}` for these sizes"
+        try:
+            found = self._descriptors(p, [ALIGNED] * 6)
+        except DeviceError as error:  # the library is missing
+            return str(error)
+        return (
+            None
+            if found.choice is not None
+            else f"cuBLASLt has no product with the epilogue `{p.epilogue}` for these sizes"
+        )
 
-    def product(self, p: ProductPlan, reads: Sequence[int], writes: Sequence[int], workspace: int, stream: int) -> None:
+    def product(
+        self, p: ProductPlan, reads: Sequence[int], writes: Sequence[int], workspace: int, stream: int
+    ) -> None:
         """The product of `reads` (a, b, then bias, then what a derivative reads) into `writes` (result, then kept, then sums)."""
         a, b, *more = reads
         d, *also = writes
@@ -87,7 +115,9 @@ class CuBlasLt:
         kept = also[0] if p.epilogue.keeps else more[0] if p.epilogue.derivative else 0
         found = self._descriptors(p, [b, a, d, d, bias, kept])
         if found.choice is None:
-            raise DeviceError(f"cuBLASLt: no product {p} for buffers at {[hex(x) for x in (*reads, *writes)]}")
+            raise DeviceError(
+                f"cuBLASLt: no product {p} for buffers at {[hex(x) for x in (*reads, *writes)]}"
+            )
         self._set(found.product, _BIAS_POINTER, c_void_p(bias))
         self._set(found.product, _AUX_POINTER, c_void_p(kept))
         one, zero = c_float(1), c_float(0)
@@ -105,7 +135,9 @@ class CuBlasLt:
             self._known[key] = self._describe(p, addresses, alignments)
         return self._known[key]
 
-    def _describe(self, p: ProductPlan, addresses: Sequence[int], alignments: tuple[int, ...]) -> _Descriptors:
+    def _describe(
+        self, p: ProductPlan, addresses: Sequence[int], alignments: tuple[int, ...]
+    ) -> _Descriptors:
         self._open()
         product = c_void_p()
         self._call("cublasLtMatmulDescCreate", byref(product), c_int(_COMPUTE[p.precision]), c_int(_R_32F))
@@ -125,7 +157,11 @@ class CuBlasLt:
         wanted += [(name, c_uint32(n)) for name, n in zip(_ALIGNMENTS, alignments[:4], strict=True)]  # type: ignore[misc]  # both are numbers
         for name, value in wanted:
             self._call(
-                "cublasLtMatmulPreferenceSetAttribute", preference, c_int(name), byref(value), c_size_t(sizeof(value))
+                "cublasLtMatmulPreferenceSetAttribute",
+                preference,
+                c_int(name),
+                byref(value),
+                c_size_t(sizeof(value)),
             )
         status = self._library.cublasLtMatmulAlgoGetHeuristic(
             self._handle, product, a, b, d, d, preference, c_int(1), byref(choice), byref(count)

@@ -107,7 +107,7 @@ class CudaRegion(Region):
     ) -> None:
         self.driver = driver
         self._uploaded: dict[Value, Any] = {}
-        graph, apart = absorb(graph, _product_plan, driver.refuse)
+        graph, apart = absorb(graph, product_plan, driver.refuse)
         super().__init__(graph, 1, meter, inner, known)
         self.refusals += apart
 
@@ -129,13 +129,17 @@ class CudaRegion(Region):
         return steps, []  # a graph launches many small kernels at the price of one
 
     def _products(self, n: Node) -> Sequence[Any] | None:
-        found = [product_step(self.graph, n, self.places, _product_plan)] if n.op is PRODUCT else (
-            gemm_steps(self.graph, n, self.places, 1, _product_plan)
+        found = (
+            [product_step(self.graph, n, self.places, product_plan)]
+            if n.op is PRODUCT
+            else (gemm_steps(self.graph, n, self.places, 1, product_plan))
         )
         return None if found is None else [self._library(n, s) for s in found]
 
     def _library(self, n: Node, s: GemmStep) -> LibraryStep:
-        more = [(base, at.offset * base.dtype.itemsize) for base, at in (self.places[v] for v in n.values[2:])]
+        more = [
+            (base, at.offset * base.dtype.itemsize) for base, at in (self.places[v] for v in n.values[2:])
+        ]
         results = tuple([(v, 0) for v in n.outputs]) if n.op is PRODUCT else (s.c,)
         return LibraryStep(s.plan, (s.a, s.b, *more), results, n.op.name)
 
@@ -222,7 +226,9 @@ class CudaRegion(Region):
             raise TypeError(f"no command for {type(s).__name__}")
 
     def _calls(self, s: LibraryStep, where: Where) -> Iterator[Library]:
-        reads, writes = ([self.place(where, v).at(offset) for v, offset in at] for at in (s.operands, s.results))
+        reads, writes = (
+            [self.place(where, v).at(offset) for v, offset in at] for at in (s.operands, s.results)
+        )
         for i in range(s.plan.outer):
             steps = [i * d * s.operands[0][0].dtype.itemsize for d in s.plan.outer_strides]
             moved = [p.at(d) for p, d in zip((*reads[:2], *writes[:1]), steps, strict=True)]
@@ -238,7 +244,7 @@ class CudaRegion(Region):
             yield Launch(kernel, grid, s.plan.block, [*values, *parts])
 
 
-def _product_plan(
+def product_plan(
     m: int, n: int, k: int, dtype: str, ta: bool, tb: bool, batch: int, threads: int, *, lda: int, ldb: int,
     strides: tuple[int, int, int], outer: int = 1, outer_strides: tuple[int, int, int] = (0, 0, 0),
 ) -> ProductPlan:  # fmt: skip

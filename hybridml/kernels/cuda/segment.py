@@ -102,7 +102,8 @@ class Segment:
             if not isinstance(c, Launch):
                 fixed = moved(c, staged)
                 recorder.call(
-                    lambda stream, fixed=fixed: issue(self.driver, fixed, externals, stream), isinstance(fixed, Library)
+                    lambda stream, fixed=fixed: issue(self.driver, fixed, externals, stream),
+                    isinstance(fixed, Library),
                 )
                 continue
             c.point_at(at)
