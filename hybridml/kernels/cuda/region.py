@@ -14,8 +14,10 @@ from hybridml import config
 from hybridml.kernels import emit_cuda, launch
 from hybridml.kernels.address import External, Fixed
 from hybridml.kernels.control import ControlStep
+from hybridml.kernels.cuda import patches
 from hybridml.kernels.cuda.absorb import absorb, product_step
 from hybridml.kernels.cuda.commands import Command, Copy, Kernel, Launch, Library, Place, ProductPlan
+from hybridml.kernels.cuda.convolutions import convolutions
 from hybridml.kernels.cuda.epilogue import PRODUCT
 from hybridml.kernels.cuda.steps import CudaStep, LibraryStep
 from hybridml.kernels.emit_cuda import Phase
@@ -107,7 +109,7 @@ class CudaRegion(Region):
     ) -> None:
         self.driver = driver
         self._uploaded: dict[Value, Any] = {}
-        graph, apart = absorb(graph, product_plan, driver.refuse)
+        graph, apart = absorb(convolutions(graph, lambda r, n: False), product_plan, driver.refuse)
         super().__init__(graph, 1, meter, inner, known)
         self.refusals += apart
 
@@ -117,7 +119,7 @@ class CudaRegion(Region):
         return CudaRegion(graph, self.driver, self.meter, True, self._known)
 
     def _routines(self, n: Node) -> Sequence[Any] | None:
-        found = lower_windows(n, self.places, 1, GENERATED)
+        found = lower_windows(n, self.places, 1, GENERATED | patches.KERNELS)
         return None if found is None or any(isinstance(r, RoutineStep) for r in found) else found
 
     def _fused(self, graph: Graph) -> Fuser:
