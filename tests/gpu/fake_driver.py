@@ -139,6 +139,7 @@ class FakeDriver:
     """What `hybridml.kernels.cuda.driver.Driver` is on a GPU. `log` tells what it was asked to do."""
 
     capability = (9, 0)
+    conditionals = True  # graphs can decide branches and loops
     multiprocessors = 1  # so that small kernels have several passes of their grid
 
     def __init__(self) -> None:
@@ -233,13 +234,24 @@ class FakeDriver:
 
     def replay(self, graph: list[Any], stream: int) -> None:
         before = list(self.log)
+        self._run(graph)
+        self.log = [*before, "replay"]  # whatever is inside
+
+    def _run(self, graph: list[Any]) -> None:
         for node in graph:
             if isinstance(node, dict):
                 self.execute(node["command"], node["slots"])
+            elif isinstance(node, Condition):
+                node.set(bool(ctypes.string_at(node.predicate, 1)[0]))
+            elif isinstance(node, Conditional):
+                trips = 0
+                while node.handle.value and (trips == 0 or node.repeats):
+                    self._run(node.nodes)
+                    trips += 1
+                    assert trips < 10_000, "a loop of the device that does not end"
             else:
                 for f, args in node:
                     f(*args)
-        self.log = [*before, "replay"]  # whatever is inside
 
     def update(self, graph: list[Any], node: dict[str, Any], command: Launch) -> None:
         assert any(n is node for n in graph), "a node of another graph"
@@ -253,11 +265,38 @@ class FakeDriver:
         self.log.append(what)
 
 
+class Handle:
+    """A conditional node's value, which a kernel sets; nobody has set it yet."""
+
+    value: bool | None = None
+
+
+class Condition:
+    """The kernel that sets handles by a byte."""
+
+    def __init__(self, when_true: Handle, when_false: Handle | None, predicate: int) -> None:
+        self.handles, self.predicate = (when_true, when_false), predicate
+
+    def set(self, value: bool) -> None:
+        for handle, meant in zip(self.handles, (value, not value), strict=True):
+            if handle is not None:
+                handle.value = meant
+
+
+class Conditional:
+    """A conditional node: a graph of its own that runs if the handle is true, and again while it is."""
+
+    def __init__(self, handle: Handle, repeats: bool) -> None:
+        self.handle, self.repeats, self.nodes = handle, repeats, []  # type: ignore[var-annotated]
+
+
 class FakeRecorder:
     """Nodes in a line. Arguments are copied when a kernel is added, as CUDA copies them."""
 
-    def __init__(self, driver: FakeDriver) -> None:
-        self._driver, self._nodes = driver, []  # type: ignore[var-annotated]
+    def __init__(
+        self, driver: FakeDriver, nodes: list[Any] | None = None, handle: Handle | None = None
+    ) -> None:
+        self._driver, self._nodes, self._handle = driver, [] if nodes is None else nodes, handle
 
     def launch(self, command: Launch) -> dict[str, Any]:
         node = {"command": command, "slots": command.slots.copy()}
@@ -278,6 +317,21 @@ class FakeRecorder:
                 delattr(driver, name)
         assert len(driver.log) == log, "something ran while it was recorded"
         self._nodes.append(kept)
+
+    def branch(self, predicate: int) -> tuple[FakeRecorder, FakeRecorder]:
+        nodes = [Conditional(Handle(), False), Conditional(Handle(), False)]
+        self._nodes += [Condition(nodes[0].handle, nodes[1].handle, predicate), *nodes]
+        true, false = [FakeRecorder(self._driver, n.nodes) for n in nodes]
+        return true, false
+
+    def loop(self, predicate: int) -> FakeRecorder:
+        node = Conditional(Handle(), True)
+        self._nodes += [Condition(node.handle, None, predicate), node]
+        return FakeRecorder(self._driver, node.nodes, node.handle)
+
+    def again(self, predicate: int) -> None:
+        assert self._handle is not None
+        self._nodes.append(Condition(self._handle, None, predicate))
 
     def finish(self) -> list[Any]:
         return self._nodes

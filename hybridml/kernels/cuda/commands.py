@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -123,7 +123,25 @@ class Library:
     writes: tuple[Place, ...]
 
 
-Command = Launch | Copy | Clear | Library
+@dataclass
+class When:
+    """A branch that the device decides: one of two lists, by a byte."""
+
+    predicate: Place
+    true: list[Command]
+    false: list[Command]
+
+
+@dataclass
+class Loop:
+    """A loop that the device decides: `cond` writes a byte, and `body` and `cond` run as long as it is true."""
+
+    cond: list[Command]
+    predicate: Place
+    body: list[Command]
+
+
+Command: TypeAlias = "Launch | Copy | Clear | Library | When | Loop"
 
 
 def read_and_written(command: Command) -> tuple[list[Place], list[Place]]:
@@ -135,7 +153,16 @@ def read_and_written(command: Command) -> tuple[list[Place], list[Place]]:
         return [command.source], [command.target]
     if isinstance(command, Library):
         return list(command.reads), list(command.writes)
+    if isinstance(command, (When, Loop)):
+        inner = [read_and_written(c) for commands in lists(command) for c in commands]
+        read = [p for places, _ in inner for p in places]
+        return [command.predicate, *read], [p for _, places in inner for p in places]
     return [], [command.target]
+
+
+def lists(command: When | Loop) -> tuple[list[Command], list[Command]]:
+    """The commands inside."""
+    return (command.true, command.false) if isinstance(command, When) else (command.cond, command.body)
 
 
 def moved(command: Command, staged: dict[int, int]) -> Command:

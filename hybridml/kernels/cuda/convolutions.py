@@ -27,7 +27,9 @@ from hybridml.ops.windows import Windows
 from hybridml.trace.graph import Graph, Node, Operand, Value
 from hybridml.trace.passes.rewrite import Rewriter, rewrite
 
-SHARED_BYTES = 64 << 20  # patches that stay in memory from a convolution to its filters' gradient; larger ones are made twice
+SHARED_BYTES = (
+    64 << 20
+)  # patches that stay in memory from a convolution to its filters' gradient; larger ones are made twice
 
 _COPY, _MULTIPLY, _SUM = (PUBLIC[name].op for name in ("copy", "multiply", "sum"))  # type: ignore[attr-defined]  # by `public`
 
@@ -117,6 +119,8 @@ class _Products:
         return self._emit(_MULTIPLY, a, b)
 
     def _sum(self, a: Value, axis: int) -> Value:
+        if a.shape[axis] == 1:
+            return self._reshape(a, (*a.shape[:axis], *a.shape[axis + 1 :]))
         return self._emit(_SUM, a, axis=(axis,), keepdims=False)
 
     # operands of products: [rows, elements], or [groups, rows, elements]
@@ -132,7 +136,12 @@ class _Products:
         shape = (self.rows, self.taps * self._shape(self.x)[3])
         if self._is_plain:
             return self._reshape(self.x, shape)
-        key = self.x, groups, self.windows.window, *[self.n.attrs[k] for k in ("strides", "padding", "dilation")]
+        key = (
+            self.x,
+            groups,
+            self.windows.window,
+            *[self.n.attrs[k] for k in ("strides", "padding", "dilation")],
+        )
         if key not in self.shared:
             found = self._emit(PATCHES, self.x, *self._tables(patches.seen), groups=groups)
             if found.spec.nbytes > SHARED_BYTES:

@@ -1,13 +1,14 @@
 """The lowest layer: memory, kernels, streams and graphs of one GPU, by CUDA's driver API (cuda.bindings) and CuPy's pool.
 
-Only this file and `blas` talk to CUDA. Streams and addresses are plain numbers, so that tests can put another driver here.
+Only this file, `recorder` and the libraries' files talk to CUDA. Streams and addresses are plain numbers, so that tests can put another driver here.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,10 +18,9 @@ from hybridml.errors import DeviceError
 from hybridml.kernels.cuda import compile as compiling
 from hybridml.kernels.cuda.blas import WORKSPACE, CuBlas, library_path
 from hybridml.kernels.cuda.commands import Kernel, Launch, ProductPlan
+from hybridml.kernels.cuda.condition import CONDITION, condition_ptx
 from hybridml.kernels.cuda.lt import CuBlasLt
 from hybridml.kernels.emit_cuda import Parameter
-
-_CAPTURE_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: the stream does not wait for the default stream
 
 
 def ok(result: tuple[Any, ...]) -> Any:
@@ -44,8 +44,8 @@ class Driver:
         with cupy.cuda.Device(number):
             cupy.cuda.runtime.free(0)  # makes the primary context, which CuPy and we share
             device = ok(cu.cuDeviceGet(number))
-            self._context = ok(cu.cuDevicePrimaryCtxRetain(device))
-            ok(cu.cuCtxSetCurrent(self._context))
+            self.context = ok(cu.cuDevicePrimaryCtxRetain(device))
+            ok(cu.cuCtxSetCurrent(self.context))
             attribute, of = cu.CUdevice_attribute, cu.cuDeviceGetAttribute
             self.capability = (
                 ok(of(attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)),
@@ -141,7 +141,7 @@ class Driver:
 
     def enter(self, owner: Any) -> int:
         """The stream of this call: CuPy's current one. It waits for the last call of `owner` where that was on another."""
-        ok(cu.cuCtxSetCurrent(self._context))
+        ok(cu.cuCtxSetCurrent(self.context))
         stream: int = self.cupy.cuda.get_current_stream().ptr
         last, event = getattr(owner, "last_stream", (stream, None))
         if last != stream and event is not None:
@@ -158,8 +158,23 @@ class Driver:
 
     # graphs
 
-    def recorder(self) -> Recorder:
+    @functools.cached_property
+    def conditionals(self) -> bool:
+        """True if graphs can decide branches and loops: since CUDA 12.4."""
+        return bool(ok(cu.cuDriverGetVersion()) >= 12040 and hasattr(cu, "cuGraphConditionalHandleCreate"))
+
+    @functools.cached_property
+    def set_condition(self) -> Any:
+        """The kernel that tells a graph a byte."""
+        with self._lock:
+            image = np.frombuffer(condition_ptx(self.capability) + b"\0", np.uint8)
+            module = ok(cu.cuModuleLoadData(image.ctypes.data))
+            return ok(cu.cuModuleGetFunction(module, CONDITION.encode()))
+
+    def recorder(self) -> Any:
         """A new graph under construction."""
+        from hybridml.kernels.cuda.recorder import Recorder
+
         return Recorder(self)
 
     @contextlib.contextmanager
@@ -205,43 +220,4 @@ def node_parameters(command: Launch) -> Any:
     return p
 
 
-class Recorder:
-    """A graph under construction: one node after the other, in a line, as they would run on a stream.
-
-    Kernels are nodes of their own, because their arguments are updated later. Library calls, copies and the like are captured from a
-    stream of the recorder's, each as a graph inside the graph.
-    """
-
-    def __init__(self, driver: Driver) -> None:
-        self._driver = driver
-        self._side = ok(cu.cuStreamCreate(_CAPTURE_NON_BLOCKING))  # nothing ever runs on it
-        self._graph = ok(cu.cuGraphCreate(0))
-        self._last: list[Any] = []
-        self._workspace: Any = None  # of the libraries' calls in this graph
-
-    def launch(self, command: Launch) -> Any:
-        """Add a kernel; returns its node."""
-        parameters = node_parameters(command)
-        node = ok(cu.cuGraphAddKernelNode(self._graph, self._last, len(self._last), parameters))
-        self._last = [node]
-        return node
-
-    def call(self, issue: Callable[[int], None], library: bool) -> None:
-        """Add what `issue` sends to a stream; `library` says that it is a library's call."""
-        if library and self._workspace is None:
-            self._workspace = self._driver.allocate(WORKSPACE)
-        try:
-            with self._driver.capturing(self._side, self._workspace):
-                issue(int(self._side))
-        finally:
-            inner = ok(cu.cuStreamEndCapture(self._side))
-        self._last = [ok(cu.cuGraphAddChildGraphNode(self._graph, self._last, len(self._last), inner))]
-        ok(cu.cuGraphDestroy(inner))  # the node holds a copy
-
-    def finish(self) -> tuple[Any, ...]:
-        """The graph, ready to run; its plan, whose nodes name the kernels when they are updated; and the memory that it uses."""
-        ok(cu.cuStreamDestroy(self._side))
-        return ok(cu.cuGraphInstantiate(self._graph, 0)), self._graph, self._workspace
-
-
-__all__: Sequence[str] = ["Driver", "Recorder", "node_parameters", "ok"]
+__all__: Sequence[str] = ["Driver", "node_parameters", "ok"]
