@@ -19,6 +19,7 @@ from fake_cupy import FakeArray
 from fake_libraries import device_memory
 
 from hybridml.kernels.cuda.commands import Kernel, Launch, ProductPlan
+from hybridml.kernels.cuda.cudnn import ConvolutionPlan, unsupported
 from hybridml.kernels.targets import scalar_functions
 
 
@@ -139,6 +140,7 @@ class FakeDriver:
     """What `hybridml.kernels.cuda.driver.Driver` is on a GPU. `log` tells what it was asked to do."""
 
     capability = (9, 0)
+    cudnn = False  # there is a library for convolutions
     conditionals = True  # graphs can decide branches and loops
     multiprocessors = 1  # so that small kernels have several passes of their grid
 
@@ -216,7 +218,9 @@ class FakeDriver:
             resume(t)
             function(*args)
 
-    def refuse(self, plan: ProductPlan) -> str | None:
+    def refuse(self, plan: ProductPlan | ConvolutionPlan) -> str | None:
+        if isinstance(plan, ConvolutionPlan):
+            return unsupported(plan) if self.cudnn else "there is no cuDNN"
         return self.refused(plan)
 
     def library(self, plan: Any, reads: list[int], writes: list[int], stream: int) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hybridml.kernels.cuda.commands import ProductPlan
+from hybridml.kernels.cuda.cudnn import CONVOLUTION, ConvolutionPlan
 from hybridml.kernels.cuda.epilogue import PRODUCT
 
 
@@ -29,7 +30,17 @@ def device_memory(
 
 def call(plan: Any, reads: Sequence[int], writes: Sequence[int]) -> None:
     """A library call as its plan says."""
-    product(plan, reads, writes)
+    if isinstance(plan, ConvolutionPlan):
+        convolution(plan, reads, writes)
+    else:
+        product(plan, reads, writes)
+
+
+def convolution(p: ConvolutionPlan, reads: Sequence[int], writes: Sequence[int]) -> None:
+    """By the definition of the row."""
+    shapes = {"conv": (p.x, p.w), "conv_input": (p.g, p.w), "conv_filter": (p.x, p.g)}[p.direction]
+    operands = [device_memory(at, shape, "f4") for at, shape in zip(reads, (*shapes, (p.n,)), strict=False)]
+    device_memory(writes[0], p.shape, "f4")[...] = CONVOLUTION.eager(np, *operands, plan=p)
 
 
 def product(p: ProductPlan, reads: Sequence[int], writes: Sequence[int]) -> None:

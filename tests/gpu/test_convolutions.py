@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,8 @@ from fake_gpu import FakeGpu
 import hybridml as hml
 from hybridml import pytree
 from hybridml.kernels.cuda.convolutions import convolutions
+from hybridml.kernels.cuda.cudnn import ConvolutionPlan, described, unsupported
+from hybridml.kernels.cuda.epilogue import Epilogue
 from hybridml.kernels.cuda.region import Eager
 from hybridml.ops.registry import OPS
 from hybridml.testing import public_functions, recast, samples_of
@@ -120,3 +123,61 @@ def test_patches_are_shared_unless_they_are_large(monkeypatch: pytest.MonkeyPatc
     assert [n.op.name for n in module.convolutions(graph, lambda r, n: False).nodes].count("im2col") == 1
     monkeypatch.setattr(module, "SHARED_BYTES", 100)
     assert [n.op.name for n in module.convolutions(graph, lambda r, n: False).nodes].count("im2col") == 2
+
+
+# cuDNN
+
+
+def test_with_cudnn_convolutions_are_its_calls(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(gpu.driver), "cudnn", True)
+    args = [floats(2, 6, 6, 3), np.array([1, 2]), floats(3, 3, 3, 4), floats(4), floats(36, 3), floats(3)]
+
+    def f(x: Any, *rest: Any) -> Any:
+        with hml.GradientTape() as tape:
+            tape.watch(x)
+            out = conv_net(x, *rest)
+        return out, tape.gradient(out[0], x)
+
+    expected = hml.function(f)(*map(hml.asarray, args))
+    with hml.device("gpu:0"):
+        step, tensors = hml.function(f), [hml.asarray(a) for a in args]
+        got = step(*tensors)
+        calls = [line for line in gpu.driver.log if " of (" in line]
+        for _ in range(2):
+            gpu.driver.log.clear()
+            got = step(*tensors)
+        assert gpu.driver.log.count("replay") == 1
+    assert sorted(c.split()[1] for c in calls) == ["conv", "conv_filter", "conv_input"]
+    assert calls[0].endswith("then bias, relu")
+    for g, e in zip(pytree.leaves(got), pytree.leaves(expected), strict=True):
+        np.testing.assert_allclose(g.numpy(), e.numpy(), rtol=2e-4, atol=2e-5)
+
+
+HOW: dict[str, Any] = {
+    "strides": (2, 1),
+    "padding": ((1, 0), (1, 2)),
+    "dilation": (1, 1),
+    "precision": "float32",
+}
+
+
+@pytest.mark.parametrize(
+    "epilogue", [Epilogue(), Epilogue(bias=True), Epilogue(bias=True, function="gelu")], ids=str
+)
+@pytest.mark.parametrize("direction", ["conv", "conv_input", "conv_filter"])
+def test_the_real_front_end_takes_our_graphs(direction: str, epilogue: Epilogue) -> None:
+    """Where nvidia-cudnn-frontend is installed; describing a graph needs no GPU, building one does."""
+    cudnn = pytest.importorskip("cudnn")
+    plan = ConvolutionPlan(direction, (2, 8, 9, 3), (5, 3, 2, 3), (2, 4, 11, 5), **HOW, epilogue=epilogue)
+    graph = described(cudnn, plan)
+    (out,) = graph.get_outputs()
+    n, h, w, c = plan.shape
+    assert (list(out.dim), list(out.stride)) == ([n, c, h, w], [h * w * c, 1, w * c, c])
+
+
+def test_what_our_graphs_of_cudnn_leave_to_others() -> None:
+    plan = ConvolutionPlan("conv", (2, 8, 9, 3), (5, 3, 2, 3), (2, 4, 11, 5), **HOW)
+    assert unsupported(plan) is None
+    for e in (Epilogue(function="relu", keeps=True), Epilogue(derivative="relu"), Epilogue(sums="rows")):
+        assert unsupported(replace(plan, epilogue=e)) is not None
+    assert unsupported(replace(plan, direction="conv_input", epilogue=Epilogue(bias=True))) is not None

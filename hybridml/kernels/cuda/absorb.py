@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from hybridml.kernels.cuda.commands import ProductPlan
+from hybridml.kernels.cuda.cudnn import CONVOLUTION, ConvolutionPlan
 from hybridml.kernels.cuda.epilogue import PRODUCT, Epilogue, kept_spec
 from hybridml.kernels.cuda.order import in_order
 from hybridml.kernels.cuda.patterns import GELU, GELU_BY_ERF, GELU_GRADIENT, Matcher
@@ -31,7 +32,8 @@ from hybridml.trace.passes.dce import dce
 
 REACH = 32  # nodes after a product that are looked through for a gelu or its gradient
 
-Refuse = Callable[[ProductPlan], str | None]
+Plan = ProductPlan | ConvolutionPlan
+Refuse = Callable[[Plan], str | None]
 
 
 @dataclass
@@ -39,7 +41,7 @@ class Taken:
     """A product and what it has taken. `operand` is what its function is applied to, `asks` the node that compares it with 0."""
 
     node: Node
-    plan: ProductPlan
+    plan: Plan
     epilogue: Epilogue
     result: Value
     operand: Value
@@ -82,10 +84,13 @@ class Absorber:
 
     # what a product may take
 
-    def _plan(self, n: Node) -> ProductPlan | None:
+    def _plan(self, n: Node) -> Plan | None:
         """The product of a node if it is a single one of float32, whose result somebody computes with."""
         if n.op.provider != "gemm" or n.out.dtype.name != "float32":
             return None
+        if n.op is CONVOLUTION:
+            convolution: ConvolutionPlan = n.attrs["plan"]
+            return convolution if convolution.direction == "conv" else None
         computed = any(r.op.kind is Kind.ELEMENTWISE for r in self._readers.get(n.out, []))
         if not computed and not self._sums_of_second(n):
             return None
@@ -98,7 +103,7 @@ class Absorber:
             return None
         return plan
 
-    def _forward(self, n: Node, plan: ProductPlan) -> None:
+    def _forward(self, n: Node, plan: Plan) -> None:
         taken = Taken(n, plan, Epilogue(), n.out, n.out)
         self._take_bias(taken)
         self._take_function(taken)
@@ -177,7 +182,7 @@ class Absorber:
         inner = [z, *[m.out for m in inside if m is not root]]
         return any(v in self._results or not inside.issuperset(self._readers.get(v, [])) for v in inner)
 
-    def _backward(self, n: Node, plan: ProductPlan) -> None:
+    def _backward(self, n: Node, plan: Plan) -> None:
         for t in self._taken.values():
             if t.epilogue.function and (t.plan.m, t.plan.n) == (plan.m, plan.n):
                 own = Taken(n, plan, Epilogue(), n.out, n.out, reads_kept=t)
@@ -217,7 +222,7 @@ class Absorber:
                 self._gone.add(s)
                 return
 
-    def _second(self, n: Node, plan: ProductPlan) -> None:
+    def _second(self, n: Node, plan: Plan) -> None:
         for s in self._sums_of_second(n):
             t = Taken(n, plan, Epilogue(), n.out, n.out)
             if s not in self._gone and not self._needs(n, s) and self._fits(t, s, sums="second"):
@@ -337,6 +342,10 @@ class Absorber:
             assert t.reads_kept.kept is not None
             more.append(t.reads_kept.kept)
         outputs = [v for v in (t.result, t.kept, t.sums) if v is not None]
+        if isinstance(t.plan, ConvolutionPlan):
+            whole = replace(t.plan, epilogue=t.epilogue)
+            yield Node(CONVOLUTION, (*t.node.inputs, *more), {"plan": whole}, tuple(outputs), t.node.source)
+            return
         attrs = {**t.node.attrs, "shape": t.result.shape, "epilogue": t.epilogue}
         yield Node(PRODUCT, (*t.node.inputs, *more), attrs, tuple(outputs), t.node.source)
 

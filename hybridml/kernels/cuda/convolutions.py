@@ -56,7 +56,7 @@ class _Products:
 
     def __init__(self, r: Rewriter, n: Node, shared: dict[tuple[Any, ...], Value]) -> None:
         self.r, self.n, self.shared = r, n, shared
-        first, second = (r[v] for v in n.values)
+        first, second = (_value(r[v]) for v in n.values)
         self.x, self.w, self.g = {"conv": (first, second, n.out), "conv_input": (n.out, second, first),
                                   "conv_filter": (first, n.out, second)}[n.op.provider or ""]  # fmt: skip
         self.windows: Windows = geometry(self._shape(self.x), self._shape(self.w), n.attrs)
@@ -192,6 +192,11 @@ class _Products:
 
     def _shape(self, v: Value) -> tuple[int, ...]:
         return v.shape
+
+
+def _value(x: Operand) -> Value:
+    assert isinstance(x, Value), "an image is no number"
+    return x
 
 
 __all__ = ["convolutions"]

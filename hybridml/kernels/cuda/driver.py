@@ -1,6 +1,7 @@
 """The lowest layer: memory, kernels, streams and graphs of one GPU, by CUDA's driver API (cuda.bindings) and CuPy's pool.
 
-Only this file, `recorder` and the libraries' files talk to CUDA. Streams and addresses are plain numbers, so that tests can put another driver here.
+Only this file, `recorder` and the libraries' files talk to CUDA. Streams and addresses are plain numbers, so that tests can put another
+driver here.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from hybridml.kernels.cuda import compile as compiling
 from hybridml.kernels.cuda.blas import WORKSPACE, CuBlas, library_path
 from hybridml.kernels.cuda.commands import Kernel, Launch, ProductPlan
 from hybridml.kernels.cuda.condition import CONDITION, condition_ptx
+from hybridml.kernels.cuda.cudnn import ConvolutionPlan, CuDnn
 from hybridml.kernels.cuda.lt import CuBlasLt
 from hybridml.kernels.emit_cuda import Parameter
 
@@ -54,6 +56,7 @@ class Driver:
             self.multiprocessors: int = ok(of(attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device))
         self._blas = CuBlas()
         self._lt = CuBlasLt(lambda: library_path("cublasLt"), WORKSPACE)
+        self._cudnn = CuDnn(WORKSPACE)
         self._workspaces: dict[int, Any] = {}  # of libraries, by stream: two streams may run side by side
         self._kernels: dict[tuple[str, tuple[Parameter, ...]], Kernel] = {}
         self._lock = threading.RLock()
@@ -120,10 +123,10 @@ class Driver:
 
     # libraries
 
-    def refuse(self, plan: ProductPlan) -> str | None:
-        """Why no library has this product, or None."""
+    def refuse(self, plan: ProductPlan | ConvolutionPlan) -> str | None:
+        """Why no library has this product or convolution, or None."""
         with self._lock:
-            return self._lt.refuse(plan)
+            return self._cudnn.refuse(plan) if isinstance(plan, ConvolutionPlan) else self._lt.refuse(plan)
 
     def library(self, plan: Any, reads: Sequence[int], writes: Sequence[int], stream: int) -> None:
         """A call of a library, in the order of the stream."""
@@ -131,7 +134,9 @@ class Driver:
             workspace = self._workspaces.get(stream)
             if workspace is None:
                 workspace = self._workspaces[stream] = self.allocate(WORKSPACE)
-            if plan.epilogue:
+            if isinstance(plan, ConvolutionPlan):
+                self._cudnn.convolution(plan, reads, writes, workspace.ptr, stream)
+            elif plan.epilogue:
                 self._lt.product(plan, reads, writes, workspace.ptr, stream)
             else:
                 (a, b), (c,) = reads, writes

@@ -7,7 +7,6 @@ after tap: nothing is written twice, and the order is always the same.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numpy as np
@@ -93,7 +92,7 @@ IMAGE = Op("col2im", Kind.INDEX, provider="image", infer=_infer_image, eager=_ea
 def patches(n: Node, places: dict[Value, Place], threads: int) -> list[Any] | None:
     """An element of the result a thread; those outside of the image are 0."""
     (base, at), (rows, _), (columns, _) = [places[v] for v in n.values]
-    groups, *_, taps, across, each = n.out.shape
+    taps, across, each = n.out.shape[4:]
     s = at.strides
     frame = Frame("im2col", n.out.shape)
     x = frame.read((base, at), (each * s[3], s[0], 0, 0, 0, 0, s[3]))
@@ -141,8 +140,3 @@ def image(n: Node, places: dict[Value, Place], threads: int) -> list[Any] | None
 
 
 KERNELS = {"patches": patches, "image": image}
-
-
-def nbytes(w: Windows, examples: int, channels: int, itemsize: int) -> int:
-    """Of the patches."""
-    return examples * math.prod(w.count) * math.prod(w.window) * channels * itemsize

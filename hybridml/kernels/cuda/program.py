@@ -63,6 +63,7 @@ class Program:
                 continue
             self._close(pending)
             pending = []
+            assert isinstance(item, (Branch, While, Repeat, Look, Eager))
             self.parts.append(item)
             inside = {Branch: ("true", "false"), While: ("cond", "body"), Repeat: ("body",)}.get(
                 type(item), ()

@@ -13,7 +13,7 @@ from hybridml.kernels.cuda.commands import Launch
 from hybridml.kernels.cuda.driver import node_parameters, ok
 
 # With data for each edge, which is None here: CUDA 13 gave the second form of the function the first one's name.
-_add_node = getattr(cu, "cuGraphAddNode_v2", None) or getattr(cu, "cuGraphAddNode", None)
+_add_node: Any = getattr(cu, "cuGraphAddNode_v2", None) or getattr(cu, "cuGraphAddNode", None)
 
 
 class _Graph:
@@ -46,11 +46,10 @@ class _Graph:
 
     def branch(self, predicate: int) -> tuple[_Graph, _Graph]:
         """Add a branch: the graphs for a byte that is true, and for one that is false."""
-        handles = [self._handle(), self._handle()]
-        self._set(*handles, predicate)
+        when_true, when_false = self._handle(), self._handle()
+        self._set(when_true, when_false, predicate)
         kind = cu.CUgraphConditionalNodeType.CU_GRAPH_COND_TYPE_IF
-        true, false = [self._conditional(h, kind) for h in handles]
-        return true, false
+        return self._conditional(when_true, kind), self._conditional(when_false, kind)
 
     def loop(self, predicate: int) -> _Body:
         """Add a loop: the graph that runs as long as the byte is true. `again` ends it."""

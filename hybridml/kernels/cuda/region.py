@@ -14,7 +14,7 @@ from hybridml import config
 from hybridml.kernels import emit_cuda, launch
 from hybridml.kernels.address import External, Fixed
 from hybridml.kernels.control import ControlStep
-from hybridml.kernels.cuda import patches
+from hybridml.kernels.cuda import cudnn, patches
 from hybridml.kernels.cuda.absorb import absorb, product_step
 from hybridml.kernels.cuda.commands import Command, Copy, Kernel, Launch, Library, Place, ProductPlan
 from hybridml.kernels.cuda.convolutions import convolutions
@@ -30,6 +30,7 @@ from hybridml.kernels.views import places
 from hybridml.kernels.windows import GENERATED, lower_windows
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace.graph import Graph, Node, Value
+from hybridml.trace.passes.rewrite import Rewriter
 
 MAX_UNROLLED = 20_000  # commands of a scan that are written out; longer ones are repeated by the host
 
@@ -109,7 +110,7 @@ class CudaRegion(Region):
     ) -> None:
         self.driver = driver
         self._uploaded: dict[Value, Any] = {}
-        graph, apart = absorb(convolutions(graph, lambda r, n: False), product_plan, driver.refuse)
+        graph, apart = absorb(convolutions(graph, self._convolution), product_plan, driver.refuse)
         super().__init__(graph, 1, meter, inner, known)
         self.refusals += apart
 
@@ -130,7 +131,15 @@ class CudaRegion(Region):
     def _merged(self, steps: list[Step]) -> tuple[list[Step], list[Refusal]]:
         return steps, []  # a graph launches many small kernels at the price of one
 
+    def _convolution(self, r: Rewriter, n: Node) -> bool:
+        return cudnn.lower(r, n, config.get().matmul_precision, self.driver.refuse)
+
     def _products(self, n: Node) -> Sequence[Any] | None:
+        if n.op is cudnn.CONVOLUTION:
+            operands = [
+                (base, at.offset * base.dtype.itemsize) for base, at in (self.places[v] for v in n.values)
+            ]
+            return [LibraryStep(n.attrs["plan"], tuple(operands), ((n.out, 0),), n.op.name)]
         found = (
             [product_step(self.graph, n, self.places, product_plan)]
             if n.op is PRODUCT
