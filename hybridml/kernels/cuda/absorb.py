@@ -20,17 +20,14 @@ from hybridml.kernels.cuda.cudnn import CONVOLUTION, ConvolutionPlan
 from hybridml.kernels.cuda.epilogue import PRODUCT, Epilogue, kept_spec
 from hybridml.kernels.cuda.order import in_order
 from hybridml.kernels.cuda.patterns import GELU, GELU_BY_ERF, GELU_GRADIENT, Matcher
+from hybridml.kernels.cuda.uses import Uses
 from hybridml.kernels.group import Refusal
-from hybridml.kernels.space import stretch
 from hybridml.kernels.steps import GemmStep, gemm_steps
-from hybridml.kernels.views import places
 from hybridml.ops.linalg import MATMUL
 from hybridml.ops.registry import Kind
 from hybridml.ops.view import RESHAPE
 from hybridml.trace.graph import Graph, Node, Value
 from hybridml.trace.passes.dce import dce
-
-REACH = 32  # nodes after a product that are looked through for a gelu or its gradient
 
 Plan = ProductPlan | ConvolutionPlan
 Refuse = Callable[[Plan], str | None]
@@ -52,20 +49,13 @@ class Taken:
     sums: Value | None = None
 
 
-class Absorber:
+class Absorber(Uses):
     """One graph. `refuse` says why the library has no such product, or None."""
 
     def __init__(self, graph: Graph, plan_of: Callable[..., ProductPlan], refuse: Refuse) -> None:
-        self.graph, self._plan_of, self._refuse = graph, plan_of, refuse
-        self.places = places(graph)
+        super().__init__(graph)
+        self._plan_of, self._refuse = plan_of, refuse
         self.refusals: list[Refusal] = []
-        self._producer = graph.producers()
-        self._results = {self.places[v][0] for v in graph.results}
-        self._readers: dict[Value, list[Node]] = {}
-        for n in graph.nodes:
-            if n.op.kind is not Kind.VIEW or n.op.view is None:
-                for v in dict.fromkeys(self.places[v][0] for v in n.values):
-                    self._readers.setdefault(v, []).append(n)
         self._taken: dict[Node, Taken] = {}
         self._gone: set[Node] = set()  # nodes whose result a product gives
 
@@ -231,35 +221,12 @@ class Absorber:
                 self._taken[n] = t
                 return
 
-    def _needs(self, n: Node, other: Node) -> bool:
-        """True if a node is computed from what another gives."""
-        seen: set[Value] = set()
-        todo = list(n.values)
-        while todo:
-            v = todo.pop()
-            if v in seen or v not in self._producer:
-                continue
-            seen.add(v)
-            if self._producer[v] is other:
-                return True
-            todo += self._producer[v].values
-        return False
-
     def _sums_of_second(self, n: Node) -> list[Node]:
         """Sums over the rows of what a product reads as it is, as its second operand."""
         b = n.values[1]
-        return (
-            []
-            if n.attrs["tb"] or not self._is_whole(b)
-            else self._row_sums(self.places[b][0], n.out.shape[-1])
-        )
-
-    def _row_sums(self, v: Value, columns: int) -> list[Node]:
-        return [
-            r for r in self._readers.get(v, [])
-            if r.op.name == "sum" and self._is(r.values[0], v, columns) and r.out.shape == (columns,)
-            and r.attrs["axis"] == tuple(range(len(r.values[0].shape) - 1)) and r.out.dtype == v.dtype
-        ]  # fmt: skip
+        if n.op is CONVOLUTION or n.attrs["tb"] or not self._is_whole(b):
+            return []
+        return self._row_sums(self.places[b][0], n.out.shape[-1])
 
     def _fits(self, t: Taken, consumer: Node, **more: Any) -> bool:
         """True, and the epilogue is longer by that, if the library can do it."""
@@ -276,44 +243,6 @@ class Absorber:
         after = consumer or (readers[0] if readers else producer)
         names = [f"{n.op.name} {self.graph.label(n.out)}" for n in (producer, after)]
         self.refusals.append(Refusal(names[0], names[1], reason))
-
-    # values
-
-    def _is_whole(self, v: Value) -> bool:
-        base, layout = self.places[v]
-        return layout.is_contiguous and not layout.offset and v.spec.size == base.spec.size
-
-    def _is(self, x: Value, v: Value, columns: int) -> bool:
-        """True if x is v, element for element, in rows of that many columns."""
-        return self.places[x][0] is self.places[v][0] and self._is_whole(x) and x.shape[-1:] == (columns,)
-
-    def _only_reader(self, v: Value) -> Node | None:
-        readers = self._readers.get(v, [])
-        return readers[0] if len(readers) == 1 and v not in self._results else None
-
-    def _vector(self, x: Any, like: Value, columns: int) -> Value | None:
-        """What has the elements of x as a vector, if x is the same for every row."""
-        if not isinstance(x, Value) or x.dtype != like.dtype:
-            return None
-        base, layout = self.places[x]
-        strides = stretch(layout, like.shape).strides
-        rows = [s for s, d in zip(strides[:-1], like.shape[:-1], strict=True) if d != 1]
-        if any(rows) or (strides[-1] != 1 and columns != 1):
-            return None
-        if len(x.shape) == 1 and layout.is_contiguous:
-            return x
-        return base if base.spec.size == columns and not layout.offset else None
-
-    def _after(self, v: Value) -> Iterator[Node]:
-        """Elementwise nodes that are computed from v, nearest first."""
-        seen: dict[Node, None] = {}
-        todo = [v]
-        while todo and len(seen) < REACH:
-            for n in self._readers.get(todo.pop(0), []):
-                if n.op.kind is Kind.ELEMENTWISE and n not in seen:
-                    seen[n] = None
-                    todo.append(n.out)
-        return iter(seen)
 
     # the new graph
 
