@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import ast
-import importlib.metadata
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from assembler import assemble
 from fake_gpu import FakeGpu
 from test_program import FUNCTIONS, close
 
@@ -113,21 +112,11 @@ def test_a_variable_changes_in_a_loop_of_the_device(gpu: FakeGpu) -> None:
 # the calls of CUDA
 
 
-def ptxas() -> Path:
-    files = importlib.metadata.files("nvidia-cuda-nvcc") or []
-    (found,) = [f for f in files if f.name == "ptxas"]
-    return Path(str(found.locate()))
-
-
 @pytest.mark.parametrize("architecture", ["sm_80", "sm_90", "sm_100"])
 def test_the_kernel_that_sets_a_condition_assembles(architecture: str, tmp_path: Path) -> None:
-    pytest.importorskip("numba_cuda", reason="comes with the assembler")
-    path = tmp_path / "condition.ptx"
-    path.write_bytes(condition_ptx((9, 0)))
-    # -c: the driver links the function that it calls
-    command = [str(ptxas()), "-c", "-arch", architecture, "-o", str(tmp_path / "out"), str(path)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assemble(
+        condition_ptx((9, 0)), architecture, tmp_path, "-c"
+    )  # -c: the driver links the function that it calls
 
 
 def calls_of_cuda() -> list[tuple[str, int]]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from assembler import assemble
 from fake_gpu import FakeGpu
 
 import hybridml as hml
@@ -15,6 +18,7 @@ from hybridml.kernels.cuda.convolutions import convolutions
 from hybridml.kernels.cuda.cudnn import ConvolutionPlan, described, unsupported
 from hybridml.kernels.cuda.epilogue import Epilogue
 from hybridml.kernels.cuda.region import Eager
+from hybridml.kernels.ptx import compile_ptx
 from hybridml.ops.registry import OPS
 from hybridml.testing import public_functions, recast, samples_of
 from hybridml.trace.graph import verify
@@ -123,6 +127,28 @@ def test_patches_are_shared_unless_they_are_large(monkeypatch: pytest.MonkeyPatc
     assert [n.op.name for n in module.convolutions(graph, lambda r, n: False).nodes].count("im2col") == 1
     monkeypatch.setattr(module, "SHARED_BYTES", 100)
     assert [n.op.name for n in module.convolutions(graph, lambda r, n: False).nodes].count("im2col") == 2
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (5, 5), (8, 8), (1, 4)], ids=str)
+def test_kernels_of_patches_assemble_without_spills(
+    shape: tuple[int, int], gpu: FakeGpu, tmp_path: Path
+) -> None:
+    pytest.importorskip("numba.cuda")
+    pytest.importorskip("cuda.bindings")
+
+    def f(x: Any, w: Any) -> Any:
+        return hml.nn.conv2d_transpose(hml.nn.conv2d(x, w, strides=2), w, strides=2)
+
+    with hml.device("gpu:0"):
+        hml.function(f).get_concrete_function(hml.zeros((2, 9, 9, 3)), hml.zeros((*shape, 3, 3)))
+    kernels = [k for k, _ in gpu.driver._kernels.values() if k.name.startswith(("im2col", "col2im"))]
+    assert len(kernels) == 2
+    for k in kernels:
+        _, text = compile_ptx(k.name, k.source, k.parameters, (8, 0))
+        said = assemble(text.encode(), "sm_90", tmp_path)
+        (registers,) = re.findall(r"Used (\d+) registers", said)
+        assert int(registers) <= 128
+        assert re.findall(r"(\d+) bytes (?:stack frame|spill)", said) == ["0"] * 3, k.source
 
 
 # cuDNN
