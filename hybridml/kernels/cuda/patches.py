@@ -19,7 +19,7 @@ from hybridml.ops.spec import TensorSpec, spec
 from hybridml.ops.windows import Windows
 from hybridml.trace.graph import Node, Value
 
-MOST_TAPS = 64  # that are written out in one kernel
+MOST_TAPS = 25  # that are written out in one kernel: 64 took 254 registers, 25 stay within 128
 _BOOL, _INT64 = np.dtype(np.bool_), np.dtype(np.int64)
 
 Generated = tuple[Lowered, tuple[Value, ...], tuple[Value, ...]]
