@@ -178,7 +178,7 @@ def _gpu_parts(extra: str) -> Iterator[Finding]:
     try:
         from cuda.pathfinder import load_nvidia_dynamic_lib  # type: ignore[import-not-found,import-untyped,unused-ignore]  # with numba-cuda
 
-        for library in ("cublas", "nvvm"):
+        for library in ("cublas", "cublasLt", "nvvm"):
             yield Finding(library, "ok", str(load_nvidia_dynamic_lib(library).abs_path))
     except Exception as error:  # its own error classes, and ImportError
         yield Finding(

@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from libraries import rows as library_rows
+
 import hybridml as hml
 from hybridml import backends
 
@@ -118,6 +120,7 @@ def main() -> None:
         p, q = CUPY.ones(8, CUPY.float32), CUPY.ones(8, CUPY.float32)
         ours, theirs = issue_seconds(lambda: one + one), issue_seconds(lambda: p + q)
         rows.append({"what": "eager add of 8, CPU seconds", "seconds": ours, "beside CuPy": ours / theirs})
+        rows += library_rows(seconds)
         rows += triton_rows(copy)
     sys.stdout.write(json.dumps(rows) + "\n")
 

@@ -95,6 +95,8 @@ def _describe(s: Step) -> str:
     if isinstance(s, SweepStep):
         inner = [f"\n       {_describe(m)}" for m in s.members]
         return f"sweep of {s.units} units, {s.part} at a time" + "".join(inner)
+    if not isinstance(s, (KernelStep, HorizontalStep)):
+        return s.title  # a library's call on a GPU
     kernel = s.kernel.name.rsplit("_", 1)[0]
     if isinstance(s, HorizontalStep):
         return f"{kernel}: one launch over {len(s.parts)} buffers, {sum(s.extents)} elements"

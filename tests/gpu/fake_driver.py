@@ -13,10 +13,13 @@ import re
 from collections.abc import Callable
 from typing import Any
 
+import fake_libraries
 import numpy as np
 from fake_cupy import FakeArray
+from fake_libraries import device_memory
 
 from hybridml.kernels.cuda.commands import Kernel, Launch, ProductPlan
+from hybridml.kernels.cuda.cudnn import ConvolutionPlan, unsupported
 from hybridml.kernels.targets import scalar_functions
 
 
@@ -137,11 +140,14 @@ class FakeDriver:
     """What `hybridml.kernels.cuda.driver.Driver` is on a GPU. `log` tells what it was asked to do."""
 
     capability = (9, 0)
+    cudnn = False  # there is a library for convolutions
+    conditionals = True  # graphs can decide branches and loops
     multiprocessors = 1  # so that small kernels have several passes of their grid
 
     def __init__(self) -> None:
         self.log: list[str] = []
         self.limit: int | None = None
+        self.refused: Callable[[ProductPlan], str | None] = lambda plan: None
         self._kernels: dict[Any, tuple[Kernel, Any]] = {}
 
     def allocate(self, nbytes: int) -> Memory:
@@ -155,14 +161,7 @@ class FakeDriver:
         return memory
 
     def array(self, address: int, shape: tuple[int, ...], dtype: np.dtype, strides: tuple[int, ...]) -> Any:
-        if 0 in shape:
-            return FakeArray(np.zeros(shape, dtype))
-        reach = [(d - 1) * s for d, s in zip(shape, strides, strict=True)]
-        low, high = sum(r for r in reach if r < 0), sum(r for r in reach if r > 0)
-        raw = np.ctypeslib.as_array(
-            (ctypes.c_uint8 * (high - low + dtype.itemsize)).from_address(address + low)
-        )
-        return FakeArray(np.ndarray(shape, dtype, raw, -low, strides))
+        return FakeArray(device_memory(address, shape, dtype, strides))
 
     def copy(self, target: int, source: int, nbytes: int, stream: int) -> None:
         self._note("copy", stream)
@@ -219,21 +218,14 @@ class FakeDriver:
             resume(t)
             function(*args)
 
-    def product(self, p: ProductPlan, a: int, b: int, c: int, stream: int) -> None:
-        self._note("product", stream)
-        dtype = np.dtype(p.dtype)
+    def refuse(self, plan: ProductPlan | ConvolutionPlan) -> str | None:
+        if isinstance(plan, ConvolutionPlan):
+            return unsupported(plan) if self.cudnn else "there is no cuDNN"
+        return self.refused(plan)
 
-        def matrix(at: int, rows: int, columns: int, ld: int, step: int, transposed: bool) -> np.ndarray:
-            if transposed:
-                rows, columns = columns, rows
-            strides = (step * dtype.itemsize, ld * dtype.itemsize, dtype.itemsize)
-            view: np.ndarray = self.array(at, (p.batch, rows, columns), dtype, strides)._a
-            return view.swapaxes(1, 2) if transposed else view
-
-        out = matrix(c, p.m, p.n, p.n, p.strides[2], False)
-        out[...] = matrix(a, p.m, p.k, p.lda, p.strides[0], p.ta) @ matrix(
-            b, p.k, p.n, p.ldb, p.strides[1], p.tb
-        )
+    def library(self, plan: Any, reads: list[int], writes: list[int], stream: int) -> None:
+        self._note(f"library {plan.title}", stream)
+        fake_libraries.call(plan, reads, writes)
 
     def enter(self, owner: Any) -> int:
         return 7
@@ -246,13 +238,24 @@ class FakeDriver:
 
     def replay(self, graph: list[Any], stream: int) -> None:
         before = list(self.log)
+        self._run(graph)
+        self.log = [*before, "replay"]  # whatever is inside
+
+    def _run(self, graph: list[Any]) -> None:
         for node in graph:
             if isinstance(node, dict):
                 self.execute(node["command"], node["slots"])
+            elif isinstance(node, Condition):
+                node.set(bool(ctypes.string_at(node.predicate, 1)[0]))
+            elif isinstance(node, Conditional):
+                trips = 0
+                while node.handle.value and (trips == 0 or node.repeats):
+                    self._run(node.nodes)
+                    trips += 1
+                    assert trips < 10_000, "a loop of the device that does not end"
             else:
                 for f, args in node:
                     f(*args)
-        self.log = [*before, "replay"]  # whatever is inside
 
     def update(self, graph: list[Any], node: dict[str, Any], command: Launch) -> None:
         assert any(n is node for n in graph), "a node of another graph"
@@ -266,22 +269,49 @@ class FakeDriver:
         self.log.append(what)
 
 
+class Handle:
+    """A conditional node's value, which a kernel sets; nobody has set it yet."""
+
+    value: bool | None = None
+
+
+class Condition:
+    """The kernel that sets handles by a byte."""
+
+    def __init__(self, when_true: Handle, when_false: Handle | None, predicate: int) -> None:
+        self.handles, self.predicate = (when_true, when_false), predicate
+
+    def set(self, value: bool) -> None:
+        for handle, meant in zip(self.handles, (value, not value), strict=True):
+            if handle is not None:
+                handle.value = meant
+
+
+class Conditional:
+    """A conditional node: a graph of its own that runs if the handle is true, and again while it is."""
+
+    def __init__(self, handle: Handle, repeats: bool) -> None:
+        self.handle, self.repeats, self.nodes = handle, repeats, []  # type: ignore[var-annotated]
+
+
 class FakeRecorder:
     """Nodes in a line. Arguments are copied when a kernel is added, as CUDA copies them."""
 
-    def __init__(self, driver: FakeDriver) -> None:
-        self._driver, self._nodes = driver, []  # type: ignore[var-annotated]
+    def __init__(
+        self, driver: FakeDriver, nodes: list[Any] | None = None, handle: Handle | None = None
+    ) -> None:
+        self._driver, self._nodes, self._handle = driver, [] if nodes is None else nodes, handle
 
     def launch(self, command: Launch) -> dict[str, Any]:
         node = {"command": command, "slots": command.slots.copy()}
         self._nodes.append(node)
         return node
 
-    def call(self, issue: Callable[[int], None]) -> None:
+    def call(self, issue: Callable[[int], None], library: bool) -> None:
         """What is sent to the stream is not done but kept, with its addresses."""
         kept: list[Any] = []
         driver, log = self._driver, len(self._driver.log)
-        saved = {n: getattr(driver, n) for n in ("copy", "clear", "product")}
+        saved = {n: getattr(driver, n) for n in ("copy", "clear", "library")}
         for name, f in saved.items():
             setattr(driver, name, lambda *args, f=f: kept.append((f, args)))
         try:
@@ -291,6 +321,21 @@ class FakeRecorder:
                 delattr(driver, name)
         assert len(driver.log) == log, "something ran while it was recorded"
         self._nodes.append(kept)
+
+    def branch(self, predicate: int) -> tuple[FakeRecorder, FakeRecorder]:
+        nodes = [Conditional(Handle(), False), Conditional(Handle(), False)]
+        self._nodes += [Condition(nodes[0].handle, nodes[1].handle, predicate), *nodes]
+        true, false = [FakeRecorder(self._driver, n.nodes) for n in nodes]
+        return true, false
+
+    def loop(self, predicate: int) -> FakeRecorder:
+        node = Conditional(Handle(), True)
+        self._nodes += [Condition(node.handle, None, predicate), node]
+        return FakeRecorder(self._driver, node.nodes, node.handle)
+
+    def again(self, predicate: int) -> None:
+        assert self._handle is not None
+        self._nodes.append(Condition(self._handle, None, predicate))
 
     def finish(self) -> list[Any]:
         return self._nodes

@@ -4,13 +4,12 @@ CuPy has cuBLAS too, but refuses to call it while a stream is being recorded
 (https://github.com/cupy/cupy/issues/7079 asks for it; `cupy_backends/cuda/libs/cublas.pyx`, `setStream`, says why not).
 
 cuBLAS is column-major: a row-major c = a @ b is its c' = b' @ a'. The workspace is our own, so that nothing is allocated while recording
-and equal inputs give equal bits on every stream.
+and equal inputs give equal bits on every stream; no two graphs and no two streams share one.
 """
 
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
 from ctypes import byref, c_double, c_float, c_int, c_longlong, c_size_t, c_void_p
 from typing import Any
 
@@ -28,12 +27,11 @@ _AS_IS, _TRANSPOSED = 0, 1
 class CuBlas:
     """A handle of cuBLAS for one GPU. Not for two threads at once."""
 
-    def __init__(self, allocate: Callable[[int], Any]) -> None:
-        self._allocate = allocate
+    def __init__(self) -> None:
         self._handle: c_void_p | None = None
 
     def _open(self) -> None:
-        library = ctypes.CDLL(_path())
+        library = ctypes.CDLL(library_path("cublas"))
         f = library.cublasGemmStridedBatchedEx
         matrix: list[Any] = [
             c_void_p,
@@ -52,14 +50,13 @@ class CuBlas:
         library.cublasCreate_v2.argtypes = [c_void_p]
         _check(library.cublasCreate_v2(byref(handle)), "cublasCreate")
         self._handle = handle
-        self._workspace = self._allocate(WORKSPACE)
 
-    def product(self, p: ProductPlan, a: int, b: int, c: int, stream: int) -> None:
-        """c = op(a) @ op(b), in the order of the stream."""
+    def product(self, p: ProductPlan, a: int, b: int, c: int, workspace: int, stream: int) -> None:
+        """c = op(a) @ op(b), in the order of the stream; the workspace is of WORKSPACE bytes."""
         if self._handle is None:
             self._open()
         _check(self._set_stream(self._handle, stream), "cublasSetStream")
-        _check(self._set_workspace(self._handle, self._workspace.ptr, WORKSPACE), "cublasSetWorkspace")
+        _check(self._set_workspace(self._handle, workspace, WORKSPACE), "cublasSetWorkspace")
         kind = _REAL[p.dtype]
         number = c_double if p.dtype == "float64" else c_float
         one, zero = number(1.0), number(0.0)
@@ -82,14 +79,14 @@ def _check(status: int, what: str) -> None:
         raise DeviceError(f"cuBLAS: {what} failed with status {status}")
 
 
-def _path() -> str:
-    """Where the library is, which comes with CuPy's or the toolkit's wheels, or with the system's toolkit."""
+def library_path(name: str) -> str:
+    """Where a library is that comes with CuPy's or the toolkit's wheels, or with the system's toolkit ("cublas", "cublasLt")."""
     from cuda.pathfinder import load_nvidia_dynamic_lib  # type: ignore[import-not-found,import-untyped,unused-ignore]  # with numba-cuda
 
     try:
-        path: str = load_nvidia_dynamic_lib("cublas").abs_path
+        path: str = load_nvidia_dynamic_lib(name).abs_path
     except Exception as error:  # its own error class
         raise DeviceError(
-            f"cuBLAS is not found: {error}. pip install nvidia-cublas (or nvidia-cublas-cu12 for CUDA 12)"
+            f"{name} is not found: {error}. pip install nvidia-cublas (or nvidia-cublas-cu12 for CUDA 12)"
         ) from error
     return path

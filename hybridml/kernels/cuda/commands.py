@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
 from hybridml.kernels.address import External, Fixed
+from hybridml.kernels.cuda.epilogue import NOTHING, Epilogue
 from hybridml.kernels.emit_cuda import Parameter
 
 Place = Fixed | External
@@ -29,6 +30,11 @@ class Kernel:
     handle: Any
     origin: str
     seconds: float
+
+    @property
+    def by(self) -> str:
+        """Who compiled it now: PTX is Numba's."""
+        return "numba" if self.origin == "compiled" else ""
 
 
 def resolve(place: Place, externals: Sequence[int]) -> int:
@@ -99,19 +105,43 @@ class ProductPlan:
     precision: str  # "float32", "tf32" or "bfloat16": what float32 operands are rounded to
     outer: int = 1  # that many library calls, at these strides
     outer_strides: tuple[int, int, int] = (0, 0, 0)
+    epilogue: Epilogue = NOTHING  # what is done to the result; only where batch and outer are 1
+
+    @property
+    def title(self) -> str:
+        batch = f"{self.batch} x " * (self.batch > 1)
+        after = f", then {self.epilogue}" if self.epilogue else ""
+        return f"{batch}{self.m} x {self.k} x {self.n} in {self.precision}{after}"
 
 
 @dataclass
-class Product:
-    """One library call for a (batched) matrix product."""
+class Library:
+    """One call of a library, which the plan describes: what it reads and what it writes, in the plan's order."""
 
-    plan: ProductPlan
-    a: Place
-    b: Place
-    c: Place
+    plan: Any
+    reads: tuple[Place, ...]
+    writes: tuple[Place, ...]
 
 
-Command = Launch | Copy | Clear | Product
+@dataclass
+class When:
+    """A branch that the device decides: one of two lists, by a byte."""
+
+    predicate: Place
+    true: list[Command]
+    false: list[Command]
+
+
+@dataclass
+class Loop:
+    """A loop that the device decides: `cond` writes a byte, and `body` and `cond` run as long as it is true."""
+
+    cond: list[Command]
+    predicate: Place
+    body: list[Command]
+
+
+Command: TypeAlias = "Launch | Copy | Clear | Library | When | Loop"
 
 
 def read_and_written(command: Command) -> tuple[list[Place], list[Place]]:
@@ -121,9 +151,18 @@ def read_and_written(command: Command) -> tuple[list[Place], list[Place]]:
         return [p for n, p in named if n[0] == "x"], [p for n, p in named if n[0] != "x"]
     if isinstance(command, Copy):
         return [command.source], [command.target]
-    if isinstance(command, Product):
-        return [command.a, command.b], [command.c]
+    if isinstance(command, Library):
+        return list(command.reads), list(command.writes)
+    if isinstance(command, (When, Loop)):
+        inner = [read_and_written(c) for commands in lists(command) for c in commands]
+        read = [p for places, _ in inner for p in places]
+        return [command.predicate, *read], [p for _, places in inner for p in places]
     return [], [command.target]
+
+
+def lists(command: When | Loop) -> tuple[list[Command], list[Command]]:
+    """The commands inside."""
+    return (command.true, command.false) if isinstance(command, When) else (command.cond, command.body)
 
 
 def moved(command: Command, staged: dict[int, int]) -> Command:
@@ -136,8 +175,8 @@ def moved(command: Command, staged: dict[int, int]) -> Command:
 
     if isinstance(command, Copy):
         return Copy(place(command.source), place(command.target), command.nbytes)
-    if isinstance(command, Product):
-        return Product(command.plan, place(command.a), place(command.b), place(command.c))
+    if isinstance(command, Library):
+        return Library(command.plan, tuple(map(place, command.reads)), tuple(map(place, command.writes)))
     if isinstance(command, Clear):
         return Clear(place(command.target), command.nbytes)
     return command

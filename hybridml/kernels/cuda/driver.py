@@ -1,12 +1,15 @@
 """The lowest layer: memory, kernels, streams and graphs of one GPU, by CUDA's driver API (cuda.bindings) and CuPy's pool.
 
-Only this file and `blas` talk to CUDA. Streams and addresses are plain numbers, so that tests can put another driver here.
+Only this file, `recorder` and the libraries' files talk to CUDA. Streams and addresses are plain numbers, so that tests can put another
+driver here.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,11 +17,12 @@ from cuda.bindings import driver as cu  # type: ignore[import-not-found,import-u
 
 from hybridml.errors import DeviceError
 from hybridml.kernels.cuda import compile as compiling
-from hybridml.kernels.cuda.blas import CuBlas
+from hybridml.kernels.cuda.blas import WORKSPACE, CuBlas, library_path
 from hybridml.kernels.cuda.commands import Kernel, Launch, ProductPlan
+from hybridml.kernels.cuda.condition import CONDITION, condition_ptx
+from hybridml.kernels.cuda.cudnn import ConvolutionPlan, CuDnn
+from hybridml.kernels.cuda.lt import CuBlasLt
 from hybridml.kernels.emit_cuda import Parameter
-
-_CAPTURE_NON_BLOCKING = 1  # CU_STREAM_NON_BLOCKING: the stream does not wait for the default stream
 
 
 def ok(result: tuple[Any, ...]) -> Any:
@@ -42,16 +46,18 @@ class Driver:
         with cupy.cuda.Device(number):
             cupy.cuda.runtime.free(0)  # makes the primary context, which CuPy and we share
             device = ok(cu.cuDeviceGet(number))
-            self._context = ok(cu.cuDevicePrimaryCtxRetain(device))
-            ok(cu.cuCtxSetCurrent(self._context))
+            self.context = ok(cu.cuDevicePrimaryCtxRetain(device))
+            ok(cu.cuCtxSetCurrent(self.context))
             attribute, of = cu.CUdevice_attribute, cu.cuDeviceGetAttribute
             self.capability = (
                 ok(of(attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, device)),
                 ok(of(attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)),
             )
             self.multiprocessors: int = ok(of(attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device))
-            self._side = ok(cu.cuStreamCreate(_CAPTURE_NON_BLOCKING))  # where calls are recorded, never run
-        self._blas = CuBlas(self.allocate)
+        self._blas = CuBlas()
+        self._lt = CuBlasLt(lambda: library_path("cublasLt"), WORKSPACE)
+        self._cudnn = CuDnn(WORKSPACE)
+        self._workspaces: dict[int, Any] = {}  # of libraries, by stream: two streams may run side by side
         self._kernels: dict[tuple[str, tuple[Parameter, ...]], Kernel] = {}
         self._lock = threading.RLock()
 
@@ -115,16 +121,32 @@ class Driver:
             )
         )
 
-    def product(self, plan: ProductPlan, a: int, b: int, c: int, stream: int) -> None:
-        """A matrix product by cuBLAS."""
-        with self._lock:  # the handle's stream is set for each call
-            self._blas.product(plan, a, b, c, stream)
+    # libraries
+
+    def refuse(self, plan: ProductPlan | ConvolutionPlan) -> str | None:
+        """Why no library has this product or convolution, or None."""
+        with self._lock:
+            return self._cudnn.refuse(plan) if isinstance(plan, ConvolutionPlan) else self._lt.refuse(plan)
+
+    def library(self, plan: Any, reads: Sequence[int], writes: Sequence[int], stream: int) -> None:
+        """A call of a library, in the order of the stream."""
+        with self._lock:  # handles are for one thread at a time
+            workspace = self._workspaces.get(stream)
+            if workspace is None:
+                workspace = self._workspaces[stream] = self.allocate(WORKSPACE)
+            if isinstance(plan, ConvolutionPlan):
+                self._cudnn.convolution(plan, reads, writes, workspace.ptr, stream)
+            elif plan.epilogue:
+                self._lt.product(plan, reads, writes, workspace.ptr, stream)
+            else:
+                (a, b), (c,) = reads, writes
+                self._blas.product(plan, a, b, c, workspace.ptr, stream)
 
     # streams
 
     def enter(self, owner: Any) -> int:
         """The stream of this call: CuPy's current one. It waits for the last call of `owner` where that was on another."""
-        ok(cu.cuCtxSetCurrent(self._context))
+        ok(cu.cuCtxSetCurrent(self.context))
         stream: int = self.cupy.cuda.get_current_stream().ptr
         last, event = getattr(owner, "last_stream", (stream, None))
         if last != stream and event is not None:
@@ -141,19 +163,46 @@ class Driver:
 
     # graphs
 
-    def recorder(self) -> Recorder:
-        """A new graph under construction."""
-        return Recorder(self._side)
+    @functools.cached_property
+    def conditionals(self) -> bool:
+        """True if graphs can decide branches and loops: since CUDA 12.4."""
+        return bool(ok(cu.cuDriverGetVersion()) >= 12040 and hasattr(cu, "cuGraphConditionalHandleCreate"))
 
-    def replay(self, graph: tuple[Any, Any], stream: int) -> None:
+    @functools.cached_property
+    def set_condition(self) -> Any:
+        """The kernel that tells a graph a byte."""
+        with self._lock:
+            image = np.frombuffer(condition_ptx(self.capability) + b"\0", np.uint8)
+            module = ok(cu.cuModuleLoadData(image.ctypes.data))
+            return ok(cu.cuModuleGetFunction(module, CONDITION.encode()))
+
+    def recorder(self) -> Any:
+        """A new graph under construction."""
+        from hybridml.kernels.cuda.recorder import Recorder
+
+        return Recorder(self)
+
+    @contextlib.contextmanager
+    def capturing(self, stream: Any, workspace: Any) -> Iterator[None]:
+        """What is sent to the stream inside is recorded; libraries use this workspace."""
+        mode = cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        with self._lock:
+            self._workspaces[int(stream)] = workspace
+            ok(cu.cuStreamBeginCapture(stream, mode))
+            try:
+                yield
+            finally:
+                del self._workspaces[int(stream)]
+
+    def replay(self, graph: tuple[Any, ...], stream: int) -> None:
         """Run a graph."""
         ok(cu.cuGraphLaunch(graph[0], cu.CUstream(stream)))
 
-    def update(self, graph: tuple[Any, Any], node: Any, command: Launch) -> None:
+    def update(self, graph: tuple[Any, ...], node: Any, command: Launch) -> None:
         """Give a kernel of a graph its arguments anew."""
         ok(cu.cuGraphExecKernelNodeSetParams(graph[0], node, node_parameters(command)))
 
-    def destroy(self, graph: tuple[Any, Any]) -> None:
+    def destroy(self, graph: tuple[Any, ...]) -> None:
         """Give a graph back; one that runs is finished first, by CUDA."""
         cu.cuGraphExecDestroy(graph[0])
         cu.cuGraphDestroy(graph[1])
@@ -176,39 +225,4 @@ def node_parameters(command: Launch) -> Any:
     return p
 
 
-class Recorder:
-    """A graph under construction: one node after the other, in a line, as they would run on a stream.
-
-    Kernels are nodes of their own, because their arguments are updated later. Library calls, copies and the like are captured from a
-    stream, each as a graph inside the graph.
-    """
-
-    def __init__(self, side: Any) -> None:
-        self._side = side
-        self._graph = ok(cu.cuGraphCreate(0))
-        self._last: list[Any] = []
-
-    def launch(self, command: Launch) -> Any:
-        """Add a kernel; returns its node."""
-        parameters = node_parameters(command)
-        node = ok(cu.cuGraphAddKernelNode(self._graph, self._last, len(self._last), parameters))
-        self._last = [node]
-        return node
-
-    def call(self, issue: Callable[[int], None]) -> None:
-        """Add what `issue` sends to a stream."""
-        mode = cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        ok(cu.cuStreamBeginCapture(self._side, mode))
-        try:
-            issue(int(self._side))
-        finally:
-            inner = ok(cu.cuStreamEndCapture(self._side))
-        self._last = [ok(cu.cuGraphAddChildGraphNode(self._graph, self._last, len(self._last), inner))]
-        ok(cu.cuGraphDestroy(inner))  # the node holds a copy
-
-    def finish(self) -> tuple[Any, Any]:
-        """The graph, ready to run, and its plan, whose nodes name the kernels when they are updated."""
-        return ok(cu.cuGraphInstantiate(self._graph, 0)), self._graph
-
-
-__all__: Sequence[str] = ["Driver", "Recorder", "node_parameters", "ok"]
+__all__: Sequence[str] = ["Driver", "node_parameters", "ok"]

@@ -17,8 +17,11 @@ from hybridml.backends import Backend
 from hybridml.errors import DeviceMemoryError
 from hybridml.kernels import memory
 from hybridml.kernels.address import External
+from hybridml.kernels.cuda.commands import Kernel
+from hybridml.kernels.cuda.lt import ALIGNED
 from hybridml.kernels.cuda.program import Call, Program
 from hybridml.kernels.cuda.region import Array, CudaRegion, Where
+from hybridml.kernels.cuda.steps import CudaStep
 from hybridml.kernels.executable import Executable
 from hybridml.kernels.group import Fusions
 from hybridml.kernels.region import Meter
@@ -51,6 +54,12 @@ class CudaExecutable(Executable):
             self._build()
         self._seconds = time.perf_counter() - started
 
+    @property
+    def loads(self) -> list[Kernel]:  # type: ignore[override]  # kernels of another target
+        """Kernels that were not in memory yet."""
+        steps = [s for s in self.kernels if isinstance(s, CudaStep)]
+        return [k for s in steps for _, k in s.phases if k.origin != "memory"]
+
     def _time(self) -> dict[str, float]:
         """Numba's compiler makes the PTX; the driver's own time to load it counts as planning."""
         kernels = self.meter.compile_seconds + self.meter.load_seconds
@@ -74,6 +83,7 @@ class CudaExecutable(Executable):
         """Run once. Variables among the externals are overwritten; the outputs are new arrays."""
         with self.backend.scope(), self._explaining():
             outputs = [self.backend.xp.empty(shape, dtype) for shape, dtype in self._allocate]
+            externals = [self._aligned(a) for a in externals]
             addresses = [self.backend.address(a) for a in (*externals, *outputs)]
             with self._lock:  # the arena belongs to one call at a time; the stream keeps the calls in order
                 if self._busy:  # in this thread: a Python step of the run calls the function again
@@ -86,6 +96,10 @@ class CudaExecutable(Executable):
                 finally:
                     self._busy = False
         return outputs
+
+    def _aligned(self, array: Any) -> Any:
+        """An array where libraries and wide loads want it. Only a part of a larger one lies elsewhere, and no variable is that."""
+        return array if self.backend.address(array) % ALIGNED == 0 else self.backend.copy(array)
 
     @functools.cached_property
     def _again(self) -> Executable:

@@ -1,7 +1,8 @@
 """A program for a GPU: segments of commands, and what the host decides between them.
 
-Runs of commands become segments, which replay as CUDA graphs. A branch or a while-loop makes the host wait for one byte; a check
-likewise. Nothing else waits for the device.
+Runs of commands become segments, which replay as CUDA graphs, branches and while-loops among them where the driver has conditional
+nodes. Where it has not, or a check or a step in CuPy is inside, a branch or a loop makes the host wait for one byte. A check does so too;
+nothing else waits for the device.
 """
 
 from __future__ import annotations
@@ -14,12 +15,29 @@ import numpy as np
 
 from hybridml.backends import Backend
 from hybridml.errors import GraphError, located
-from hybridml.kernels.cuda.commands import Clear, Command, Copy, Launch, Place, Product, resolve
+from hybridml.kernels.cuda.commands import Clear, Command, Copy, Launch, Library, Loop, Place, When, resolve
 from hybridml.kernels.cuda.region import Array, Branch, Eager, Item, Look, Repeat, While
 from hybridml.kernels.cuda.segment import Segment
 from hybridml.kernels.steps import run_eagerly
 from hybridml.ops.registry import Layout
 from hybridml.trace.graph import Value
+
+
+def on_the_device(item: Item) -> Item | When | Loop:
+    """A branch or a loop as a command, if all that is inside are commands; anything else stays what it is."""
+    if isinstance(item, Branch):
+        true, false = _commands(item.true), _commands(item.false)
+        return item if true is None or false is None else When(item.predicate, true, false)
+    if isinstance(item, While):
+        cond, body = _commands(item.cond), _commands(item.body)
+        return item if cond is None or body is None else Loop(cond, item.predicate, body)
+    return item
+
+
+def _commands(items: Sequence[Item]) -> list[Command] | None:
+    found = [on_the_device(i) for i in items]
+    commands = [c for c in found if isinstance(c, (Launch, Copy, Clear, Library, When, Loop))]
+    return commands if len(commands) == len(found) else None
 
 
 @dataclass
@@ -39,11 +57,13 @@ class Program:
         self._inner: dict[int, tuple[Program, ...]] = {}
         pending: list[Command] = []
         for item in items:
-            if isinstance(item, (Launch, Copy, Clear, Product)):
-                pending.append(item)
+            command = on_the_device(item) if driver.conditionals else item
+            if isinstance(command, (Launch, Copy, Clear, Library, When, Loop)):
+                pending.append(command)
                 continue
             self._close(pending)
             pending = []
+            assert isinstance(item, (Branch, While, Repeat, Look, Eager))
             self.parts.append(item)
             inside = {Branch: ("true", "false"), While: ("cond", "body"), Repeat: ("body",)}.get(
                 type(item), ()

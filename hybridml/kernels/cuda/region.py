@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 from hybridml import config
 from hybridml.kernels import emit_cuda, launch
 from hybridml.kernels.address import External, Fixed
 from hybridml.kernels.control import ControlStep
-from hybridml.kernels.cuda.commands import Command, Copy, Kernel, Launch, Place, Product, ProductPlan
+from hybridml.kernels.cuda import cudnn, patches
+from hybridml.kernels.cuda.absorb import absorb, product_step
+from hybridml.kernels.cuda.commands import Command, Copy, Kernel, Launch, Library, Place, ProductPlan
+from hybridml.kernels.cuda.convolutions import convolutions
+from hybridml.kernels.cuda.epilogue import PRODUCT
+from hybridml.kernels.cuda.steps import CudaStep, LibraryStep
 from hybridml.kernels.emit_cuda import Phase
 from hybridml.kernels.group import Fuser, Fusions, Refusal
 from hybridml.kernels.lower import Check, Lowered
@@ -25,6 +30,7 @@ from hybridml.kernels.views import places
 from hybridml.kernels.windows import GENERATED, lower_windows
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace.graph import Graph, Node, Value
+from hybridml.trace.passes.rewrite import Rewriter
 
 MAX_UNROLLED = 20_000  # commands of a scan that are written out; longer ones are repeated by the host
 
@@ -96,19 +102,6 @@ class Eager:
 Item: TypeAlias = "Command | Branch | While | Repeat | Look | Eager"
 
 
-@dataclass
-class CudaStep(KernelStep):
-    """One generated kernel, or two where a long reduction is cut into parts."""
-
-    plan: launch.Launch = None  # type: ignore[assignment]  # given by `CudaRegion`, after the fields of the base class
-    phases: list[tuple[Phase, Kernel]] = field(default_factory=list)
-    partial: list[Value] = field(default_factory=list)  # accumulators of the parts
-
-    @property
-    def scratch(self) -> list[tuple[Value, int]]:
-        return [*super().scratch, *[(v, v.spec.nbytes) for v in self.partial]]
-
-
 class CudaRegion(Region):
     """Steps and buffers of one graph on a GPU."""
 
@@ -117,7 +110,9 @@ class CudaRegion(Region):
     ) -> None:
         self.driver = driver
         self._uploaded: dict[Value, Any] = {}
+        graph, apart = absorb(convolutions(graph, self._convolution), product_plan, driver.refuse)
         super().__init__(graph, 1, meter, inner, known)
+        self.refusals += apart
 
     # what differs from the CPU
 
@@ -125,7 +120,7 @@ class CudaRegion(Region):
         return CudaRegion(graph, self.driver, self.meter, True, self._known)
 
     def _routines(self, n: Node) -> Sequence[Any] | None:
-        found = lower_windows(n, self.places, 1, GENERATED)
+        found = lower_windows(n, self.places, 1, GENERATED | patches.KERNELS)
         return None if found is None or any(isinstance(r, RoutineStep) for r in found) else found
 
     def _fused(self, graph: Graph) -> Fuser:
@@ -136,8 +131,28 @@ class CudaRegion(Region):
     def _merged(self, steps: list[Step]) -> tuple[list[Step], list[Refusal]]:
         return steps, []  # a graph launches many small kernels at the price of one
 
-    def _products(self, n: Node) -> Sequence[Step] | None:
-        return gemm_steps(self.graph, n, self.places, 1, _product_plan)
+    def _convolution(self, r: Rewriter, n: Node) -> bool:
+        return cudnn.lower(r, n, config.get().matmul_precision, self.driver.refuse)
+
+    def _products(self, n: Node) -> Sequence[Any] | None:
+        if n.op is cudnn.CONVOLUTION:
+            operands = [
+                (base, at.offset * base.dtype.itemsize) for base, at in (self.places[v] for v in n.values)
+            ]
+            return [LibraryStep(n.attrs["plan"], tuple(operands), ((n.out, 0),), n.op.name)]
+        found = (
+            [product_step(self.graph, n, self.places, product_plan)]
+            if n.op is PRODUCT
+            else (gemm_steps(self.graph, n, self.places, 1, product_plan))
+        )
+        return None if found is None else [self._library(n, s) for s in found]
+
+    def _library(self, n: Node, s: GemmStep) -> LibraryStep:
+        more = [
+            (base, at.offset * base.dtype.itemsize) for base, at in (self.places[v] for v in n.values[2:])
+        ]
+        results = tuple([(v, 0) for v in n.outputs]) if n.op is PRODUCT else (s.c,)
+        return LibraryStep(s.plan, (s.a, s.b, *more), results, n.op.name)
 
     def _compiled(self, lowered: Lowered, reads: tuple[Value, ...], writes: tuple[Value, ...]) -> KernelStep:
         started = time.perf_counter()
@@ -210,13 +225,8 @@ class CudaRegion(Region):
             if check is not None:
                 operands = {v: self.place(where, self.places[v][0]) for v in check.node.values}
                 yield Look(check, self.place(where, check.flag), operands, self)
-        elif isinstance(s, GemmStep):
-            a, b, c = [self.place(where, v).at(offset) for v, offset in (s.a, s.b, s.c)]
-            count, steps, itemsize = s.plan.outer, s.plan.outer_strides, s.a[0].dtype.itemsize
-            for i in range(count):
-                yield Product(
-                    s.plan, *[p.at(i * d * itemsize) for p, d in zip((a, b, c), steps, strict=True)]
-                )
+        elif isinstance(s, LibraryStep):
+            yield from self._calls(s, where)
         elif isinstance(s, PythonStep):
             operands = {v: self.place(where, self.places[v][0]) for v in s.node.values}
             kept = [v for v in s.node.outputs if v in self.external or v in self.offset]
@@ -225,6 +235,15 @@ class CudaRegion(Region):
             yield from _Control(self, s, where).items()
         elif not isinstance(s, EmptyStep):
             raise TypeError(f"no command for {type(s).__name__}")
+
+    def _calls(self, s: LibraryStep, where: Where) -> Iterator[Library]:
+        reads, writes = (
+            [self.place(where, v).at(offset) for v, offset in at] for at in (s.operands, s.results)
+        )
+        for i in range(s.plan.outer):
+            steps = [i * d * s.operands[0][0].dtype.itemsize for d in s.plan.outer_strides]
+            moved = [p.at(d) for p, d in zip((*reads[:2], *writes[:1]), steps, strict=True)]
+            yield Library(s.plan, (*moved[:2], *reads[2:]), (*moved[2:], *writes[1:]))
 
     def _launches(self, s: CudaStep, where: Where) -> Iterator[Launch]:
         low = s.lowered
@@ -236,7 +255,7 @@ class CudaRegion(Region):
             yield Launch(kernel, grid, s.plan.block, [*values, *parts])
 
 
-def _product_plan(
+def product_plan(
     m: int, n: int, k: int, dtype: str, ta: bool, tb: bool, batch: int, threads: int, *, lda: int, ldb: int,
     strides: tuple[int, int, int], outer: int = 1, outer_strides: tuple[int, int, int] = (0, 0, 0),
 ) -> ProductPlan:  # fmt: skip

@@ -6,7 +6,8 @@ CPU one call, whatever the number of kernels.
 A graph has its addresses built in, and the arrays of a call lie elsewhere each time. Arguments of kernels are patched in the
 graph, one node for each kernel that reads the array. What a library reads or writes (its nodes cannot be patched) goes through a
 staging buffer: copied before or after the replay. A variable stays where it is, so nothing is staged for it; when it has moved after
-all (somebody held its old value), the graph is recorded again.
+all (somebody held its old value), the graph is recorded again. Branches and loops are nodes with graphs of their own, which nothing
+patches either.
 """
 
 from __future__ import annotations
@@ -21,7 +22,10 @@ from hybridml.kernels.cuda.commands import (
     Copy,
     Facts,
     Launch,
-    Product,
+    Library,
+    Loop,
+    When,
+    lists,
     moved,
     read_and_written,
     resolve,
@@ -56,7 +60,8 @@ class Segment:
     def run(self, externals: Sequence[int], stream: int) -> None:
         """Do everything once, on a stream; `externals` are the addresses of the call's arrays."""
         self._calls += 1
-        if self._calls == 1 or len(self.commands) == 1:
+        alone = len(self.commands) == 1 and not isinstance(self.commands[0], (When, Loop))
+        if self._calls == 1 or alone:
             self._launch(externals, stream)
             return
         if self._graph is None or any(externals[i] != at for i, at in self._pinned.items()):
@@ -72,10 +77,7 @@ class Segment:
         self.facts.replayed += 1
 
     def _launch(self, externals: Sequence[int], stream: int) -> None:
-        for c in self.commands:
-            if isinstance(c, Launch):
-                c.point_at(externals)
-            issue(self.driver, c, externals, stream)
+        issue_all(self.driver, self.commands, externals, stream)
         self.facts.launched += 1
 
     def _record(self, externals: Sequence[int]) -> None:
@@ -98,18 +100,38 @@ class Segment:
         at = [staged.get(i, address) for i, address in enumerate(externals)]
         recorder = self.driver.recorder()
         self._nodes, self._at = {}, {}
-        for c in self.commands:
-            if not isinstance(c, Launch):
-                fixed = moved(c, staged)
-                recorder.call(lambda stream, fixed=fixed: issue(self.driver, fixed, externals, stream))
-                continue
-            c.point_at(at)
-            node = recorder.launch(c)
+        for c, node in self._add(recorder, self.commands, at, staged):
             for _, index, _ in c.patches:
                 self._nodes.setdefault(index, []).append((c, node))
                 self._at[index] = at[index]
         self._graph = recorder.finish()
         self.facts.recorded += 1
+
+    def _add(
+        self, recorder: Any, commands: Sequence[Command], at: list[int], staged: dict[int, int]
+    ) -> list[tuple[Launch, Any]]:
+        """Add commands to a graph, and return the kernels, whose arguments can be patched. Those inside branches and loops cannot: what
+        they point at is staged."""
+        found = []
+        for c in commands:
+            if isinstance(c, Launch):
+                c.point_at(at)
+                found.append((c, recorder.launch(c)))
+            elif isinstance(c, When):
+                for inner, branch in zip(recorder.branch(resolve(c.predicate, at)), lists(c), strict=True):
+                    self._add(inner, branch, at, staged)
+            elif isinstance(c, Loop):
+                self._add(recorder, c.cond, at, staged)
+                predicate = resolve(c.predicate, at)
+                inner = recorder.loop(predicate)
+                self._add(inner, [*c.body, *c.cond], at, staged)
+                inner.again(predicate)
+            else:
+                fixed = moved(c, staged)
+                recorder.call(
+                    lambda stream, fixed=fixed: issue(self.driver, fixed, at, stream), isinstance(c, Library)
+                )
+        return found
 
     def _patch(self, externals: Sequence[int]) -> None:
         """Point the kernels at this call's arrays."""
@@ -135,6 +157,25 @@ class Segment:
         self.close()
 
 
+def issue_all(driver: Any, commands: Sequence[Command], externals: Sequence[int], stream: int) -> None:
+    """Send commands to a stream, one after the other. The host decides branches and loops: it waits for a byte."""
+
+    def is_true(c: When | Loop) -> bool:
+        return bool(driver.read(resolve(c.predicate, externals), 1, stream)[0])
+
+    for c in commands:
+        if isinstance(c, When):
+            issue_all(driver, c.true if is_true(c) else c.false, externals, stream)
+        elif isinstance(c, Loop):
+            issue_all(driver, c.cond, externals, stream)
+            while is_true(c):
+                issue_all(driver, [*c.body, *c.cond], externals, stream)
+        else:
+            if isinstance(c, Launch):
+                c.point_at(externals)
+            issue(driver, c, externals, stream)
+
+
 def issue(driver: Any, command: Command, externals: Sequence[int], stream: int) -> None:
     """Send one command to a stream."""
     match command:
@@ -144,5 +185,6 @@ def issue(driver: Any, command: Command, externals: Sequence[int], stream: int) 
             driver.copy(resolve(target, externals), resolve(source, externals), nbytes, stream)
         case Clear(target, nbytes):
             driver.clear(resolve(target, externals), nbytes, stream)
-        case Product(plan, a, b, c):
-            driver.product(plan, resolve(a, externals), resolve(b, externals), resolve(c, externals), stream)
+        case Library(plan, reads, writes):
+            at = [[resolve(p, externals) for p in places] for places in (reads, writes)]
+            driver.library(plan, *at, stream)

@@ -236,3 +236,68 @@ def test_uniform_bits_are_the_cpus() -> None:
             np.testing.assert_allclose(
                 a.numpy(), b.numpy(), rtol=0 if exact else 1e-5, atol=0 if exact else 1e-5
             )
+
+
+def test_epilogues_give_what_the_cpu_gives_and_nan_passes() -> None:
+    """Two layers forwards and backwards by relu and gelu: cuBLASLt's epilogues, their gradients and the biases' gradients."""
+    for activation in (hml.nn.relu, lambda x: hml.nn.gelu(x, approximate=True), hml.nn.gelu):
+
+        def step(x: Any, a: Any, b: Any, c: Any, d: Any, activation: Any = activation) -> Any:
+            with hml.GradientTape() as tape:
+                tape.watch([a, b, c, d])
+                out = activation(x @ a + b) @ c + d
+                loss = hml.mean(out**2)
+            return out, tape.gradient(loss, [a, b, c, d])
+
+        args = [floats(96, 72), floats(72, 136), floats(136), floats(136, 24), floats(24)]
+        for fault in (False, True):
+            if fault:
+                args[0][3, 5] = np.nan
+            with hml.device("cpu"):
+                expected = pytree.leaves(hml.function(step)(*map(hml.asarray, args)))
+            traced = hml.function(step)
+            for _ in range(3):
+                for g, e in zip(pytree.leaves(traced(*map(hml.asarray, args))), expected, strict=True):
+                    scale = float(np.nanmax(np.abs(e.numpy()))) if np.isfinite(e.numpy()).any() else 1.0
+                    np.testing.assert_allclose(g.numpy(), e.numpy(), rtol=2e-4, atol=2e-5 * scale)
+
+
+def test_the_program_took_epilogues() -> None:
+    f = hml.function(lambda x, w, b: hml.nn.relu(x @ w + b))
+    args = [hml.asarray(a) for a in (floats(96, 72), floats(72, 136), floats(136))]
+    assert "then bias, relu" in str(f.explain(*args))
+
+
+@pytest.mark.parametrize("how", [{}, {"strides": 2, "padding": "same"}, {"dilation": 2}, {"groups": 4}])
+def test_convolutions_give_what_the_cpu_gives(how: dict[str, Any]) -> None:
+    def step(x: Any, w: Any, b: Any) -> Any:
+        with hml.GradientTape() as tape:
+            tape.watch([x, w, b])
+            loss = hml.sum(hml.nn.relu(hml.nn.conv2d(x, w, **how) + b) ** 2)
+        return loss, tape.gradient(loss, [x, w, b])
+
+    args = [floats(4, 13, 12, 8), floats(3, 3, 8 // how.get("groups", 1), 16), floats(16)]
+    with hml.device("cpu"):
+        expected = pytree.leaves(hml.function(step)(*map(hml.asarray, args)))
+    traced = hml.function(step)
+    for _ in range(3):
+        for g, e in zip(pytree.leaves(traced(*map(hml.asarray, args))), expected, strict=True):
+            np.testing.assert_allclose(
+                g.numpy(), e.numpy(), rtol=2e-4, atol=2e-4 * float(np.abs(e.numpy()).max())
+            )
+
+
+def test_loops_and_branches_inside_the_graph() -> None:
+    def f(x: Any, n: Any) -> Any:
+        while n > 0:
+            x = hml.tanh(x @ x) if hml.sum(x) < 1 else x - 0.5
+            n = n - 1
+        return x, n
+
+    traced = hml.function(f)
+    for n in (3, 0, 5, 40, 1, 0):
+        x = floats(8, 8) * 0.1
+        with hml.device("cpu"):
+            expected = hml.function(f)(hml.asarray(x), hml.asarray(n))
+        for g, e in zip(traced(hml.asarray(x), hml.asarray(n)), expected, strict=True):
+            np.testing.assert_allclose(g.numpy(), e.numpy(), rtol=1e-4, atol=1e-5)

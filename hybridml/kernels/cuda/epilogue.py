@@ -1,0 +1,115 @@
+"""What a matrix product does to its result before storing it, said without a library; and the row of such a product.
+
+With p = op(a) @ op(b) over rows of n columns, in this order:
+
+    p + bias                      a vector of n elements, added to every row
+    f(p)                          relu, or gelu by tanh
+    kept                          what the derivative will read: for relu the signs of its operand (bits), for gelu the operand
+    p * f'(kept)                  the derivative instead of the function, in the product on the way back
+    sums                          over all rows: of the result ("rows"), or of b over k ("second"), a bias's gradient either way
+
+The row's eager form is the definition, as for every row; it stands here because only the compiler makes such nodes.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hybridml.ops.registry import Kind, Op
+from hybridml.ops.spec import TensorSpec, spec
+
+SIGNS_IN_A_ROW = 128  # rows of signs are padded to so many bits, as cuBLASLt has them
+
+
+@dataclass(frozen=True)
+class Epilogue:
+    """See above. `function` and `derivative` are "", "relu" or "gelu"; at most one of them is given."""
+
+    bias: bool = False
+    function: str = ""
+    keeps: bool = False
+    derivative: str = ""
+    sums: str = ""  # "", "rows" or "second"
+
+    def __bool__(self) -> bool:
+        return self != NOTHING
+
+    def __str__(self) -> str:
+        said = ["bias"] * self.bias + [self.function] * bool(self.function) + ["kept"] * self.keeps
+        said += [f"{self.derivative} gradient"] if self.derivative else []
+        return ", ".join([*said, *(["bias gradient"] if self.sums else [])]) or "nothing"
+
+
+NOTHING = Epilogue()
+
+
+def kept_spec(function: str, rows: int, columns: int, result: TensorSpec) -> TensorSpec:
+    """What a function's derivative reads: rows of bits for relu, its operand for gelu."""
+    if function == "gelu":
+        return result
+    return spec((rows, -(-columns // SIGNS_IN_A_ROW) * SIGNS_IN_A_ROW // 8), np.dtype(np.uint8))
+
+
+def gelu(xp: Any, z: Any) -> Any:
+    """By tanh."""
+    return 0.5 * z * (1 + xp.tanh(_inner(z)))
+
+
+def gelu_derivative(xp: Any, z: Any) -> Any:
+    """Of `gelu`."""
+    t = xp.tanh(_inner(z))
+    return 0.5 * (1 + t) + 0.5 * z * (1 - t * t) * math.sqrt(2 / math.pi) * (1 + 3 * 0.044715 * z * z)
+
+
+def _inner(z: Any) -> Any:
+    return (z + z * z * z * 0.044715) * math.sqrt(2 / math.pi)
+
+
+def signs(xp: Any, z: Any) -> Any:
+    """Rows of bits: 0 where relu is flat. NaN counts as positive."""
+    bits = xp.zeros((z.shape[0], -(-z.shape[1] // SIGNS_IN_A_ROW) * SIGNS_IN_A_ROW), xp.uint8)
+    bits[:, : z.shape[1]] = ~(z <= 0)
+    return xp.packbits(bits, axis=1, bitorder="little")
+
+
+def _infer(
+    a: TensorSpec, b: TensorSpec, *rest: TensorSpec, ta: bool, tb: bool, shape: Any, epilogue: Epilogue
+) -> Any:
+    result, columns = spec(shape, a.dtype), shape[-1]
+    found = [result]
+    if epilogue.keeps:
+        found.append(kept_spec(epilogue.function, math.prod(shape[:-1]), columns, result))
+    if epilogue.sums:
+        found.append(spec((columns,), a.dtype))
+    return tuple(found)
+
+
+def _eager(xp: Any, a: Any, b: Any, *rest: Any, ta: bool, tb: bool, shape: Any, epilogue: Epilogue) -> Any:
+    more = list(rest)
+    p = xp.matmul(a.swapaxes(-1, -2) if ta else a, b.swapaxes(-1, -2) if tb else b).reshape(-1, shape[-1])
+    if epilogue.bias:
+        p = p + more.pop(0)
+    z = p
+    if epilogue.function:
+        p = xp.where(z <= 0, 0, z) if epilogue.function == "relu" else gelu(xp, z)
+    if epilogue.derivative == "relu":
+        bits = xp.unpackbits(more.pop(0), axis=1, bitorder="little")[:, : shape[-1]]
+        p = xp.where(bits == 0, 0, p)
+    elif epilogue.derivative:
+        p = p * gelu_derivative(xp, more.pop(0).reshape(p.shape))
+    found = [p.astype(a.dtype).reshape(shape)]
+    if epilogue.keeps:
+        found.append(signs(xp, z) if epilogue.function == "relu" else z.reshape(shape))
+    if epilogue.sums:
+        summed = p if epilogue.sums == "rows" else b.reshape(-1, shape[-1])
+        found.append(summed.sum(axis=0).astype(a.dtype))
+    return tuple(found)
+
+
+PRODUCT = Op("matmul_epilogue", Kind.EXTERN, provider="gemm", infer=_infer, eager=_eager)
+"""A matmul node with what follows it. Inputs: a, b, then the bias and what a derivative reads; outputs: the result, then what is kept, then
+the sums."""

@@ -1,0 +1,220 @@
+"""Convolutions of a GPU program: as products over patches, by cuDNN where it is, always as the interpreter has it."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from assembler import assemble
+from fake_gpu import FakeGpu
+
+import hybridml as hml
+from hybridml import pytree
+from hybridml.kernels.cuda.convolutions import convolutions
+from hybridml.kernels.cuda.cudnn import ConvolutionPlan, described, unsupported
+from hybridml.kernels.cuda.epilogue import Epilogue
+from hybridml.kernels.cuda.region import Eager
+from hybridml.kernels.ptx import compile_ptx
+from hybridml.ops.registry import OPS
+from hybridml.testing import public_functions, recast, samples_of
+from hybridml.trace.graph import verify
+from hybridml.trace.interpret import interpret
+
+RNG = np.random.default_rng(3)
+ROWS = ("conv2d", "conv2d_transpose", "conv2d_filter_gradient")
+
+
+def floats(*shape: int) -> Any:
+    return RNG.normal(size=shape).astype(np.float32)
+
+
+def graph_of(f: Any, args: list[Any]) -> Any:
+    return hml.function(f).get_concrete_function(*map(hml.asarray, args)).optimized
+
+
+def with_options(f: Any, kwargs: dict[str, Any]) -> Any:
+    return lambda *args: f(*args, **kwargs)
+
+
+def cases() -> list[Any]:
+    """The samples of the three rows, and gradients of convolutions in groups, of one pixel, with strides, padding and dilation."""
+    found = []
+    for name in ROWS:
+        for k, s in enumerate(samples_of(OPS[name])):
+            f = public_functions()[name]
+            found.append(pytest.param(with_options(f, s.kwargs), recast(s.args, "float32"), id=f"{name}-{k}"))
+
+    def gradients(**how: Any) -> Any:
+        def f(x: Any, w: Any) -> Any:
+            with hml.GradientTape() as tape:
+                tape.watch([x, w])
+                loss = hml.sum(hml.nn.conv2d(x, w, **how) ** 2)
+            return tape.gradient(loss, [x, w])
+
+        return f
+
+    for how, x, w in (
+        ({}, (2, 6, 5, 3), (3, 2, 3, 4)), ({"strides": 2, "padding": "same"}, (2, 7, 6, 3), (3, 3, 3, 4)),
+        ({"strides": (2, 3), "dilation": (1, 2), "padding": ((1, 0), (2, 1))}, (2, 7, 9, 2), (3, 2, 2, 5)),
+        ({}, (2, 4, 4, 3), (1, 1, 3, 5)), ({"strides": 2}, (2, 5, 5, 3), (1, 1, 3, 5)),
+        ({"groups": 2, "padding": "same"}, (2, 5, 5, 4), (3, 3, 2, 6)), ({"groups": 4}, (2, 5, 5, 4), (3, 3, 1, 8)),
+    ):  # fmt: skip
+        found.append(pytest.param(gradients(**how), [floats(*x), floats(*w)], id=f"gradients {how}"))
+    return found
+
+
+@pytest.mark.parametrize(("f", "args"), cases())
+def test_products_over_patches_are_the_convolution(f: Any, args: list[Any], gpu: FakeGpu) -> None:
+    """The pass against the interpreter, then the whole program, launched, recorded and replayed, without a step in CuPy."""
+    arrays = [a for a in args if isinstance(a, np.ndarray)]
+    if len(arrays) != len(args):
+        pytest.skip("an operand that is no array is not an argument of the graph")
+    graph = graph_of(f, arrays)
+    found = verify(convolutions(graph, lambda r, n: False))
+    expected = interpret(graph, arrays)[0]
+    for got, want in zip(interpret(found, arrays)[0], expected, strict=True):
+        np.testing.assert_allclose(got, want, rtol=2e-4, atol=2e-4)
+    with hml.device("gpu:0"):
+        traced = hml.function(f)
+        for _ in range(3):
+            got = pytree.leaves(traced(*map(hml.asarray, arrays)))
+            for g, want in zip(got, expected, strict=True):
+                np.testing.assert_allclose(g.numpy(), want, rtol=2e-4, atol=2e-4)
+        parts = traced.get_concrete_function(*map(hml.asarray, arrays)).program.program.parts
+    if all(v.spec.size for n in graph.nodes for v in (*n.values, *n.outputs)):
+        assert not any(isinstance(p, Eager) for p in parts)
+
+
+def conv_net(x: Any, y: Any, w1: Any, b1: Any, w2: Any, b2: Any) -> Any:
+    with hml.GradientTape() as tape:
+        tape.watch([w1, b1, w2, b2])
+        h = hml.nn.max_pool2d(hml.nn.relu(hml.nn.conv2d(x, w1, padding="same") + b1), 2)
+        h = hml.reshape(h, (h.shape[0], -1))
+        loss = hml.mean(hml.nn.softmax_cross_entropy(h @ w2 + b2, y))
+    return loss, tape.gradient(loss, [w1, b1, w2, b2])
+
+
+def net() -> list[Any]:
+    return [floats(2, 6, 6, 1), np.array([1, 2]), floats(3, 3, 1, 4), floats(4), floats(36, 3), floats(3)]
+
+
+def test_a_convolutional_net_is_one_graph(gpu: FakeGpu) -> None:
+    args = net()
+    expected = hml.function(conv_net)(*map(hml.asarray, args))
+    with hml.device("gpu:0"):
+        step, tensors = hml.function(conv_net), [hml.asarray(a) for a in args]
+        for _ in range(3):
+            gpu.driver.log.clear()
+            got = step(*tensors)
+        assert gpu.driver.log.count("replay") == 1
+        assert gpu.driver.log.count("read") == 0, "nothing waits for the device"
+        program = step.get_concrete_function(*tensors).program
+    assert len(program.program.parts) == 1
+    for g, e in zip(pytree.leaves(got), pytree.leaves(expected), strict=True):
+        np.testing.assert_allclose(g.numpy(), e.numpy(), rtol=2e-4, atol=2e-5)
+    titles = [s.title for s in program.steps if hasattr(s, "title")]
+    assert any("then bias" in t for t in titles), titles
+
+
+def test_patches_are_shared_unless_they_are_large(monkeypatch: pytest.MonkeyPatch) -> None:
+    from hybridml.kernels.cuda import convolutions as module
+
+    graph = graph_of(conv_net, net())
+    assert [n.op.name for n in module.convolutions(graph, lambda r, n: False).nodes].count("im2col") == 1
+    monkeypatch.setattr(module, "SHARED_BYTES", 100)
+    assert [n.op.name for n in module.convolutions(graph, lambda r, n: False).nodes].count("im2col") == 2
+
+
+@pytest.mark.parametrize("shape", [(3, 3), (5, 5), (1, 4)], ids=str)
+def test_kernels_of_patches_assemble_without_spills(
+    shape: tuple[int, int], gpu: FakeGpu, tmp_path: Path
+) -> None:
+    pytest.importorskip("numba.cuda")
+    pytest.importorskip("cuda.bindings")
+
+    def f(x: Any, w: Any) -> Any:
+        return hml.nn.conv2d_transpose(hml.nn.conv2d(x, w, strides=2), w, strides=2)
+
+    with hml.device("gpu:0"):
+        hml.function(f).get_concrete_function(hml.zeros((2, 9, 9, 3)), hml.zeros((*shape, 3, 3)))
+    kernels = [k for k, _ in gpu.driver._kernels.values() if k.name.startswith(("im2col", "col2im"))]
+    assert len(kernels) == 2
+    for k in kernels:
+        _, text = compile_ptx(k.name, k.source, k.parameters, (8, 0))
+        said = assemble(text.encode(), "sm_90", tmp_path)
+        (registers,) = re.findall(r"Used (\d+) registers", said)
+        assert int(registers) <= 128
+        assert re.findall(r"(\d+) bytes (?:stack frame|spill)", said) == ["0"] * 3, k.source
+
+
+def test_images_of_large_windows_are_left_to_cupy() -> None:
+    f = lambda g, w: hml.nn.conv2d_transpose(g, w)  # noqa: E731  # one call
+    kept = {}
+    for k in (5, 6):
+        graph = convolutions(graph_of(f, [floats(1, 4, 4, 2), floats(k, k, 3, 2)]), lambda r, n: False)
+        kept[k] = [n.op.name for n in graph.nodes].count("conv2d_transpose")
+    assert kept == {5: 0, 6: 1}
+
+
+# cuDNN
+
+
+def test_with_cudnn_convolutions_are_its_calls(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(gpu.driver), "cudnn", True)
+    args = [floats(2, 6, 6, 3), np.array([1, 2]), floats(3, 3, 3, 4), floats(4), floats(36, 3), floats(3)]
+
+    def f(x: Any, y: Any, w1: Any, b1: Any, w2: Any, b2: Any) -> Any:
+        with hml.GradientTape() as tape:
+            tape.watch([x, w1, b1, w2, b2])
+            h = hml.nn.relu(hml.nn.conv2d(x, w1, strides=2, padding="same") + b1)
+            logits = hml.reshape(h, (h.shape[0], -1)) @ w2 + b2
+            loss = hml.mean(hml.nn.softmax_cross_entropy(logits, y))
+        return loss, tape.gradient(loss, [x, w1, b1, w2, b2])
+
+    expected = hml.function(f)(*map(hml.asarray, args))
+    with hml.device("gpu:0"):
+        step, tensors = hml.function(f), [hml.asarray(a) for a in args]
+        got = step(*tensors)
+        calls = [line for line in gpu.driver.log if " of (" in line]
+        for _ in range(2):
+            gpu.driver.log.clear()
+            got = step(*tensors)
+        assert gpu.driver.log.count("replay") == 1
+    assert sorted(c.split()[1] for c in calls) == ["conv", "conv_filter", "conv_input"]
+    assert calls[0].endswith("then bias, relu")
+    for g, e in zip(pytree.leaves(got), pytree.leaves(expected), strict=True):
+        np.testing.assert_allclose(g.numpy(), e.numpy(), rtol=2e-4, atol=2e-5)
+
+
+HOW: dict[str, Any] = {
+    "strides": (2, 1),
+    "padding": ((1, 0), (1, 2)),
+    "dilation": (1, 1),
+    "precision": "float32",
+}
+
+
+@pytest.mark.parametrize(
+    "epilogue", [Epilogue(), Epilogue(bias=True), Epilogue(bias=True, function="gelu")], ids=str
+)
+@pytest.mark.parametrize("direction", ["conv", "conv_input", "conv_filter"])
+def test_the_real_front_end_takes_our_graphs(direction: str, epilogue: Epilogue) -> None:
+    """Where nvidia-cudnn-frontend is installed; describing a graph needs no GPU, building one does."""
+    cudnn = pytest.importorskip("cudnn")
+    plan = ConvolutionPlan(direction, (2, 8, 9, 3), (5, 3, 2, 3), (2, 4, 11, 5), **HOW, epilogue=epilogue)
+    graph = described(cudnn, plan)
+    (out,) = graph.get_outputs()
+    n, h, w, c = plan.shape
+    assert (list(out.dim), list(out.stride)) == ([n, c, h, w], [h * w * c, 1, w * c, c])
+
+
+def test_what_our_graphs_of_cudnn_leave_to_others() -> None:
+    plan = ConvolutionPlan("conv", (2, 8, 9, 3), (5, 3, 2, 3), (2, 4, 11, 5), **HOW)
+    assert unsupported(plan) is None
+    for e in (Epilogue(function="relu", keeps=True), Epilogue(derivative="relu"), Epilogue(sums="rows")):
+        assert unsupported(replace(plan, epilogue=e)) is not None
+    assert unsupported(replace(plan, direction="conv_input", epilogue=Epilogue(bias=True))) is not None
