@@ -61,10 +61,14 @@ def _complement(row: Group, down: Group) -> bool:
     """True if one group reduces along the rows, and the other one over all of them."""
     if not row.reduced or not down.reduced or down.crossing:
         return False
-    fine = refine(row.space, down.space)
+    spaces = [tuple(map(hint, g.space)) for g in (row, down)]  # cutting a sum is right for any sizes
+    fine = refine(*spaces)
     if fine is None:
         return False
-    along, across = (frozenset(p for k in g.reduced for p in parts(g.space, fine)[k]) for g in (row, down))
+    along, across = (
+        frozenset(p for k in g.reduced for p in parts(space, fine)[k])
+        for g, space in zip((row, down), spaces, strict=True)
+    )
     return fits((2, *fine), frozenset(k + 1 for k in along), frozenset(k + 1 for k in across))
 
 

@@ -221,10 +221,10 @@ class Fuser:
         """Merge what was merged for the same graph at other sizes, from the start. False if that is not legal for these sizes."""
         for a, b, way in fusion.merges:
             left, right = self.owner[a], self.owner[b]
-            ways = self._unifications(left, right)
-            if way >= len(ways):
+            found = self._unifications(left, right, way)
+            if not found:
                 return False
-            self.join(left, right, ways[way])
+            self.join(left, right, found[0][1])
         self.refusals = dict(fusion.refusals)
         return all(self._check(g) is None for g in set(self.owner.values()) if len(g.nodes) > 1)
 
@@ -248,7 +248,7 @@ class Fuser:
         if self.between(a, b) or self.between(b, a):
             return "another kernel lies between them"
         reason: str | None = "their iteration spaces differ"
-        for way, merged in enumerate(self._unifications(a, b)):
+        for way, merged in self._unifications(a, b):
             reason = self._check(merged)
             if reason is None:
                 self._merges.append((a.first, b.first, way))
@@ -332,23 +332,27 @@ class Fuser:
             if placed is not None:
                 self._rank[placed] = k
 
-    def _unifications(self, a: Group, b: Group) -> list[Group]:
-        """The ways to put both groups into one space: both full, or one of them on the kept level of the other."""
+    def _unifications(self, a: Group, b: Group, only: int | None = None) -> list[tuple[int, Group]]:
+        """The ways to put both groups into one space, by number: both full (0), one across the rows of the other (1, 2), or one on its
+        kept level (3, 4). With `only` nothing is asked that this one does not depend on: sizes may be open."""
         nodes = sorted(a.nodes + b.nodes)
-        found: list[Group] = []
-        fine = refine(a.space, b.space)
+        found: list[tuple[int, Group]] = []
+        fine = refine(a.space, b.space) if only is None or only < 3 else None
         if fine is not None:
             ra, rb = (refined(g.space, g.reduced, fine) for g in (a, b))
             ca, cb = (refined(g.space, g.crossed, fine) for g in (a, b))
             if (not ra or not rb or ra == rb) and (not ca or not cb or ca == cb):
-                found.append(Group(nodes, fine, ra or rb, a.kept | b.kept, a.crossing | b.crossing, ca or cb))
-            for rows, down, along, c, over in ((a, b, ra, ca, rb), (b, a, rb, cb, ra)):
+                merged = Group(nodes, fine, ra or rb, a.kept | b.kept, a.crossing | b.crossing, ca or cb)
+                found.append((0, merged))
+            for way, rows, down, along, c, over in ((1, a, b, ra, ca, rb), (2, b, a, rb, cb, ra)):
                 rides = self.across and not down.kept and not down.crossing and c in (frozenset(), over)
+                rides = rides and only in (None, way)
                 if rides and crossing.fits(fine, along, over):
                     across = frozenset(i for i in down.nodes if self.nodes[i].op.reduce is not None)
-                    found.append(Group(nodes, fine, along, rows.kept, rows.crossing | across, over))
-        for plain, reducing in ((a, b), (b, a)):
-            if plain.reduced or not reducing.reduced:
+                    merged = Group(nodes, fine, along, rows.kept, rows.crossing | across, over)
+                    found.append((way, merged))
+        for way, plain, reducing in ((3, a, b), (4, b, a)):
+            if plain.reduced or not reducing.reduced or only not in (None, way):
                 continue
             kept = tuple([reducing.space[k] for k in reducing.kept_axes])
             fine = refine(plain.space, kept)
@@ -366,13 +370,12 @@ class Fuser:
                     if k in reducing.crossed:
                         crossed.update(range(len(space), len(space) + len(pieces[k])))
                     space += [fine[p] for p in pieces[k]]
-            found.append(
-                Group(
-                    nodes, tuple(space), frozenset(reduced), reducing.kept | frozenset(plain.nodes),
-                    reducing.crossing, frozenset(crossed),
-                )
+            merged = Group(
+                nodes, tuple(space), frozenset(reduced), reducing.kept | frozenset(plain.nodes),
+                reducing.crossing, frozenset(crossed),
             )  # fmt: skip
-        return found
+            found.append((way, merged))
+        return found if only is None else [(way, merged) for way, merged in found if way == only]
 
     def _check(self, g: Group) -> str | None:
         """Why a group cannot be one kernel, or None."""
