@@ -4,7 +4,7 @@
 float32. All matrices are row-major. The words of the argument block are those of `gemm.Words`.
 """
 
-from hybridml.kernels.gemm_cost import STEPS
+from hybridml.kernels.gemm_cost import STEPS_OF
 from hybridml.kernels.gemm_pack import float32_copy, float32_copy_columns, float32_copy_transposed
 from hybridml.kernels.gemm_tile import (
     float32_call_blas,
@@ -32,14 +32,20 @@ from hybridml.kernels.native import (
 
 WIDTH = float32_width
 PANEL = 2 * WIDTH
-B_PANEL = STEPS * PANEL + 16  # elements of a packed panel of B, half of a first-level cache; no power of two, see A_ROW
-PANELS = 4  # are packed at once: rows of B that lie far apart are read a few cache lines at a time
+STEPS = STEPS_OF[WIDTH * ITEM]
+# Packed panels of B and rows of A lie a little more apart than they are long: powers of two would meet in one cache set.
+B_PANEL = STEPS * PANEL + 16
+A_ROW = STEPS + 16
+PANELS = 8  # of B are packed at once: rows that lie far apart are read some cache lines at a time
+BLOCK_ROWS = 1024 // ITEM  # of A that packed panels of B serve
 B_BYTES = PANELS * B_PANEL * ITEM
-BLOCK_ROWS = 1024 // ITEM  # rows of A that a panel of B serves: with STEPS of each, half of a second-level cache
-A_ROW = STEPS + 16  # from one packed row of A to the next, no power of two: rows must not meet in one cache set
 A_BYTES = BLOCK_ROWS * A_ROW * ITEM
-MANY_ROWS = 24  # rows of A that use a panel of B before packing it pays
-MANY_PANELS = 16  # panels of B that use a block of A before packing it pays
+# When packing pays, by measurement: on Zen 5 for vectors of 64 bytes, on Zen 3 for others.
+ON_WIDE = WIDTH * ITEM == 64
+FEW_ROWS = 24  # of A that use a panel of B whose rows lie across cache lines
+MANY_ROWS = 128 if ON_WIDE else FEW_ROWS  # of A that use a panel of B
+FEW_PANELS = 16 if ON_WIDE else 2  # of B that use columns of A that lie FAR_APART
+MANY_PANELS = 16  # of B that use rows of A that meet in one cache set
 FAR_APART = 1024  # bytes
 
 
@@ -95,10 +101,12 @@ def tiled(args, begin, end):
     else:
         first_entry, last_entry = begin, end
     rows = last_row - first_row
-    pack_b = transb or rows >= MANY_ROWS
+    pack_b = transb or rows >= MANY_ROWS or rows >= FEW_ROWS and ldb * ITEM % 64 != 0
     # Columns of A that lie far apart, or rows that meet in the same cache sets, are gathered once for all panels.
-    far = lda * ITEM >= FAR_APART and (transa or lda * ITEM % 4096 == 0)
-    pack_a = far and rows >= 8 and depth >= 16 and last_column - first_column >= MANY_PANELS * PANEL
+    across = last_column - first_column
+    pack_a = transa and lda * ITEM >= FAR_APART and across >= FEW_PANELS * PANEL
+    pack_a = pack_a or lda * ITEM % 4096 == 0 and across >= MANY_PANELS * PANEL
+    pack_a = pack_a and rows >= 8 and depth >= 16
     panels = scratch(B_BYTES)
     block = scratch(A_BYTES)
     most_rows = part(rows, BLOCK_ROWS)
@@ -133,12 +141,16 @@ def tiled(args, begin, end):
                             of = b + (column * ldb + start) * ITEM
                             transpose(to, PANEL, of, ldb, min(PANEL, right - column), steps)
                     elif pack_b:
+                        whole = left + (right - left) // PANEL * PANEL
                         for step in range(steps):
-                            of = b + (start + step) * ldb * ITEM
+                            of = b + ((start + step) * ldb + left) * ITEM
                             to = panels + step * PANEL * ITEM
-                            for column in range(left, right, PANEL):
-                                float32_copy_columns(2, to, of + column * ITEM, right - column)
+                            for _ in range(left, whole, PANEL):
+                                float32_copy_columns(2, to, of, PANEL)
+                                of += PANEL * ITEM
                                 to += B_PANEL * ITEM
+                            if whole < right:
+                                float32_copy_columns(2, to, of, right - whole)
                     for column in range(left, right, PANEL):
                         b_here, b_row = b + (start * ldb + column) * ITEM, ldb
                         if pack_b:
