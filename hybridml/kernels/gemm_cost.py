@@ -14,10 +14,10 @@ from enum import IntEnum
 LATENCY = 4
 """Cycles until a multiply-add's result can be added to: a tile of fewer rows of two vectors waits that long at each step."""
 
-STEPS_OF = {64: 256, 32: 384, 16: 384}
-"""By bytes of a vector, the elements along the summed axis that are summed up in registers; longer sums are made of parts.
+STEPS = 256
+"""Elements along the summed axis that are summed up in registers; longer sums are made of parts.
 
-A packed panel of B, two vectors wide, takes two thirds of a first-level cache of 48 KiB, or three quarters of one of 32 KiB.
+A packed panel of B, two vectors wide, takes half of a first-level cache of 32 KiB, or two thirds of one of 48 KiB.
 """
 
 BLOCK_ROWS = 256
@@ -39,22 +39,22 @@ class Machine:
     lanes           elements of a vector
     library_share   the part of the tiles' peak rate that a BLAS reaches on large products
     tile_rows       rows of a tile, at most
-    steps           elements along the summed axis that are summed up in registers
     start           cycles of a tile besides its multiply-adds: from its call to its first load, and storing C
     pack            cycles an element of B to copy it where the tile reads it fast; a transposed A takes twice, a transposed B four
                     times that
     hand_over       cycles to share a product with other threads and wait for the last
     library_call    cycles of a call of a BLAS besides its arithmetic
+    library_pack    cycles an element of A and B to copy it, as a BLAS does always
     """
 
     lanes: int
     library_share: float
     tile_rows: int = 8
-    steps: int = STEPS_OF[64]
     start: float = 45.0
     pack: float = 0.1
     hand_over: float = 1500.0
     library_call: float = 5000.0
+    library_pack: float = 0.0
 
     @property
     def panel(self) -> int:
@@ -109,7 +109,7 @@ def tiled(p: Product, machine: Machine) -> float:
     arithmetic = p.k * (panels * step(2) + narrow * step(1))
     pack_b = (4 if p.transb else 1) * p.k * p.n * -(-p.m // BLOCK_ROWS)
     pack_a = 2 * p.k * p.m if p.transa else 0
-    parts = max(1, -(-p.k // machine.steps))
+    parts = max(1, -(-p.k // STEPS))
     return p.batch * (
         arithmetic + machine.start * row_tiles * (panels + narrow) * parts + machine.pack * (pack_a + pack_b)
     )
@@ -118,7 +118,8 @@ def tiled(p: Product, machine: Machine) -> float:
 def library(p: Product, machine: Machine) -> float:
     """Cycles of one thread for a product by a BLAS, which rounds sizes up to vectors only along one axis."""
     work = p.m * p.k * -(-p.n // machine.lanes) / 2
-    return p.batch * (machine.library_call + work / machine.library_share)
+    pack = machine.library_pack * p.k * (p.m + p.n)
+    return p.batch * (machine.library_call + work / machine.library_share + pack)
 
 
 def best_split(p: Product, chunks: int, machine: Machine) -> Split:

@@ -4,7 +4,7 @@
 float32. All matrices are row-major. The words of the argument block are those of `gemm.Words`.
 """
 
-from hybridml.kernels.gemm_cost import STEPS_OF
+from hybridml.kernels.gemm_cost import STEPS
 from hybridml.kernels.gemm_pack import float32_copy, float32_copy_columns, float32_copy_transposed
 from hybridml.kernels.gemm_tile import (
     float32_call_blas,
@@ -32,11 +32,10 @@ from hybridml.kernels.native import (
 
 WIDTH = float32_width
 PANEL = 2 * WIDTH
-STEPS = STEPS_OF[WIDTH * ITEM]
 # Packed panels of B and rows of A lie a little more apart than they are long: powers of two would meet in one cache set.
 B_PANEL = STEPS * PANEL + 16
 A_ROW = STEPS + 16
-PANELS = 8  # of B are packed at once: rows that lie far apart are read some cache lines at a time
+PANELS = 4  # of B are packed at once: rows that lie far apart are read some cache lines at a time
 BLOCK_ROWS = 1024 // ITEM  # of A that packed panels of B serve
 B_BYTES = PANELS * B_PANEL * ITEM
 A_BYTES = BLOCK_ROWS * A_ROW * ITEM
@@ -83,6 +82,37 @@ def transpose(to, to_row, of, of_row, rows, columns):
                 float32_copy(to, j * to_row + i, of, i * of_row + j)
 
 
+@device
+def pack_rows(block, block_row, a, lda, transa, rows, steps):
+    """Some rows of A on some steps, side by side."""
+    if transa:
+        transpose(block, block_row, a, lda, steps, rows)
+    else:
+        for row in range(rows):
+            copy_bytes(block + row * block_row * ITEM, a + row * lda * ITEM, steps * ITEM)
+
+
+@device
+def pack_panels(panels, stride, b, ldb, transb, start, steps, left, right):
+    """Some columns of B on some steps, in panels `stride` elements apart: PANEL elements a step."""
+    if transb:
+        for column in range(left, right, PANEL):
+            of = b + (column * ldb + start) * ITEM
+            transpose(panels, PANEL, of, ldb, min(PANEL, right - column), steps)
+            panels += stride * ITEM
+    else:
+        whole = left + (right - left) // PANEL * PANEL
+        for step in range(steps):
+            of = b + ((start + step) * ldb + left) * ITEM
+            to = panels + step * PANEL * ITEM
+            for _ in range(left, whole, PANEL):  # no masks
+                float32_copy_columns(2, to, of, PANEL)
+                of += PANEL * ITEM
+                to += stride * ITEM
+            if whole < right:
+                float32_copy_columns(2, to, of, right - whole)
+
+
 def tiled(args, begin, end):
     """Tiles of C in registers, from blocks of A and panels of B that are packed where that pays (Goto and van de Geijn)."""
     transa = args[1]
@@ -101,11 +131,11 @@ def tiled(args, begin, end):
     else:
         first_entry, last_entry = begin, end
     rows = last_row - first_row
-    pack_b = transb or rows >= MANY_ROWS or rows >= FEW_ROWS and ldb * ITEM % 64 != 0
+    pack_b = transb or rows >= MANY_ROWS or (rows >= FEW_ROWS and ldb * ITEM % 64 != 0)
     # Columns of A that lie far apart, or rows that meet in the same cache sets, are gathered once for all panels.
     across = last_column - first_column
     pack_a = transa and lda * ITEM >= FAR_APART and across >= FEW_PANELS * PANEL
-    pack_a = pack_a or lda * ITEM % 4096 == 0 and across >= MANY_PANELS * PANEL
+    pack_a = pack_a or (lda * ITEM % 4096 == 0 and across >= MANY_PANELS * PANEL)
     pack_a = pack_a and rows >= 8 and depth >= 16
     panels = scratch(B_BYTES)
     block = scratch(A_BYTES)
@@ -127,30 +157,12 @@ def tiled(args, begin, end):
                 if transa:
                     a_here, a_row, a_column = a + (start * lda + top) * ITEM, 1, lda
                 if pack_a:
-                    if transa:
-                        transpose(block, A_ROW, a_here, lda, steps, bottom - top)
-                    else:
-                        for row in range(bottom - top):
-                            copy_bytes(block + row * A_ROW * ITEM, a_here + row * lda * ITEM, steps * ITEM)
+                    pack_rows(block, A_ROW, a_here, lda, transa, bottom - top, steps)
                     a_here, a_row, a_column = block, A_ROW, 1
                 for left in range(first_column, last_column, PANELS * PANEL):
                     right = min(left + PANELS * PANEL, last_column)
-                    if transb:
-                        for column in range(left, right, PANEL):
-                            to = panels + (column - left) // PANEL * B_PANEL * ITEM
-                            of = b + (column * ldb + start) * ITEM
-                            transpose(to, PANEL, of, ldb, min(PANEL, right - column), steps)
-                    elif pack_b:
-                        whole = left + (right - left) // PANEL * PANEL
-                        for step in range(steps):
-                            of = b + ((start + step) * ldb + left) * ITEM
-                            to = panels + step * PANEL * ITEM
-                            for _ in range(left, whole, PANEL):
-                                float32_copy_columns(2, to, of, PANEL)
-                                of += PANEL * ITEM
-                                to += B_PANEL * ITEM
-                            if whole < right:
-                                float32_copy_columns(2, to, of, right - whole)
+                    if pack_b:
+                        pack_panels(panels, B_PANEL, b, ldb, transb, start, steps, left, right)
                     for column in range(left, right, PANEL):
                         b_here, b_row = b + (start * ldb + column) * ITEM, ldb
                         if pack_b:
