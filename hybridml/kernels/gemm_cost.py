@@ -20,9 +20,6 @@ STEPS = 256
 A packed panel of B, two vectors wide, takes half of a first-level cache of 32 KiB, or two thirds of one of 48 KiB.
 """
 
-SIDEWAYS = 1.05
-"""What a split by rows may cost more than one by columns: other steps go by rows too, and can share a sweep with it."""
-
 BLOCK_ROWS = 256
 """Rows of A that share one packed panel of B."""
 
@@ -33,6 +30,10 @@ class Split(IntEnum):
     ROWS = 0
     COLUMNS = 1
     BATCH = 2
+
+
+RELUCTANCE = {Split.BATCH: 1.0, Split.ROWS: 1.15, Split.COLUMNS: 1.2}
+"""What a split's cycles count for: other steps go over the batch, or else by rows too, and can share a sweep with such a split."""
 
 
 @dataclass(frozen=True)
@@ -129,8 +130,7 @@ def best_split(p: Product, chunks: int, machine: Machine) -> Split:
     """The axis whose slowest piece is done first; where it makes no difference the batch, then rows."""
 
     def slowest(axis: Split) -> float:
-        cycles = max(tiled(piece, machine) for piece in p.pieces(axis, chunks, machine))
-        return cycles * SIDEWAYS if axis is Split.COLUMNS else cycles
+        return RELUCTANCE[axis] * max(tiled(piece, machine) for piece in p.pieces(axis, chunks, machine))
 
     axes = (Split.ROWS, Split.COLUMNS)
     return min((Split.BATCH, *axes) if p.batch > 1 else axes, key=slowest)
