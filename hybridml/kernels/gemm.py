@@ -17,11 +17,14 @@ from hybridml.kernels.gemm_cost import Machine, Product, Split
 from hybridml.kernels.jit import Kernel
 from hybridml.kernels.walk import Axes
 
-_PROCESSORS = (  # by feature, widest vectors first: their bytes, and figures for the cost model
-    ("avx512f", 64, Machine(16, library_share=0.5)),  # Zen 5
-    ("avx2", 32, Machine(8, library_share=0.9, tile_rows=6)),  # Zen 3
+_ZEN_5 = Machine(16, library_share=0.5)
+_ZEN_3 = Machine(
+    8, library_share=1.0, tile_rows=6, start=60.0, pack=0.05, library_call=1000.0, library_pack=0.5
 )
-_OTHER = (16, Machine(4, library_share=0.9))
+_PROCESSORS = (("avx512f", 64, _ZEN_5), ("avx2", 32, _ZEN_3))
+"""By feature, widest vectors first: their bytes, and figures for the cost model."""
+
+_OTHER = (16, Machine(4, library_share=0.9, tile_rows=6))
 
 CYCLES = 3.0  # in a nanosecond
 

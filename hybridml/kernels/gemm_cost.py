@@ -15,7 +15,10 @@ LATENCY = 4
 """Cycles until a multiply-add's result can be added to: a tile of fewer rows of two vectors waits that long at each step."""
 
 STEPS = 256
-"""Elements along the summed axis that are summed up in registers; longer sums are made of parts."""
+"""Elements along the summed axis that are summed up in registers; longer sums are made of parts.
+
+A packed panel of B, two vectors wide, takes half of a first-level cache of 32 KiB, or two thirds of one of 48 KiB.
+"""
 
 BLOCK_ROWS = 256
 """Rows of A that share one packed panel of B."""
@@ -32,6 +35,10 @@ class Split(IntEnum):
     BATCH = 2
 
 
+RELUCTANCE = {Split.BATCH: 1.0, Split.ROWS: 1.15, Split.COLUMNS: 1.2}
+"""What a split's cycles count for: other steps go over the batch, or else by rows too, and can share a sweep with such a split."""
+
+
 @dataclass(frozen=True)
 class Machine:
     """What the costs depend on.
@@ -44,6 +51,7 @@ class Machine:
                     times that
     hand_over       cycles to share a product with other threads and wait for the last
     library_call    cycles of a call of a BLAS besides its arithmetic
+    library_pack    cycles an element of A and B to copy it, as a BLAS does always
     """
 
     lanes: int
@@ -53,6 +61,7 @@ class Machine:
     pack: float = 0.1
     hand_over: float = 1500.0
     library_call: float = 5000.0
+    library_pack: float = 0.0
 
     @property
     def panel(self) -> int:
@@ -116,7 +125,8 @@ def tiled(p: Product, machine: Machine) -> float:
 def library(p: Product, machine: Machine) -> float:
     """Cycles of one thread for a product by a BLAS, which rounds sizes up to vectors only along one axis."""
     work = p.m * p.k * -(-p.n // machine.lanes) / 2
-    return p.batch * (machine.library_call + work / machine.library_share)
+    pack = machine.library_pack * p.k * (p.m + p.n)
+    return p.batch * (machine.library_call + work / machine.library_share + pack)
 
 
 def saved_by_epilogue(p: Product, machine: Machine) -> float:
@@ -125,10 +135,10 @@ def saved_by_epilogue(p: Product, machine: Machine) -> float:
 
 
 def best_split(p: Product, chunks: int, machine: Machine) -> Split:
-    """The axis whose slowest piece is done first; among equals the batch, then rows."""
+    """The axis whose slowest piece is done first; where it makes no difference the batch, then rows."""
 
     def slowest(axis: Split) -> float:
-        return max(tiled(piece, machine) for piece in p.pieces(axis, chunks, machine))
+        return RELUCTANCE[axis] * max(tiled(piece, machine) for piece in p.pieces(axis, chunks, machine))
 
     axes = (Split.ROWS, Split.COLUMNS)
     return min((Split.BATCH, *axes) if p.batch > 1 else axes, key=slowest)

@@ -33,12 +33,15 @@ from hybridml.kernels.native import (
 
 WIDTH = float32_width
 PANEL = 2 * WIDTH
-SLACK = 16  # elements between packed rows, and panels: at powers of two they would meet in one cache set
-PANELS = 4  # of B are packed at once: rows of B that lie far apart are read a few cache lines at a time
-# Rows of A that a panel of B serves: with STEPS of each, half of a second-level cache.
-BLOCK_ROWS = 1024 // ITEM
-MANY_ROWS = 24  # rows of A that use a panel of B before packing it pays
-MANY_PANELS = 16  # panels of B that use a block of A before packing it pays
+SLACK = 16  # elements between packed rows of A, and panels of B: at powers of two they would meet in one cache set
+PANELS = 4  # of B are packed at once: rows that lie far apart are read some cache lines at a time
+BLOCK_ROWS = 1024 // ITEM  # of A that packed panels of B serve
+# When packing pays, by measurement: on Zen 5 for vectors of 64 bytes, on Zen 3 for others.
+ON_WIDE = WIDTH * ITEM == 64
+FEW_ROWS = 24  # of A that use a panel of B whose rows lie across cache lines
+MANY_ROWS = 128 if ON_WIDE else FEW_ROWS  # of A that use a panel of B
+FEW_PANELS = 16 if ON_WIDE else 2  # of B that use columns of A that lie FAR_APART
+MANY_PANELS = 16  # of B that use rows of A that meet in one cache set
 FAR_APART = 1024  # bytes
 C_COLUMNS = 128  # of a block of C that an epilogue is given at once: with its rows, a quarter of a second-level cache or less
 MOST_STEPS = 2 * STEPS  # along the summed axis for a block of C that is summed up in one go
@@ -97,12 +100,16 @@ def pack_panels(panels, stride, b, ldb, transb, start, steps, left, right):
             transpose(panels, PANEL, of, ldb, min(PANEL, right - column), steps)
             panels += stride * ITEM
     else:
+        whole = left + (right - left) // PANEL * PANEL
         for step in range(steps):
-            of = b + (start + step) * ldb * ITEM
+            of = b + ((start + step) * ldb + left) * ITEM
             to = panels + step * PANEL * ITEM
-            for column in range(left, right, PANEL):
-                float32_copy_columns(2, to, of + column * ITEM, right - column)
+            for _ in range(left, whole, PANEL):  # no masks
+                float32_copy_columns(2, to, of, PANEL)
+                of += PANEL * ITEM
                 to += stride * ITEM
+            if whole < right:
+                float32_copy_columns(2, to, of, right - whole)
 
 
 def tiled(args, begin, end):
@@ -129,15 +136,13 @@ def tiled(args, begin, end):
         first_entry, last_entry = begin, end
     epilogue, alone = args[23], args[25]
     rows = last_row - first_row
-    pack_b = transb or rows >= MANY_ROWS
+    pack_b = transb or rows >= MANY_ROWS or (rows >= FEW_ROWS and ldb * ITEM % 64 != 0)
     # Columns of A that lie far apart, or rows that meet in the same cache sets, are gathered once for all panels.
-    apart = lda * ITEM >= FAR_APART and (transa or lda * ITEM % 4096 == 0)
-    pack_a = apart and rows >= 8 and depth >= 16 and last_column - first_column >= MANY_PANELS * PANEL
-    most_rows, most_steps, wide = (
-        part(rows, BLOCK_ROWS),
-        part(depth, STEPS),
-        max(1, last_column - first_column),
-    )
+    across = last_column - first_column
+    pack_a = transa and lda * ITEM >= FAR_APART and across >= FEW_PANELS * PANEL
+    pack_a = pack_a or (lda * ITEM % 4096 == 0 and across >= MANY_PANELS * PANEL)
+    pack_a = pack_a and rows >= 8 and depth >= 16
+    most_rows, most_steps, wide = part(rows, BLOCK_ROWS), part(depth, STEPS), max(1, across)
     if epilogue != 0:
         wide = C_COLUMNS
         if alone and depth > STEPS:

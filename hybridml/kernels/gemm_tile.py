@@ -176,32 +176,46 @@ def _emit_fitting_tile(builder: Any, element: ir.Type, left: Any, values: Sequen
 
     A last tile of few rows would wait for its own results: a multiply-add takes four cycles, and a core starts two in each.
     """
-    emit = Emitter(builder, element)
-    columns = values[8]
 
     def rounded_up(x: Any, y: Any) -> Any:
         return builder.udiv(builder.sub(builder.add(x, y), _I32(1)), y)
 
     count = builder.trunc(left, _I32)
     rows = rounded_up(count, rounded_up(count, _I32(TILE_ROWS)))
-    last = [emit.first_lanes(builder.sub(columns, _I64(v * emit.width))) for v in range(2)]
     none, end = builder.append_basic_block("none"), builder.append_basic_block("tile_end")
     choice = builder.switch(rows, none)
     for r in range(1, TILE_ROWS + 1):
         block = builder.append_basic_block(f"rows_{r}")
         choice.add_case(_I32(r), block)
         builder.position_at_end(block)
-        with builder.if_else(builder.icmp_signed("<=", columns, _I64(emit.width))) as (narrow, wide):
-            with narrow:
-                _emit_tile_body(builder, emit, r, values, [last[0]])
-            with wide:
-                full = builder.icmp_signed(">=", columns, _I64(2 * emit.width))
-                _emit_full_or_masked(builder, emit, r, values, full, [None, last[1]])
+        builder.call(_tile_function(builder.module, element, r), values)
         builder.branch(end)
     builder.position_at_end(none)
     builder.unreachable()
     builder.position_at_end(end)
     return builder.zext(rows, _I64)
+
+
+def _tile_function(module: ir.Module, element: ir.Type, rows: int) -> ir.Function:
+    """One or two vectors of columns of so many rows. A function of its own has all registers for itself."""
+    name = f"tile_of_{rows}_{element}"
+    if name in module.globals:
+        return module.globals[name]
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64] * 10), name)
+    function.linkage = "internal"
+    function.attributes.add("noinline")
+    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    emit = Emitter(builder, element)
+    columns = function.args[8]
+    first, second = [emit.first_lanes(builder.sub(columns, _I64(v * emit.width))) for v in range(2)]
+    with builder.if_else(builder.icmp_signed("<=", columns, _I64(emit.width))) as (narrow, wide):
+        with narrow:
+            _emit_tile_body(builder, emit, rows, function.args, [first])
+        with wide:
+            full = builder.icmp_signed(">=", columns, _I64(2 * emit.width))
+            _emit_full_or_masked(builder, emit, rows, function.args, full, [None, second])
+    builder.ret_void()
+    return function
 
 
 def _emit_dots(builder: Any, element: ir.Type, rows: int, values: Sequence[Any]) -> None:

@@ -6,7 +6,7 @@ from hybridml.kernels import gemm_cost
 from hybridml.kernels.gemm_cost import Machine, Product, Split
 
 WIDE = Machine(lanes=16, library_share=0.5)
-NARROW = Machine(lanes=8, library_share=0.9)
+NARROW = Machine(lanes=8, library_share=0.9, tile_rows=6)
 
 
 @pytest.mark.parametrize("machine", [WIDE, NARROW])
@@ -20,6 +20,13 @@ def test_large_products_reach_the_peak_of_two_multiply_adds_a_cycle():
     p = Product(1024, 1024, 1024)
     ideal = p.m * p.n * p.k / (2 * WIDE.lanes)
     assert ideal <= gemm_cost.tiled(p, WIDE) < 1.1 * ideal
+
+
+@pytest.mark.parametrize("machine", [WIDE, NARROW])
+def test_any_number_of_rows_costs_what_its_size_says(machine):
+    a_row = gemm_cost.tiled(Product(48, 64, 250), machine) / 48
+    for m in range(12, 100):
+        assert gemm_cost.tiled(Product(m, 64, 250), machine) <= 1.2 * m * a_row
 
 
 def test_small_products_are_tiles_and_a_library_near_the_peak_takes_the_large():

@@ -1,13 +1,15 @@
-"""The register tile on other processors than this one: what LLVM makes of its loops, and results with narrower vectors."""
+"""The register tile: how rows are shared out, and on other processors than this one, what LLVM makes of its loops, and results."""
 
+import ctypes
 import json
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from hybridml.kernels import llvm
+from hybridml.kernels import gemm_tile, jit, llvm
 
 X86 = llvm.binding().get_process_triple().startswith(("x86_64", "amd64"))
 
@@ -28,18 +30,21 @@ from hybridml.kernels.translate import translate
 
 text = translate(gemm._source({dtype!r}), "tiled", KERNEL, "tiled", "gemm_loops.py").text
 lines = llvm.machine().emit_assembly(llvm.optimised(text, loops=False)).splitlines()
-stack = "(%rsp" if not any("%rsp, %rbp" in line for line in lines) else r"(%rsp|(%rbp"
-starts, found = dict(), []
+stack, starts, found = ["(%rsp"], dict(), []
 for number, line in enumerate(lines):
-    label = re.match(r"(\\.LBB\\d+_\\d+):", line)
+    label = re.match(r"(\\.?\\w+):", line)
     jump = re.match(r"\\s+j\\w+\\s+(\\.LBB\\d+_\\d+)", line)
-    if label:
+    if label and not label[1].startswith(".L"):  # a function begins
+        stack = ["(%rsp"]
+    elif "%rsp, %rbp" in line:  # which addresses its stack by this register
+        stack = ["(%rsp", "(%rbp"]
+    elif label:
         starts[label[1]] = number
     elif jump and jump[1] in starts:
         body = lines[starts[jump[1]] : number]
         if not any(re.match(r"\\s+(j|call)", inner) for inner in body):
             sums = sum(bool(re.search(r"vfmadd|\\s(addps|addpd)\\s", inner)) for inner in body)
-            found.append([sums, [inner for inner in body if any(s in inner for s in stack.split("|"))]])
+            found.append([sums, [inner for inner in body if any(s in inner for s in stack)]])
 print(json.dumps(dict(rows=gemm_tile.TILE_ROWS, bytes=gemm_tile.VECTOR_BYTES, loops=found)))
 """
 
@@ -56,6 +61,35 @@ for dtype in ("float32", "float64"):
         for m, n, k in [(1, 1, 1), (7, 33, 1), (13, 45, 300), (65, 17, 33), (131, 100, 520)]:
             check(m, n, k, dtype, ta, tb, padding=3, accumulate=m % 2 == 0, provider="tiled")
 """
+
+# The rows of each tile, one after the other, for a block of `end` rows; word 0 is where a column of zeros lies, 1 where rows are noted.
+TILES = """
+from hybridml.kernels.gemm_tile import float32_fitting_tile
+from hybridml.kernels.native import store
+
+def tiles(args, begin, end):
+    to = args[1]
+    while begin < end:
+        rows = float32_fitting_tile(end - begin, args[0], 0, 0, args[0], 0, args[0], 1, 0, 1, 0)
+        store(to, rows)
+        to += 8
+        begin += rows
+"""
+
+
+def test_rows_are_shared_out_evenly():
+    call = ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(
+        jit.load(TILES, "tiles").address
+    )
+    zeros = np.zeros(64, np.float32)
+    for rows in range(1, 65):
+        found = np.zeros(65, np.int64)
+        words = np.array([zeros.ctypes.data, found.ctypes.data], np.int64)
+        call(words.ctypes.data, 0, rows)
+        tiles = found[found > 0]
+        assert tiles.sum() == rows
+        assert len(tiles) == -(-rows // gemm_tile.TILE_ROWS)
+        assert tiles.max() - tiles.min() <= 1
 
 
 def run(program, cache):
@@ -85,7 +119,7 @@ def test_the_sums_of_a_tile_stay_in_registers(cpu, vector_bytes, rows, features,
     assert (found["rows"], found["bytes"]) == (rows, vector_bytes)
     whole = [stack for sums, stack in found["loops"] if sums == 2 * rows]
     assert whole, "no loop has as many multiply-adds as a whole tile"
-    assert [] in whole, "each loop of a whole tile keeps something on the stack"
+    assert [] in whole, f"each loop of a whole tile keeps something on the stack: {whole}"
     assert {sums for sums, _ in found["loops"]} >= {2 * r for r in range(1, rows + 1)}
 
 
