@@ -67,7 +67,9 @@ def test_a_chain_is_one_loop_of_whole_vectors(cpu: str, most: int) -> None:
     assert elements(body) == lanes
     assert not any("call" in line for line in body)
     assert len(body) <= most
-    assert sum(bool(re.match(rf"vmovu?a?ps\s+%{register}\d+, .*\(%rsp\)", line)) for line in body) <= 1  # stored in the stack
+    assert (
+        sum(bool(re.match(rf"vmovu?a?ps\s+%{register}\d+, .*\(%rsp\)", line)) for line in body) <= 1
+    )  # stored in the stack
 
 
 @pytest.mark.parametrize("cpu", WIDTH)

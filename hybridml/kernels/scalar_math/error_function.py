@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         float_from_bits_f32,
         fma_f32,
         fma_f64,
+        i32,
         m_exp_f64,
     )
 
