@@ -28,13 +28,13 @@ def host_features() -> dict[str, bool]:
 
 
 @functools.cache
-def machine() -> Any:
-    """This processor, with all that it can do."""
+def machine(cpu: str | None = None) -> Any:
+    """This processor, with all that it can do; or another one of its kind, by LLVM's name, to read its code."""
     llvm = binding()
     triple = llvm.get_process_triple()
     return llvm.Target.from_triple(triple).create_target_machine(
-        cpu=llvm.get_host_cpu_name(),
-        features=llvm.get_host_cpu_features().flatten(),
+        cpu=cpu or llvm.get_host_cpu_name(),
+        features="" if cpu else llvm.get_host_cpu_features().flatten(),
         opt=3,
         # Object code is linked into a process where it lies; see https://reviews.llvm.org/D47211.
         reloc="static" if triple.startswith(("x86", "i686", "i386")) else "default",
@@ -43,8 +43,8 @@ def machine() -> Any:
     )
 
 
-def optimised(text: str, loops: bool = True) -> Any:
-    """A module as LLVM's third level of optimisation leaves it.
+def optimised(text: str, loops: bool = True, cpu: str | None = None) -> Any:
+    """A module as LLVM's third level of optimisation leaves it, for this processor or for `cpu`.
 
     `loops` says that they are to be vectorised and unrolled. That takes LLVM half of its time, and is for naught in loops that call
     kernels or hold vector code as they are.
@@ -52,12 +52,12 @@ def optimised(text: str, loops: bool = True) -> Any:
     llvm = binding()
     module = llvm.parse_assembly(text)
     module.triple = llvm.get_process_triple()
-    module.data_layout = str(machine().target_data)
+    module.data_layout = str(machine(cpu).target_data)
     module.verify()
     options = llvm.create_pipeline_tuning_options(speed_level=3)
     options.loop_vectorization = options.loop_interleaving = options.loop_unrolling = loops
     options.slp_vectorization = False
-    builder = llvm.create_pass_builder(machine(), options)
+    builder = llvm.create_pass_builder(machine(cpu), options)
     builder.getModulePassManager().run(module, builder)
     return module
 

@@ -72,6 +72,10 @@ def apply(expression: str, *arrays: Array, out: Any = None, by: By = "translator
 
 def assembly(expression: str, inputs: Sequence[Any], output: Any) -> str:
     """Machine code of the loop over an expression."""
-    source = elementwise(expression, inputs, output)
-    text = translate(source, "written", jit.KERNEL, "written", "written.py").text
-    return str(llvm.machine().emit_assembly(llvm.optimised(text)))
+    return assembly_of(elementwise(expression, inputs, output), "written")
+
+
+def assembly_of(source: str, name: str, cpu: str | None = None) -> str:
+    """Machine code of a kernel's source, for this processor or for another one of its kind, by LLVM's name."""
+    text = translate(source, name, jit.KERNEL, name, f"{name}.py").text
+    return str(llvm.machine(cpu).emit_assembly(llvm.optimised(text, cpu=cpu)))

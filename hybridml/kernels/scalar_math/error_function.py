@@ -6,10 +6,10 @@ if TYPE_CHECKING:
     from .names import (  # fmt: skip
         LN2_F32,
         LOG2E_F32,
-        ROUND_BITS_F32,
-        ROUND_F32,
+        ROUND_127_F32,
+        SIGN_BIT_F32,
+        biased_power_f32,
         bits_f32,
-        copysign_f32,
         copysign_f64,
         device,
         expm1_near_f32,
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
         f64,
         fabs_f32,
         fabs_f64,
+        float_from_bits_f32,
         fma_f32,
         fma_f64,
         i32,
         m_exp_f64,
-        power_of_two_f32,
     )
 
 # erf(x) / x - 1 as a polynomial in x**2, |x| <= 1
@@ -89,10 +89,11 @@ def m_erf_f32(x):
     h = fma_f32(z, fma_f32(c, ERFC_LOG_F32[3], ERFC_LOG_F32[2]), fma_f32(c, ERFC_LOG_F32[1], ERFC_LOG_F32[0]))
     g = fma_f32(z * z, g, h)
     u = fma_f32(c, g, c)
-    t = fma_f32(u, -LOG2E_F32, ROUND_F32)
-    p = expm1_near_f32(fma_f32(t - ROUND_F32, -LN2_F32, -u))
-    e = power_of_two_f32(i32(bits_f32(t) - ROUND_BITS_F32))
-    return copysign_f32(fma_f32(-e, p, f32(1.0) - e), x)
+    t = fma_f32(u, -LOG2E_F32, ROUND_127_F32)
+    p = expm1_near_f32(fma_f32(t - ROUND_127_F32, -LN2_F32, -u))
+    e = biased_power_f32(bits_f32(t))
+    y = fma_f32(-e, p, f32(1.0) - e)  # not negative, so that x's sign need only be added
+    return float_from_bits_f32(i32(bits_f32(y) | (bits_f32(x) & SIGN_BIT_F32)))
 
 
 @device

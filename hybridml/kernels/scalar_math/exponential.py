@@ -24,11 +24,17 @@ INF_F64 = f64(float("inf"))
 NAN_F32 = f32(float("nan"))
 NAN_F64 = f64(float("nan"))
 
-# x + ROUND is x rounded to the nearest integer (half to even), which then stands in the low bits of the sum.
+# x + ROUND is x rounded to the nearest integer n (half to even), which then stands in the low bits of the sum. With the bias of
+# an exponent added in advance, these bits need only be shifted to be 2**n, or halved and shifted to be 2**(n / 2).
 ROUND_F32 = f32(1.5 * 2**23)
+ROUND_127_F32 = f32(1.5 * 2**23 + 127)
+ROUND_254_F32 = f32(1.5 * 2**23 + 254)
 ROUND_F64 = f64(1.5 * 2**52)
 ROUND_BITS_F32 = i32(0x4B400000)
 ROUND_BITS_F64 = i64(0x4338000000000000)
+ONE_TWICE_BITS_F32 = i32(2 * 0x3F800000)  # of 1: less the bits of a power of two, those of its inverse
+
+SIGN_BIT_F32 = i32(-0x80000000)
 
 LOG2E_F32 = f32(1.442695)
 LOG2E_F64 = f64(1.4426950408889634)
@@ -88,6 +94,12 @@ def power_of_two_f32(n):
 
 
 @device
+def biased_power_f32(b):
+    """2**n of an integer whose low nine bits are n + 127, for -127 < n < 128: the shift drops all others."""
+    return float_from_bits_f32(i32(b << 23))
+
+
+@device
 def power_of_two_f64(n):
     """2**n for -1023 < n < 1024."""
     return float_from_bits_f64((n + i64(1023)) << i64(52))
@@ -117,12 +129,15 @@ def expm1_near_f32(r):
 
 
 @device
-def expm1_reduced_f32(x):
-    """(p, n) with e**x = 2**n * (1 + p), |p| < 0.42; |x| is at most a few hundred, or x is NaN."""
-    t = fma_f32(x, LOG2E_F32, ROUND_F32)
-    n = t - ROUND_F32
+def expm1_reduced_f32(x, rounding):
+    """(p, b) with e**x = 2**n * (1 + p), |p| < 0.42; |x| is at most a few hundred, or x is NaN.
+
+    `rounding` is one of the ROUNDs, and the low bits of b are n and its bias.
+    """
+    t = fma_f32(x, LOG2E_F32, rounding)
+    n = t - rounding
     r = fma_f32(n, -LN2_LOW_F32, fma_f32(n, -LN2_F32, x))
-    return expm1_near_f32(r), i32(bits_f32(t) - ROUND_BITS_F32)
+    return expm1_near_f32(r), bits_f32(t)
 
 
 @device
@@ -149,10 +164,10 @@ def expm1_reduced_f64(x):
 def m_exp_f32(x):
     c = f32(89.0) if x > f32(89.0) else x  # comparisons this way round let NaN through
     c = f32(-105.0) if c < f32(-105.0) else c
-    p, n = expm1_reduced_f32(c)
-    half = i32(n >> 1)
-    s = power_of_two_f32(half)
-    return fma_f32(s, p, s) * power_of_two_f32(i32(n - half))
+    p, b = expm1_reduced_f32(c, ROUND_254_F32)
+    half = i32(b >> 1)  # of n and of its bias, 254
+    s = biased_power_f32(half)
+    return fma_f32(s, p, s) * biased_power_f32(i32(b - half))
 
 
 @device
@@ -203,8 +218,8 @@ def m_exp2_f64(x):
 def m_expm1_f32(x):
     c = f32(89.0) if x > f32(89.0) else x
     c = f32(-20.0) if c < f32(-20.0) else c
-    p, n = expm1_reduced_f32(c)
-    s = power_of_two_f32(i32(n - 1))  # half of 2**n, which for n = 128 would overflow too early
+    p, b = expm1_reduced_f32(c, ROUND_127_F32)
+    s = biased_power_f32(i32(b - 1))  # half of 2**n, which for n = 128 would overflow too early
     y = fma_f32(s, p, s - f32(0.5))
     y = y + y
     return x if fabs_f32(x) < f32(2.0**-25) else y  # keeps -0 and every bit of a subnormal
@@ -223,16 +238,17 @@ def m_expm1_f64(x):
 
 @device
 def m_sigmoid_f32(x):
-    """s / (s + 1 + p) with s = 2**-n and e**-x = 2**n * (1 + p): the larger of s and 1 is added last, so that one rounding counts."""
-    c = f32(0.0) - x
-    c = f32(105.0) if c > f32(105.0) else c
-    c = f32(-87.0) if c < f32(-87.0) else c
-    p, n = expm1_reduced_f32(c)
-    half = i32(n >> 1)
-    s = power_of_two_f32(i32(0 - half)) * power_of_two_f32(i32(half - n))
-    small = s if s < f32(1.0) else f32(1.0)
-    large = s if s > f32(1.0) else f32(1.0)
-    return s / (large + (small + p))
+    """1 / (1 + e**-x), with numerator and denominator times s, about e**(x / 2), so that neither overflows."""
+    c = f32(88.0) if x > f32(88.0) else x
+    c = f32(-105.0) if c < f32(-105.0) else c
+    t = fma_f32(c, -LOG2E_F32, ROUND_254_F32)
+    n = t - ROUND_254_F32
+    r = fma_f32(n, -LN2_LOW_F32, -fma_f32(n, LN2_F32, c))  # -c - n * ln2, with no negative of c to be made
+    b = bits_f32(t)
+    half = i32(b >> 1)
+    s = float_from_bits_f32(i32(ONE_TWICE_BITS_F32 - i32(half << 23)))
+    e = biased_power_f32(i32(b - half))
+    return s / (e + fma_f32(e, expm1_near_f32(r), s))
 
 
 @device

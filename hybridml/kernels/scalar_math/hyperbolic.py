@@ -4,6 +4,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .names import (  # fmt: skip
+        ROUND_127_F32,
+        ROUND_254_F32,
+        biased_power_f32,
         copysign_f32,
         copysign_f64,
         device,
@@ -18,9 +21,7 @@ if TYPE_CHECKING:
         i32,
         i64,
         m_expm1_f64,
-        power_of_two_f32,
         power_of_two_f64,
-        scale_f32,
     )
 
 # (tanh(x) - x) / x**3 as a polynomial in x**2, |x| <= 0.55
@@ -51,8 +52,8 @@ def m_tanh_f32(x):
     q = fma_f32(q, z, TANH_F32[0])
     small = fma_f32(a * z, q, a)
     c = f32(10.0) if a > f32(10.0) else a
-    p, n = expm1_reduced_f32(c + c)
-    e = power_of_two_f32(n)
+    p, b = expm1_reduced_f32(c + c, ROUND_127_F32)
+    e = biased_power_f32(b)
     large = f32(1.0) - f32(2.0) / (fma_f32(e, p, e) + f32(1.0))
     return copysign_f32(small if a < f32(0.55) else large, x)
 
@@ -70,8 +71,10 @@ def m_tanh_f64(x):
 def half_exp_f32(a):
     """e**a / 2 without overflow before the result itself overflows; a >= 0 or NaN."""
     c = f32(91.0) if a > f32(91.0) else a
-    p, n = expm1_reduced_f32(c)
-    return scale_f32(f32(1.0) + p, i32(n - 1))
+    p, b = expm1_reduced_f32(c, ROUND_254_F32)
+    half = i32(b >> 1)
+    s = biased_power_f32(half)
+    return fma_f32(s, p, s) * biased_power_f32(i32(i32(b - half) - 1))
 
 
 @device

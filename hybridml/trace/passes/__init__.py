@@ -17,6 +17,7 @@ from hybridml.trace.passes.fold import fold
 from hybridml.trace.passes.layout import layout
 from hybridml.trace.passes.masks import masks
 from hybridml.trace.passes.materialize import materialize
+from hybridml.trace.passes.positions import positions
 from hybridml.trace.passes.rewrite import Rewriter, rewrite
 from hybridml.trace.passes.simplify import simplify
 from hybridml.trace.passes.slices import slices
@@ -46,6 +47,7 @@ PASSES: tuple[Pass, ...] = (
     expand,
     fold,
     simplify,
+    positions,
     layout,
     slices,
     tiles,

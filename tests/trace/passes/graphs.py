@@ -57,6 +57,11 @@ GRAPHS = {
     "not neutral: it changes the dtype": (lambda x: x + hml.zeros((3,)), (np.arange(3),)),
     "involutions": (lambda x: hml.negative(hml.negative(x)), (array(4),)),
     "a large constant broadcast": (lambda x: x * stretched(2.0, 200, 50), (array(200, 50),)),
+    "positions": (
+        lambda labels, x: (hml.one_hot(labels, 3), hml.where(hml.iota((3,)) == labels[:, None], x, 0.0).sum(axis=1)),
+        (np.array([2, -1, 0, 3, 2**31, 2**32 + 1, -(2**63)]), array(7, 3)),
+    ),
+    "positions beside another axis": (lambda line: hml.iota((3,)) == line, (np.array([2, 1, 0]),)),
     "transposes": (lambda x, y: x.T @ y.T, (array(4, 3), array(5, 4))),
     "transposes twice": (lambda x, y: x.T.T @ y, (array(3, 4), array(4, 5))),
     "batched transposes": (lambda x, y: hml.swapaxes(x, -1, -2) @ y, (array(2, 4, 3), array(2, 4, 5))),
