@@ -21,7 +21,7 @@ from hybridml.errors import GraphError
 from hybridml.kernels import crossing
 from hybridml.kernels.space import Space, canonical, parts, refine, squeeze, stretch, strides_over
 from hybridml.kernels.views import Place, places
-from hybridml.ops.registry import Kind
+from hybridml.ops.registry import Kind, Layout
 from hybridml.trace.graph import Graph, Node, Value, has_effects, runs_python
 
 NATIVE = frozenset("?bBhHiIlLqQfd")  # dtype characters that kernels compute with
@@ -71,6 +71,8 @@ class Group:
     fusible: bool = True
     before: set[Group] = field(default_factory=set)
     after: set[Group] = field(default_factory=set)
+    walls_before: int = 0  # routines of their own that lead here, as bits; what merging adds is not among them
+    walls_after: int = 0
 
     @property
     def kept_axes(self) -> tuple[int, ...]:
@@ -114,6 +116,8 @@ class Fuser:
         self.nodes = graph.nodes
         self.refusals: dict[tuple[int, int], Refusal] = {}
         self._merges: list[tuple[int, int, int]] = []
+        self._refused: dict[tuple[Group, Group], str] = {}
+        self._strides: dict[tuple[Layout, tuple[int, ...], Space], tuple[int, ...]] = {}
         self.owner: dict[int, Group] = {}
         self._producer = {v: i for i, n in enumerate(self.nodes) for v in n.outputs}
         self._readers: dict[Value, list[int]] = {}
@@ -151,6 +155,17 @@ class Fuser:
                 python, checks = ([group], []) if seen else (python, [*checks, group])
         self._order: list[Group | None] = list(self.owner.values())
         self._rank: dict[Group, int] = {g: k for k, g in enumerate(self.owner.values())}
+        self._build_walls()
+
+    def _build_walls(self) -> None:
+        """Who lies before and behind which routines of their own: they never merge, so a path through one of them stays."""
+        own = {g: 1 << k for k, g in enumerate(g for g in self.owner.values() if not g.fusible)}
+        for g in self.owner.values():
+            for b in g.before:
+                g.walls_before |= b.walls_before | own.get(b, 0)
+        for g in reversed(self.owner.values()):
+            for a in g.after:
+                g.walls_after |= a.walls_after | own.get(a, 0)
 
     @property
     def groups(self) -> list[Group]:
@@ -184,25 +199,30 @@ class Fuser:
             queue += [(-size, a, b) for a, b in itertools.pairwise(readers)]
         heapq.heapify(queue)
         again: list[tuple[int, int, int]] = []
+        reasons: dict[tuple[int, int], str] = {}
         progress = True
         while progress:  # a refusal may become legal once other groups have merged
             progress = False
             while queue:
                 item = heapq.heappop(queue)
-                a, b = self.owner[item[1]], self.owner[item[2]]
+                pair = item[1:]
+                a, b = self.owner[pair[0]], self.owner[pair[1]]
                 if a is b:
                     continue
                 reason = self._merge(a, b)
                 if reason is None:
                     progress = True
-                    self.refusals.pop((item[1], item[2]), None)
+                    reasons.pop(pair, None)
                 else:
-                    again.append(item)
-                    self._refuse(item[1], item[2], reason)
+                    reasons[pair] = reason
+                    if a.fusible and b.fusible:
+                        again.append(item)
             queue, again = again, []
             heapq.heapify(queue)
         self.refusals = {
-            (a, b): r for (a, b), r in self.refusals.items() if self.owner[a] is not self.owner[b]
+            (a, b): Refusal(self._name(a), self._name(b), reason)
+            for (a, b), reason in reasons.items()
+            if self.owner[a] is not self.owner[b]
         }
         return self.groups
 
@@ -222,9 +242,6 @@ class Fuser:
         self.refusals = dict(fusion.refusals)
         return all(self._check(g) is None for g in set(self.owner.values()) if len(g.nodes) > 1)
 
-    def _refuse(self, a: int, b: int, reason: str) -> None:
-        self.refusals[a, b] = Refusal(self._name(a), self._name(b), reason)
-
     def _name(self, i: int) -> str:
         n = self.nodes[i]
         result = f" {self.graph.label(n.out)}" if n.outputs else ""
@@ -233,10 +250,20 @@ class Fuser:
         )
 
     def _merge(self, a: Group, b: Group) -> str | None:
-        """Merge two groups, or say why not."""
+        """Merge two groups, or say why not. What was refused once stays so until one of the two has merged: paths between them
+        outlive the merging of others."""
         if not a.fusible or not b.fusible:
             n = self.nodes[(a if not a.fusible else b).first]
             return f"{n.op.name} runs in a routine of its own"
+        known = self._refused.get((a, b))
+        if known is not None:
+            return known
+        reason = self._tried(a, b)
+        if reason is not None:
+            self._refused[a, b] = reason
+        return reason
+
+    def _tried(self, a: Group, b: Group) -> str | None:
         if len(a.nodes) + len(b.nodes) > MAX_NODES:
             return f"the kernel would have more than {MAX_NODES} operations"
         if self._between(a, b) or self._between(b, a):
@@ -252,6 +279,8 @@ class Fuser:
 
     def _between(self, a: Group, b: Group) -> bool:
         """True if a path leads from a to b through a third group. Paths only climb in rank."""
+        if a.walls_after & b.walls_before:
+            return True
         last = self._rank[b]
         stack = [g for g in a.after if g is not b and self._rank[g] < last]
         seen = set(stack)
@@ -384,6 +413,7 @@ class Fuser:
     def _replace(self, a: Group, b: Group, merged: Group) -> None:
         for i in merged.nodes:
             self.owner[i] = merged
+        merged.walls_before, merged.walls_after = a.walls_before | b.walls_before, a.walls_after | b.walls_after
         merged.before = (a.before | b.before) - {a, b}
         merged.after = (a.after | b.after) - {a, b}
         for g in merged.before:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ class Node:
     outputs: tuple[Value, ...]
     source: SourceLine | None = None
 
-    @property
+    @cached_property
     def values(self) -> tuple[Value, ...]:
         """The operands that are values."""
         return tuple([x for x in self.inputs if isinstance(x, Value)])
