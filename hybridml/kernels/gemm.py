@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 
-from hybridml.kernels import blas, gemm_cost, jit
+from hybridml.kernels import blas, gemm_cost, host, jit
 from hybridml.kernels.gemm_cost import Machine, Product, Split
 from hybridml.kernels.jit import Kernel
 from hybridml.kernels.walk import Axes
@@ -249,6 +249,6 @@ def _choose(p: Product, ldb: int, machine: Machine) -> str:
 @functools.cache
 def machine(dtype: str) -> Machine:
     """This processor, for the cost model."""
-    features = jit.host_features()
+    features = host.features()
     vector_bytes, library_share = next((known for name, known in _VECTORS if features.get(name)), (16, 0.9))
     return Machine(vector_bytes // (4 if dtype == "float32" else 8), library_share)

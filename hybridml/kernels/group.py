@@ -278,19 +278,28 @@ class Fuser:
         return reason
 
     def _between(self, a: Group, b: Group) -> bool:
-        """True if a path leads from a to b through a third group. Paths only climb in rank."""
+        """True if a path leads from a to b through a third group. Paths only climb in rank, and it is looked for from both ends."""
         if a.walls_after & b.walls_before:
             return True
-        last = self._rank[b]
-        stack = [g for g in a.after if g is not b and self._rank[g] < last]
-        seen = set(stack)
-        while stack:
-            for g in stack.pop().after:
-                if g is b:
+        rank, low, high = self._rank, self._rank[a], self._rank[b]
+        ahead = [g for g in a.after if g is not b and rank[g] < high]
+        behind = [g for g in b.before if g is not a and rank[g] > low]
+        reached, leading = set(ahead), set(behind)
+        if not reached.isdisjoint(leading):
+            return True
+        while ahead and behind:
+            for g in ahead.pop().after:
+                if g in leading:
                     return True
-                if g not in seen and self._rank[g] < last:
-                    seen.add(g)
-                    stack.append(g)
+                if g not in reached and rank[g] < high:
+                    reached.add(g)
+                    ahead.append(g)
+            for g in behind.pop().before:
+                if g in reached:
+                    return True
+                if g not in leading and rank[g] > low:
+                    leading.add(g)
+                    behind.append(g)
         return False
 
     def _rank_merged(self, a: Group, b: Group, merged: Group) -> None:
@@ -360,7 +369,11 @@ class Fuser:
         operands: set[Value] = set()
         outputs = 0
         again = False
-        level_axes = (None, g.kept_axes)
+        kept_axes = g.kept_axes
+        kept_space = tuple([g.space[k] for k in kept_axes])
+        wanted = {  # by (reads every element, of a value of every element): how an operand is to be walked
+            (True, True): canonical(g.space), (True, False): canonical(g.space, kept_axes), (False, False): canonical(kept_space),
+        }  # fmt: skip
         waits: dict[int, int] = {}  # full-level nodes: how many passes over the row they have to wait for
         for i in g.nodes:
             n = self.nodes[i]
@@ -383,12 +396,9 @@ class Fuser:
                 wait = max(wait, waits[source] + reduces)
                 if not from_kept and not reads_full:
                     return "a value of every element is read once a row"
-                target = g.space if reads_full else tuple([g.space[k] for k in g.kept_axes])
-                wanted = canonical(g.space, level_axes[from_kept]) if reads_full else canonical(target)
-                seen = strides_over(stretch(layout, domain), target)
-                if layout.offset or any(
-                    s != w for s, w, d in zip(seen, wanted, target, strict=True) if d != 1
-                ):
+                target = g.space if reads_full else kept_space
+                seen = self._seen(layout, domain, target)
+                if layout.offset or seen != wanted[reads_full, not from_kept]:
                     return "it is read in another order than it is written"
             if wait > MAX_WAITS:
                 return f"a row would be walked more than {MAX_WAITS + 1} times"
@@ -409,6 +419,14 @@ class Fuser:
             elif row * g.space[-1] > BLOCK_BYTES:
                 return "the columns are too long to be read twice from cache"
         return None
+
+    def _seen(self, layout: Layout, domain: tuple[int, ...], target: Space) -> tuple[int, ...]:
+        """How a layout, broadcast to a domain, is walked over a space; graphs repeat themselves, so the same is asked often."""
+        key = layout, domain, target
+        found = self._strides.get(key)
+        if found is None:
+            found = self._strides[key] = strides_over(stretch(layout, domain), target)
+        return found
 
     def _replace(self, a: Group, b: Group, merged: Group) -> None:
         for i in merged.nodes:

@@ -5,6 +5,7 @@ Places are chosen best fit, largest first within the order of time, in 64-byte b
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Hashable
 from dataclasses import dataclass
 
@@ -28,20 +29,21 @@ def plan(intervals: list[Interval]) -> tuple[dict[Hashable, int], int]:
     >>> offsets["a"] == offsets["c"], size
     (True, 256)
     """
-    placed: list[tuple[int, int, Interval]] = []  # offset, end, buffer
+    placed: list[tuple[int, int, int, int]] = []  # offset, end, born, dies; in this order
     offsets: dict[Hashable, int] = {}
     size = 0
     for b in sorted(intervals, key=lambda b: (-b.nbytes, b.born)):
         need = -(-max(b.nbytes, 1) // ALIGN) * ALIGN
-        busy = sorted((o, e) for o, e, other in placed if other.born <= b.dies and b.born <= other.dies)
         best, best_gap, at = None, None, 0
-        for o, e in busy:
+        for o, e, born, dies in placed:
+            if born > b.dies or dies < b.born:
+                continue
             gap = o - at
             if gap >= need and (best_gap is None or gap < best_gap):
                 best, best_gap = at, gap
             at = max(at, e)
         offset = at if best is None else best
-        placed.append((offset, offset + need, b))
+        bisect.insort(placed, (offset, offset + need, b.born, b.dies))
         offsets[b.key] = offset
         size = max(size, offset + need)
     return offsets, size

@@ -84,7 +84,7 @@ class Region:
         fuser = self._fused(graph)
         self.graph, self.places, self.groups = fuser.graph, fuser.places, fuser.groups
         self.refusals: list[Refusal] = list(fuser.refusals.values())
-        self._readers = fuser._readers
+        self._readers, self._results = fuser._readers, fuser._results
         self._member = dict(fuser.owner)
         self.steps, apart = self._merged(list(self._steps()))
         self.refusals += apart
@@ -97,12 +97,11 @@ class Region:
     # steps
 
     def _outputs(self, g: Group) -> list[Value]:
-        results = {self.places[v][0] for v in self.graph.results}
         return [
             v
             for i in g.nodes
             for v in self.graph.nodes[i].outputs
-            if v in results or any(self._member[r] is not g for r in self._readers.get(v, []))
+            if v in self._results or any(self._member[r] is not g for r in self._readers.get(v, []))
         ]
 
     def _steps(self) -> Iterator[Step]:

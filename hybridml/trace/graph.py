@@ -180,9 +180,9 @@ def subgraphs(node: Node) -> dict[str, Graph]:
 
 def has_effects(node: Node) -> bool:
     """True for what must run although nobody reads its results: an effect, or control flow with one inside."""
-    return node.op.kind is Kind.EFFECT or any(
-        has_effects(m) for g in subgraphs(node).values() for m in g.nodes
-    )
+    if node.op.kind is Kind.EFFECT or not node.attrs:
+        return node.op.kind is Kind.EFFECT
+    return any(has_effects(m) for g in subgraphs(node).values() for m in g.nodes)
 
 
 def runs_python(node: Node) -> bool:
