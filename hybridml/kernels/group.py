@@ -313,6 +313,9 @@ class Fuser:
                 if g not in leads and self._rank[g] > low:
                     leads.add(g)
                     stack.append(g)
+        if not leads:
+            self._order[low], self._order[high], self._rank[merged] = merged, None, low
+            return
         window = [g for g in self._order[low : high + 1] if g is not None and g is not a and g is not b]
         ordered = [g for g in window if g in leads] + [merged] + [g for g in window if g not in leads]
         for k in range(low, high + 1):
