@@ -71,7 +71,9 @@ class Group:
     fusible: bool = True
     before: set[Group] = field(default_factory=set)
     after: set[Group] = field(default_factory=set)
-    walls_before: int = 0  # routines of their own that lead here, as bits; what merging adds is not among them
+    walls_before: int = (
+        0  # routines of their own that lead here, as bits; what merging adds is not among them
+    )
     walls_after: int = 0
 
     @property
@@ -434,7 +436,10 @@ class Fuser:
     def _replace(self, a: Group, b: Group, merged: Group) -> None:
         for i in merged.nodes:
             self.owner[i] = merged
-        merged.walls_before, merged.walls_after = a.walls_before | b.walls_before, a.walls_after | b.walls_after
+        merged.walls_before, merged.walls_after = (
+            a.walls_before | b.walls_before,
+            a.walls_after | b.walls_after,
+        )
         merged.before = (a.before | b.before) - {a, b}
         merged.after = (a.after | b.after) - {a, b}
         for g in merged.before:

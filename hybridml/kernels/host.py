@@ -18,7 +18,17 @@ from pathlib import Path
 from hybridml.kernels import cache
 
 _CPUINFO = Path("/proc/cpuinfo")
-_CHANGES = ("processor", "cpu MHz", "core id", "apicid", "initial apicid", "bogomips", "siblings", "cpu cores", "physical id")
+_CHANGES = (
+    "processor",
+    "cpu MHz",
+    "core id",
+    "apicid",
+    "initial apicid",
+    "bogomips",
+    "siblings",
+    "cpu cores",
+    "physical id",
+)
 
 
 @dataclass(frozen=True)
