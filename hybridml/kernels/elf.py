@@ -73,7 +73,8 @@ def _load(symbol: str, code: bytes, process: Any) -> int | None:
     places, end = _laid_out(sections)
     if not end:
         raise _Unknown
-    image = mmap.mmap(-1, end, prot=mmap.PROT_READ | mmap.PROT_WRITE)
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+    image = mmap.mmap(-1, end, flags=private, prot=mmap.PROT_READ | mmap.PROT_WRITE)
     base = ctypes.addressof(ctypes.c_char.from_buffer(image))
     for k, at in places.items():
         s = sections[k]
