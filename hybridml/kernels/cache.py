@@ -2,6 +2,7 @@
 
     <cache directory>/kernels/<name>_<hash>.py      the kernel's source, for people and for tracebacks
     <cache directory>/kernels/<name>_<hash>.o       one line of header, then the object code
+    <cache directory>/kernels/host_<hash>.note      what LLVM said about a machine's processor
 
 The header holds the full key, a checksum, and the entry symbol, so that a truncated, overwritten or foreign
 file is recognised and simply counts as absent. Files appear whole or not at all: written beside their place,
@@ -82,6 +83,22 @@ def write(name: str, key: str, source: str, entry: Entry) -> bool:
     return True
 
 
+def read_note(name: str, key: str) -> str | None:
+    """A short text that was kept under this key, or None if there is none that is whole."""
+    try:
+        checksum, _, text = path_of(name, key, ".note").read_text(encoding="utf-8").partition("\n")
+    except (OSError, ValueError):
+        return None
+    return text if checksum == _checksum(name, (key,), text.encode()) else None
+
+
+def write_note(name: str, key: str, text: str) -> None:
+    """Keep a short text, if the directory can be written."""
+    with contextlib.suppress(OSError):
+        directory().mkdir(parents=True, exist_ok=True)
+        _replace(path_of(name, key, ".note"), f"{_checksum(name, (key,), text.encode())}\n{text}".encode())
+
+
 def info() -> Info:
     """Count the stored kernels and their bytes."""
     kernels = total = 0
@@ -106,7 +123,7 @@ def clear() -> int:
 
 def _files() -> list[Path]:
     try:
-        return [file for file in directory().iterdir() if file.suffix in (".py", ".o", ".tmp")]
+        return [file for file in directory().iterdir() if file.suffix in (".py", ".o", ".tmp", ".note")]
     except OSError:
         return []
 

@@ -25,6 +25,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from collections.abc import Iterator
 
 from hybridml.kernels.spec import (
     Accumulate,
@@ -34,7 +35,6 @@ from hybridml.kernels.spec import (
     Let,
     Load,
     Loop,
-    Operand,
     Statement,
     Store,
     suffix,
@@ -49,7 +49,8 @@ def emit(spec: KernelSpec) -> tuple[str, str]:
     out = Lines()
     out.depth = 1
     read_arguments(out, spec, 0)
-    flags = [o.name for o in spec.operands if _sets(spec.body, o)]
+    flagged = set(_flagged(spec.body))
+    flags = [o.name for o in spec.operands if o.name in flagged]
     for name in (
         flags
     ):  # kept in a register, and stored once: a store in the loop would keep it from being vectorised
@@ -113,12 +114,13 @@ def _splits(body: list[Statement]) -> bool:
     return any(isinstance(s, Loop) and (s.split or _splits(s.body)) for s in body)
 
 
-def _sets(body: list[Statement], operand: Operand) -> bool:
-    """True if a statement of the body flags the operand."""
+def _flagged(body: list[Statement]) -> Iterator[str]:
+    """The names of the operands that statements of the body flag."""
     for s in body:
-        if (isinstance(s, Loop) and _sets(s.body, operand)) or (isinstance(s, Flag) and s.operand is operand):
-            return True
-    return False
+        if isinstance(s, Loop):
+            yield from _flagged(s.body)
+        elif isinstance(s, Flag):
+            yield s.operand.name
 
 
 def _parallel(out: Lines, spec: KernelSpec) -> None:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
-from hybridml.kernels import blas, gemm_cost, jit
+from hybridml.kernels import blas, gemm_cost, host, jit
 from hybridml.kernels.gemm_cost import Machine, Product, Split
 from hybridml.kernels.jit import Kernel
 from hybridml.kernels.walk import Axes
@@ -283,7 +283,7 @@ def _choose(p: Product, ldb: int, machine: Machine, saved: float) -> str:
 @functools.cache
 def machine(dtype: str) -> Machine:
     """This processor, for the cost model."""
-    features = jit.host_features()
+    features = host.features()
     vector_bytes, figures = next(
         ((size, figures) for name, size, figures in _PROCESSORS if features.get(name)), _OTHER
     )

@@ -21,7 +21,7 @@ from hybridml.errors import GraphError
 from hybridml.kernels import crossing
 from hybridml.kernels.space import Space, canonical, parts, refine, squeeze, stretch, strides_over
 from hybridml.kernels.views import Place, places
-from hybridml.ops.registry import Kind
+from hybridml.ops.registry import Kind, Layout
 from hybridml.symbolic import hint
 from hybridml.symbolic.polynomial import Symbol
 from hybridml.trace.graph import Graph, Node, Value, has_effects, runs_python
@@ -74,8 +74,12 @@ class Group:
     fusible: bool = True
     product: int | None = None
     columns: int = 0
-    before: set[Group] = field(default_factory=set)
-    after: set[Group] = field(default_factory=set)
+    before: set[Group] = field(default_factory=set, repr=False)
+    after: set[Group] = field(default_factory=set, repr=False)
+    walls_before: int = (
+        0  # routines of their own that lead here, as bits; what merging adds is not among them
+    )
+    walls_after: int = 0
 
     @property
     def kept_axes(self) -> tuple[int, ...]:
@@ -120,6 +124,8 @@ class Fuser:
         self.refusals: dict[tuple[int, int], Refusal] = {}
         self.uncut: set[Symbol] = set()  # open numbers of rows that sums across them cannot be cut by
         self._merges: list[tuple[int, int, int]] = []
+        self._refused: dict[tuple[Group, Group], str] = {}
+        self._strides: dict[tuple[Layout, tuple[int, ...], Space], tuple[int, ...]] = {}
         self.owner: dict[int, Group] = {}
         self._producer = {v: i for i, n in enumerate(self.nodes) for v in n.outputs}
         self._readers: dict[Value, list[int]] = {}
@@ -157,6 +163,17 @@ class Fuser:
                 python, checks = ([group], []) if seen else (python, [*checks, group])
         self._order: list[Group | None] = list(self.owner.values())
         self._rank: dict[Group, int] = {g: k for k, g in enumerate(self.owner.values())}
+        self._build_walls()
+
+    def _build_walls(self) -> None:
+        """Who lies before and behind which routines of their own: they never merge, so a path through one of them stays."""
+        own = {g: 1 << k for k, g in enumerate(g for g in self.owner.values() if not g.fusible)}
+        for g in self.owner.values():
+            for b in g.before:
+                g.walls_before |= b.walls_before | own.get(b, 0)
+        for g in reversed(self.owner.values()):
+            for a in g.after:
+                g.walls_after |= a.walls_after | own.get(a, 0)
 
     @property
     def groups(self) -> list[Group]:
@@ -190,25 +207,30 @@ class Fuser:
             queue += [(-size, a, b) for a, b in itertools.pairwise(readers)]
         heapq.heapify(queue)
         again: list[tuple[int, int, int]] = []
+        reasons: dict[tuple[int, int], str] = {}
         progress = True
         while progress:  # a refusal may become legal once other groups have merged
             progress = False
             while queue:
                 item = heapq.heappop(queue)
-                a, b = self.owner[item[1]], self.owner[item[2]]
+                pair = item[1:]
+                a, b = self.owner[pair[0]], self.owner[pair[1]]
                 if a is b:
                     continue
                 reason = self._merge(a, b)
                 if reason is None:
                     progress = True
-                    self.refusals.pop((item[1], item[2]), None)
+                    reasons.pop(pair, None)
                 else:
-                    again.append(item)
-                    self.refuse(item[1], item[2], reason)
+                    reasons[pair] = reason
+                    if a.fusible and b.fusible:
+                        again.append(item)
             queue, again = again, []
             heapq.heapify(queue)
         self.refusals = {
-            (a, b): r for (a, b), r in self.refusals.items() if self.owner[a] is not self.owner[b]
+            (a, b): Refusal(self._name(a), self._name(b), reason)
+            for (a, b), reason in reasons.items()
+            if self.owner[a] is not self.owner[b]
         }
         return self.groups
 
@@ -239,10 +261,20 @@ class Fuser:
         )
 
     def _merge(self, a: Group, b: Group) -> str | None:
-        """Merge two groups, or say why not."""
+        """Merge two groups, or say why not. What was refused once stays so until one of the two has merged: paths between them
+        outlive the merging of others."""
         if not a.fusible or not b.fusible:
             n = self.nodes[(a if not a.fusible else b).first]
             return f"{n.op.name} runs in a routine of its own"
+        known = self._refused.get((a, b))
+        if known is not None:
+            return known
+        reason = self._tried(a, b)
+        if reason is not None:
+            self._refused[a, b] = reason
+        return reason
+
+    def _tried(self, a: Group, b: Group) -> str | None:
         if len(a.nodes) + len(b.nodes) > MAX_NODES:
             return f"the kernel would have more than {MAX_NODES} operations"
         if self.between(a, b) or self.between(b, a):
@@ -257,17 +289,28 @@ class Fuser:
         return reason
 
     def between(self, a: Group, b: Group) -> bool:
-        """True if a path leads from a to b through a third group. Paths only climb in rank."""
-        last = self._rank[b]
-        stack = [g for g in a.after if g is not b and self._rank[g] < last]
-        seen = set(stack)
-        while stack:
-            for g in stack.pop().after:
-                if g is b:
+        """True if a path leads from a to b through a third group. Paths only climb in rank, and it is looked for from both ends."""
+        if a.walls_after & b.walls_before:
+            return True
+        rank, low, high = self._rank, self._rank[a], self._rank[b]
+        ahead = [g for g in a.after if g is not b and rank[g] < high]
+        behind = [g for g in b.before if g is not a and rank[g] > low]
+        reached, leading = set(ahead), set(behind)
+        if not reached.isdisjoint(leading):
+            return True
+        while ahead and behind:
+            for g in ahead.pop().after:
+                if g in leading:
                     return True
-                if g not in seen and self._rank[g] < last:
-                    seen.add(g)
-                    stack.append(g)
+                if g not in reached and rank[g] < high:
+                    reached.add(g)
+                    ahead.append(g)
+            for g in behind.pop().before:
+                if g in reached:
+                    return True
+                if g not in leading and rank[g] > low:
+                    leading.add(g)
+                    behind.append(g)
         return False
 
     # what an epilogue asks
@@ -324,6 +367,9 @@ class Fuser:
                 if g not in leads and self._rank[g] > low:
                     leads.add(g)
                     stack.append(g)
+        if not leads:
+            self._order[low], self._order[high], self._rank[merged] = merged, None, low
+            return
         window = [g for g in self._order[low : high + 1] if g is not None and g is not a and g is not b]
         ordered = [g for g in window if g in leads] + [merged] + [g for g in window if g not in leads]
         for k in range(low, high + 1):
@@ -383,7 +429,11 @@ class Fuser:
         operands: set[Value] = set()
         outputs = 0
         again = False
-        level_axes = (None, g.kept_axes)
+        kept_axes = g.kept_axes
+        kept_space = tuple([g.space[k] for k in kept_axes])
+        wanted = {  # by (reads every element, of a value of every element): how an operand is to be walked
+            (True, True): canonical(g.space), (True, False): canonical(g.space, kept_axes), (False, False): canonical(kept_space),
+        }  # fmt: skip
         waits: dict[int, int] = {}  # full-level nodes: how many passes over the row they have to wait for
         for i in g.nodes:
             n = self.nodes[i]
@@ -406,12 +456,9 @@ class Fuser:
                 wait = max(wait, waits[source] + reduces)
                 if not from_kept and not reads_full:
                     return "a value of every element is read once a row"
-                target = g.space if reads_full else tuple([g.space[k] for k in g.kept_axes])
-                wanted = canonical(g.space, level_axes[from_kept]) if reads_full else canonical(target)
-                seen = strides_over(stretch(layout, domain), target)
-                if layout.offset or any(
-                    s != w for s, w, d in zip(seen, wanted, target, strict=True) if d != 1
-                ):
+                target = g.space if reads_full else kept_space
+                seen = self._seen(layout, domain, target)
+                if layout.offset or seen != wanted[reads_full, not from_kept]:
                     return "it is read in another order than it is written"
             if wait > MAX_WAITS:
                 return f"a row would be walked more than {MAX_WAITS + 1} times"
@@ -433,9 +480,21 @@ class Fuser:
                 return "the columns are too long to be read twice from cache"
         return None
 
+    def _seen(self, layout: Layout, domain: tuple[int, ...], target: Space) -> tuple[int, ...]:
+        """How a layout, broadcast to a domain, is walked over a space; graphs repeat themselves, so the same is asked often."""
+        key = layout, domain, target
+        found = self._strides.get(key)
+        if found is None:
+            found = self._strides[key] = strides_over(stretch(layout, domain), target)
+        return found
+
     def join(self, a: Group, b: Group, merged: Group) -> None:
         for i in merged.nodes:
             self.owner[i] = merged
+        merged.walls_before, merged.walls_after = (
+            a.walls_before | b.walls_before,
+            a.walls_after | b.walls_after,
+        )
         merged.before = (a.before | b.before) - {a, b}
         merged.after = (a.after | b.after) - {a, b}
         for g in merged.before:

@@ -1,7 +1,7 @@
 """From kernel source to a native address: in memory, else from disk, else compiled.
 
 The object code of a kernel is self-contained, so the cache stores that and a later process only links
-it: about a millisecond, and no compiler is even imported. `explain_key` lists everything the object code
+it: a fraction of a millisecond, and no compiler is even imported. `explain_key` lists everything the object code
 depends on.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import hashlib
-import importlib.util
 import os
 import re
 import sys
@@ -22,7 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hybridml.kernels import cache, llvm
-from hybridml.kernels.llvm import host_features as host_features
+from hybridml.kernels.host import host, version_of
 
 if TYPE_CHECKING:
     from hybridml.kernels.compiler import Compiled
@@ -272,35 +271,16 @@ def _module_files(module: str) -> list[Path]:
 
 @functools.cache
 def _process_parts() -> dict[str, str]:
-    binding = llvm.binding()
+    here = host()
     return {
         "abi": str(ABI_VERSION),
         "python": f"{sys.version_info.major}.{sys.version_info.minor}",
-        "numba": _numba_version(),
-        "llvmlite": _llvmlite_version(),
-        "cpu": binding.get_host_cpu_name(),
-        "cpu_features": binding.get_host_cpu_features().flatten(),
-        "triple": binding.get_process_triple(),
+        "numba": version_of("numba"),
+        "llvmlite": version_of("llvmlite"),
+        "cpu": here.cpu,
+        "cpu_features": here.features,
+        "triple": here.triple,
     }
-
-
-def _numba_version() -> str:
-    """Numba's version without importing Numba, which would take longer than linking a hundred kernels."""
-    spec = importlib.util.find_spec("numba")
-    if spec is None or spec.origin is None:
-        raise ImportError("hybridml compiles its kernels with numba: pip install numba")
-    generated = Path(spec.origin).with_name("_version.py")
-    if generated.is_file():
-        return hashlib.sha256(generated.read_bytes()).hexdigest()[:16]
-    from importlib.metadata import version
-
-    return version("numba")
-
-
-def _llvmlite_version() -> str:
-    import llvmlite  # type: ignore[import-untyped]
-
-    return str(llvmlite.__version__)
 
 
 # -- compiling ---------------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ import struct
 from collections.abc import Iterable
 from typing import Any
 
+from hybridml.kernels import elf
+
 
 @functools.cache
 def binding() -> Any:
@@ -20,11 +22,6 @@ def binding() -> Any:
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()
     return llvm
-
-
-def host_features() -> dict[str, bool]:
-    """The instruction set extensions of this processor, by LLVM's names."""
-    return dict(binding().get_host_cpu_features())
 
 
 @functools.cache
@@ -77,9 +74,16 @@ _engines: list[Any] = []
 
 def link(symbol: str, needs: Iterable[str], code: bytes) -> int | None:
     """The address of a symbol of object code, or None if this process lacks a library function that the object calls."""
+    return elf.link(symbol, code) or link_by_engine(symbol, needs, code)
+
+
+def link_by_engine(symbol: str, needs: Iterable[str], code: bytes) -> int | None:
+    """`link` by LLVM's own linker."""
     llvm = binding()
     target = llvm.Target.from_triple(llvm.get_process_triple()).create_target_machine(jit=True)
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), target)
+    empty = llvm.parse_assembly("")
+    engine = llvm.create_mcjit_compiler(empty, target)
+    engine.remove_module(empty)  # else it would be compiled, which takes longer than linking
     # MCJIT ends the process when a symbol is missing, so ask first. Only an engine's creation opens the process's symbols.
     if any(llvm.address_of_symbol(needed) is None for needed in needs):
         return None

@@ -6,6 +6,7 @@ above which is then good for any sizes: what lives at once stays apart if each b
 
 from __future__ import annotations
 
+import bisect
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -29,20 +30,21 @@ def plan(intervals: list[Interval]) -> tuple[dict[Hashable, int], int]:
     >>> offsets["a"] == offsets["c"], size
     (True, 256)
     """
-    placed: list[tuple[int, int, Interval]] = []  # offset, end, buffer
+    placed: list[tuple[int, int, int, int]] = []  # offset, end, born, dies; in this order
     offsets: dict[Hashable, int] = {}
     size = 0
     for b in sorted(intervals, key=lambda b: (-b.nbytes, b.born)):
         need = _whole_lines(b.nbytes)
-        busy = sorted((o, e) for o, e, other in placed if other.born <= b.dies and b.born <= other.dies)
         best, best_gap, at = None, None, 0
-        for o, e in busy:
+        for o, e, born, dies in placed:
+            if born > b.dies or dies < b.born:
+                continue
             gap = o - at
             if gap >= need and (best_gap is None or gap < best_gap):
                 best, best_gap = at, gap
             at = max(at, e)
         offset = at if best is None else best
-        placed.append((offset, offset + need, b))
+        bisect.insort(placed, (offset, offset + need, b.born, b.dies))
         offsets[b.key] = offset
         size = max(size, offset + need)
     return offsets, size

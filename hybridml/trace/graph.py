@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -53,7 +54,7 @@ class Node:
     outputs: tuple[Value, ...]
     source: SourceLine | None = None
 
-    @property
+    @cached_property
     def values(self) -> tuple[Value, ...]:
         """The operands that are values."""
         return tuple([x for x in self.inputs if isinstance(x, Value)])
@@ -179,9 +180,9 @@ def subgraphs(node: Node) -> dict[str, Graph]:
 
 def has_effects(node: Node) -> bool:
     """True for what must run although nobody reads its results: an effect, or control flow with one inside."""
-    return node.op.kind is Kind.EFFECT or any(
-        has_effects(m) for g in subgraphs(node).values() for m in g.nodes
-    )
+    if node.op.kind is Kind.EFFECT or not node.attrs:
+        return node.op.kind is Kind.EFFECT
+    return any(has_effects(m) for g in subgraphs(node).values() for m in g.nodes)
 
 
 def runs_python(node: Node) -> bool:

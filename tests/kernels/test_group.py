@@ -206,3 +206,44 @@ def test_what_is_not_legal_for_another_size_is_searched_anew():
     known = {}
     a, b = fused(short, known), fused(long, known)
     assert described(b) == described(fused(long)) != described(a)
+
+
+def residual(depth):
+    """A training step of so many equal layers."""
+    weights = [hml.Variable(np.full((8, 8), 0.1, np.float32)) for _ in range(depth)]
+
+    def step(x):
+        with hml.GradientTape() as tape:
+            for w in weights:
+                x = x + hml.nn.gelu(hml.nn.layer_norm(x) @ w)
+            loss = hml.mean(x * x)
+        return tape.gradient(loss, weights)
+
+    return step
+
+
+class Counting(dict):
+    """Ranks that count how often they are looked at: once for each group that a search for paths meets."""
+
+    looks = 0
+
+    def __getitem__(self, key):
+        Counting.looks += 1
+        return super().__getitem__(key)
+
+
+def effort(monkeypatch, depth):
+    """(groups, pairs examined, groups met while looking for paths) of one search."""
+    graph = optimize(hml.function(residual(depth)).get_concrete_function(array(4, 8)).graph)
+    fuser = Fuser(graph, places(graph), across=True)
+    examined = []
+    real = fuser._tried
+    monkeypatch.setattr(fuser, "_tried", lambda a, b: examined.append((id(a), id(b))) or real(a, b))
+    fuser._rank = Counting(fuser._rank)
+    Counting.looks = 0
+    return len(fuser.fuse()), len(examined), Counting.looks
+
+
+def test_the_search_grows_with_the_graph_and_no_faster(monkeypatch):
+    few, many = effort(monkeypatch, 8), effort(monkeypatch, 32)
+    assert all(m <= 4.5 * f for f, m in zip(few, many, strict=True)), (few, many)

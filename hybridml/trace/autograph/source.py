@@ -14,6 +14,7 @@ import os
 import site
 import sysconfig
 import types
+from collections.abc import Sequence
 
 import hybridml
 
@@ -93,17 +94,39 @@ def _tree(file: str, lines: list[str]) -> ast.Module:
 def _block(code: types.CodeType, lines: list[str]) -> ast.FunctionDef | None:
     """The `def` alone, without parsing the rest of its file."""
     first = code.co_firstlineno - 1
-    try:
-        block = inspect.getblock(lines[first:])
-        indented = lines[first][:1].isspace()
-        tree = ast.parse(("if 1:\n" if indented else "") + "".join(block))
-    except (SyntaxError, IndentationError):
-        return None
-    node = tree.body[0].body[0] if indented else tree.body[0]  # type: ignore[attr-defined]
-    if not isinstance(node, ast.FunctionDef) or not _fits(node, code):
-        return None
-    ast.increment_lineno(node, first - (1 if indented else 0))
-    return node
+    indented = lines[first][:1].isspace()
+    for block_of in (_indented_block, inspect.getblock):  # the second knows all of Python, and takes its time
+        try:
+            block = block_of(lines[first:])
+            tree = ast.parse(("if 1:\n" if indented else "") + "".join(block))
+        except (SyntaxError, IndentationError):
+            continue
+        node = tree.body[0].body[0] if indented else tree.body[0]  # type: ignore[attr-defined]
+        if isinstance(node, ast.FunctionDef) and _fits(node, code):
+            ast.increment_lineno(node, first - (1 if indented else 0))
+            return node
+    return None
+
+
+def _indented_block(lines: Sequence[str]) -> Sequence[str]:
+    """The lines up to the first that stands no further to the right than the `def`. Where that is in the middle of a statement (in
+    a string, or after a backslash), they do not parse.
+
+    >>> _indented_block(["@a\\n", "def f(\\n", "    x\\n", "):\\n", "    return x\\n", "y = 1\\n"])[-1]
+    '    return x\\n'
+    """
+    own = _indentation(lines[0])
+    begun = False
+    for k, line in enumerate(lines):
+        text = line.strip()
+        if begun and text and text[0] not in "#)]}" and _indentation(line) <= own:
+            return lines[:k]
+        begun = begun or text.startswith(("def ", "async "))
+    return lines
+
+
+def _indentation(line: str) -> int:
+    return len(line) - len(line.lstrip())
 
 
 def _named(code: types.CodeType, tree: ast.Module) -> ast.FunctionDef | None:

@@ -44,9 +44,8 @@ class Rewriter:
 
     def keep(self, n: Node) -> Node:
         """Append an old node with its operands renewed; its outputs keep their identity."""
-        inputs = tuple([self[x] for x in n.inputs])
-        if inputs != n.inputs:
-            n = Node(n.op, inputs, n.attrs, n.outputs, n.source)
+        if not self._map.keys().isdisjoint(n.values):
+            n = Node(n.op, tuple([self[x] for x in n.inputs]), n.attrs, n.outputs, n.source)
         self.append(n)
         return n
 

@@ -5,6 +5,8 @@ An operand that holds one value everywhere (a scalar, a constant of one element,
 
 from __future__ import annotations
 
+import operator
+
 from hybridml import dtypes
 from hybridml.ops.registry import PUBLIC, Kind, Layout
 from hybridml.ops.spec import Scalar
@@ -37,6 +39,8 @@ def simplify(graph: Graph) -> Graph:
         elif n.op.kind is Kind.REDUCTION and _reduces_nothing(n):
             reshape = PUBLIC["reshape"].op  # type: ignore[attr-defined]
             r.replace(n.out, r.emit(reshape, (inputs[0],), {"shape": n.out.shape}, n.source))
+        elif all(map(operator.is_, inputs, n.inputs)):
+            r.append(n)
         else:
             r.append(Node(n.op, tuple(inputs), n.attrs, n.outputs, n.source))
         return True
