@@ -18,6 +18,7 @@ from fake_cupy import FakeArray
 
 from hybridml.kernels.cuda.commands import Kernel, Launch, ProductPlan
 from hybridml.kernels.targets import scalar_functions
+from hybridml.kernels.wide import in_python
 
 
 class OutOfMemoryError(Exception):
@@ -98,12 +99,22 @@ class _Steps(ast.NodeTransformer):
 
 def read(kernel: Kernel) -> tuple[Callable[..., Any], Cuda, bool]:
     """The kernel as a Python function, the `cuda` it sees, and whether it is a generator."""
-    header, _, body = kernel.source.partition("\ndef ")
-    tree = ast.fix_missing_locations(_Steps().visit(ast.parse("def " + body)))
+    source = ast.parse(kernel.source)
+    functions = [n for n in source.body if isinstance(n, ast.FunctionDef)]
+    header = kernel.source[: kernel.source.index("\nix, ux") + 200]
+    functions[-1] = _Steps().visit(functions[-1])
+    tree = ast.fix_missing_locations(ast.Module(functions, []))
     cuda, m = Cuda(), scalar_functions("python")
     bits = re.search(r"ix, ux = np\.int(\d+)", header)
     assert bits is not None
-    namespace: dict[str, Any] = {"np": np, "cuda": cuda, "range": range, **{n: getattr(m, n) for n in dir(m)}}
+    namespace: dict[str, Any] = {
+        "np": np,
+        "cuda": cuda,
+        "range": range,
+        "m": m,
+        **in_python(),
+        **{n: getattr(m, n) for n in dir(m)},
+    }
     namespace["ix"], namespace["ux"] = getattr(np, f"int{bits[1]}"), getattr(np, f"uint{bits[1]}")
     lanes = re.search(r"LANES = ix\((\d+)\)", header)
     if lanes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -70,7 +71,7 @@ def scratch(low: Lowered) -> set[str]:
     return {operand.name for operand, (base, _) in pairs if base in low.temporaries}
 
 
-def planned(low: Lowered) -> launch.Launch:
+def planned(low: Lowered, **options: Any) -> launch.Launch:
     """The launch that a GPU would get."""
     sizes = [r.step.dtype.itemsize for r in emit_cuda.reductions(low.spec)]
     return launch.plan(
@@ -79,6 +80,9 @@ def planned(low: Lowered) -> launch.Launch:
         low.words,
         splittable=emit_cuda.is_splittable(low.spec),
         accumulators=sizes,
+        vector=emit_cuda.width(low.spec, low.words),
+        held_words=emit_cuda.held_words(low.spec),
+        **options,
     )
 
 
@@ -89,6 +93,20 @@ def shapes(mode: Mode, index: int = 64) -> list[Shape]:
     if mode is Mode.ROW:
         return [Shape(8, 32, index), Shape(32, 8, index), Shape(256, 1, index), Shape(512, 1, index)]
     return [Shape(256, 1, index), Shape(32, 8, index)]
+
+
+def widened(low: Lowered, bases: list[Shape]) -> list[Shape]:
+    """These blocks, and each with accesses of several elements and with rows in registers, where the kernel allows it."""
+    found = list(bases)
+    width, words = emit_cuda.width(low.spec, low.words), emit_cuda.held_words(low.spec)
+    _, reduced = extents(low)
+    for base in bases:
+        if width > 1:
+            found.append(replace(base, vector=width))
+        found += [
+            replace(base, vector=v, held=-(-reduced // (base.x * v))) for v in ({1, width} if words else ())
+        ]
+    return found
 
 
 _rng = np.random.default_rng(7)
@@ -159,6 +177,20 @@ CASES: dict[str, Callable[[], Case]] = {
     "sum_middle": lambda: traced(lambda x: hml.sum(x, axis=1), floats(4, 9, 7)),
     "sum_outer_and_inner": lambda: traced(lambda x: hml.mean(hml.exp(x), axis=(0, 2)), floats(4, 5, 9)),
     "float64": lambda: traced(lambda x: hml.sum(hml.log(x * x + 1), axis=1), floats(6, 40, dtype=np.float64)),
+    "wide": lambda: traced(lambda x, y, b: hml.where(b, hml.exp(x), y) * 2 + x[:1], floats(6, 20), floats(6, 20), floats(20) > 0),
+    "wide_odd": lambda: traced(lambda x, y: (x * y + 1, x > y), floats(93), floats(93)),
+    "misaligned": lambda: traced(lambda x, y: (x[1:81] * y[:80], hml.exp(x[4:44])), floats(83), floats(83)),
+    "wide_bools": lambda: traced(lambda x, y: hml.logical_or(x, y), floats(77) > 0, floats(77) > 0),
+    "wide_float64": lambda: traced(
+        lambda x, y: (x + y.astype(hml.float64), x.astype(hml.float32)), floats(38, dtype=np.float64), floats(38)),
+    "wide_softmax": lambda: traced(lambda x, s, o: hml.nn.layer_norm(hml.nn.softmax(x), s, o), floats(5, 44), floats(44), floats(44)),
+    "wide_softmax_of_view": lambda: traced(lambda x: hml.nn.softmax(x[:, 2:38]), floats(5, 40)),
+    "wide_softmax_misaligned": lambda: traced(lambda x: hml.nn.softmax(x[:, 1:37]), floats(3, 40)),
+    "wide_rows": lambda: traced(
+        lambda x, y: (hml.any(x > y, axis=1), hml.sum(x, axis=1), hml.where(x > y, x, y[:, ::-1])), floats(3, 48), floats(3, 48)),
+    "wide_cross_entropy": lambda: traced(_gradient(_loss), floats(7, 12), integers(7, dtype=np.int64, low=0, high=12)),
+    "wide_loss": lambda: traced(_gradient(lambda x, y: hml.mean((x - y) ** 2)), floats(6, 16), floats(6, 16)),
+    "embedding": lambda: traced(lambda x, k: hml.take(x, k, axis=0), floats(7, 12), integers(5, low=-7, high=7)),
     "nan": lambda: traced(
         lambda x: (hml.max(x, axis=1), hml.max(x, axis=0), hml.nn.softmax(x)),
         np.array([[1, np.nan, 2], [np.inf, 0, -np.inf], [-np.inf, -np.inf, 5]], np.float32)),

@@ -153,6 +153,8 @@ class CudaRegion(Region):
             splittable=emit_cuda.is_splittable(spec),
             accumulators=[r.step.dtype.itemsize for r in found],
             multiprocessors=self.driver.multiprocessors,
+            vector=emit_cuda.width(spec, lowered.words),
+            held_words=emit_cuda.held_words(spec),
         )
         unread = {
             o.name for o, (v, _) in zip(spec.operands, lowered.operands, strict=True) if v in lowered.temporaries

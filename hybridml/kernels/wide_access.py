@@ -1,0 +1,113 @@
+"""The LLVM code of wide accesses: a vector load or store through a pointer cast, with the alignment that makes it one instruction."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import types
+from numba.cuda.extending import intrinsic
+
+WIDEST = 16  # bytes of one instruction
+_BIT, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
+
+
+def accesses(n: int) -> dict[str, Any]:
+    """The functions of `hybridml.kernels.wide` for n elements."""
+    return {
+        f"aligned_{n}": _aligned(n),
+        f"load_{n}": _load(n, False),
+        f"load_bools_{n}": _load(n, True),
+        f"store_{n}": _store(n),
+        f"store_bools_{n}": _store(n),
+    }
+
+
+def _aligned(n: int) -> Any:
+    def aligned(typing_context: Any, pointer: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            address, last = builder.ptrtoint(args[0], _I64), _alignment(pointer, n) - 1
+            return builder.icmp_unsigned("==", builder.and_(address, _I64(last)), _I64(0))
+
+        return types.boolean(pointer), emit
+
+    return intrinsic(aligned)
+
+
+def _load(n: int, bools: bool) -> Any:
+    def load(typing_context: Any, pointer: Any, index: Any, wide: Any, inside: Any) -> Any:
+        dtype = types.boolean if bools else pointer.dtype
+        result = types.UniTuple(dtype, n)
+
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            address, at, is_wide, is_inside = args
+            place = builder.gep(address, [at])
+            element = place.type.pointee
+            before = builder.block
+            one, single, after = [builder.append_basic_block(x) for x in ("wide", "single", "loaded")]
+            ask = builder.append_basic_block("inside")
+            builder.cbranch(_bit(builder, is_inside), ask, after)
+            builder.position_at_end(ask)
+            builder.cbranch(_bit(builder, is_wide), one, single)
+            builder.position_at_end(one)
+            vector = builder.load(builder.bitcast(place, ir.VectorType(element, n).as_pointer()))
+            vector.align = _alignment(pointer, n)
+            together = [builder.extract_element(vector, _I32(k)) for k in range(n)]
+            builder.branch(after)
+            builder.position_at_end(single)
+            apart = [builder.load(builder.gep(place, [_I32(k)])) for k in range(n)]
+            builder.branch(after)
+            builder.position_at_end(after)
+            found = []
+            for a, b in zip(together, apart, strict=True):
+                phi = builder.phi(element)
+                phi.add_incoming(ir.Constant(element, 0), before)
+                phi.add_incoming(a, one)
+                phi.add_incoming(b, single)
+                found.append(phi)
+            if bools:
+                found = [builder.icmp_unsigned("!=", x, element(0)) for x in found]
+            return context.make_tuple(builder, signature.return_type, found)
+
+        return result(pointer, index, wide, inside), emit
+
+    return intrinsic(load)
+
+
+def _store(n: int) -> Any:
+    def store(typing_context: Any, pointer: Any, index: Any, values: Any, wide: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            address, at, tuple_, is_wide = args
+            place = builder.gep(address, [at])
+            element = place.type.pointee
+            found = [_in_memory(context, builder, values, tuple_, pointer.dtype, k) for k in range(n)]
+            with builder.if_else(_bit(builder, is_wide)) as (together, apart):
+                with together:
+                    vector = ir.Constant(ir.VectorType(element, n), ir.Undefined)
+                    for k, x in enumerate(found):
+                        vector = builder.insert_element(vector, x, _I32(k))
+                    written = builder.store(vector, builder.bitcast(place, vector.type.as_pointer()))
+                    written.align = _alignment(pointer, n)
+                with apart:
+                    for k, x in enumerate(found):
+                        builder.store(x, builder.gep(place, [_I32(k)]))
+            return context.get_dummy_value()
+
+        return types.none(pointer, index, values, wide), emit
+
+    return intrinsic(store)
+
+
+def _in_memory(context: Any, builder: Any, values: Any, tuple_: Any, dtype: Any, k: int) -> Any:
+    """Element k of a tuple as the operand's dtype: a bool becomes a byte."""
+    x = builder.extract_value(tuple_, k)
+    return context.cast(builder, x, values[k], dtype)
+
+
+def _bit(builder: Any, x: Any) -> Any:
+    return x if x.type == _BIT else builder.trunc(x, _BIT)
+
+
+def _alignment(pointer: Any, n: int) -> int:
+    """Bytes: of the whole access, or of each of the instructions that it takes."""
+    return min(n * int(pointer.dtype.bitwidth) // 8, WIDEST)
