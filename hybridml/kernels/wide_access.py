@@ -50,8 +50,9 @@ def _load(n: int, bools: bool) -> Any:
             builder.position_at_end(ask)
             builder.cbranch(_bit(builder, is_wide), one, single)
             builder.position_at_end(one)
-            vector = builder.load(builder.bitcast(place, ir.VectorType(element, n).as_pointer()))
-            vector.align = _alignment(pointer, n)
+            moved = builder.load(builder.bitcast(place, _moved(element, n).as_pointer()))
+            moved.align = _alignment(pointer, n)
+            vector = builder.bitcast(moved, ir.VectorType(element, n))
             together = [builder.extract_element(vector, _I32(k)) for k in range(n)]
             builder.branch(after)
             builder.position_at_end(single)
@@ -86,7 +87,9 @@ def _store(n: int) -> Any:
                     vector = ir.Constant(ir.VectorType(element, n), ir.Undefined)
                     for k, x in enumerate(found):
                         vector = builder.insert_element(vector, x, _I32(k))
-                    written = builder.store(vector, builder.bitcast(place, vector.type.as_pointer()))
+                    moved = _moved(element, n)
+                    where = builder.bitcast(place, moved.as_pointer())
+                    written = builder.store(builder.bitcast(vector, moved), where)
                     written.align = _alignment(pointer, n)
                 with apart:
                     for k, x in enumerate(found):
@@ -102,6 +105,14 @@ def _in_memory(context: Any, builder: Any, values: Any, tuple_: Any, dtype: Any,
     """Element k of a tuple as the operand's dtype: a bool becomes a byte."""
     x = builder.extract_value(tuple_, k)
     return context.cast(builder, x, values[k], dtype)
+
+
+def _moved(element: Any, n: int) -> ir.Type:
+    """As what n elements travel: those that are narrower than a register in words, since NVVM would move them one by one."""
+    bits = getattr(element, "width", 32)
+    if bits >= 32:
+        return ir.VectorType(element, n)
+    return ir.IntType(n * bits) if n * bits <= 32 else ir.VectorType(_I32, n * bits // 32)
 
 
 def _bit(builder: Any, x: Any) -> Any:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import ast
 import ctypes
 import re
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,8 +35,27 @@ class Memory:
         self.ptr = self.bytes.ctypes.data + (-self.bytes.ctypes.data) % 64
 
 
+@dataclass
+class Traffic:
+    """How often each element of an operand was loaded and stored, by its index."""
+
+    kernel: str
+    operand: str
+    itemsize: int
+    loads: Counter[int] = field(default_factory=Counter)
+    stores: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def bytes_per_element(self) -> tuple[float, float]:
+        """Bytes loaded and stored for each element that the kernel touched."""
+        touched = len(self.loads.keys() | self.stores.keys())
+        return tuple([self.itemsize * c.total() / touched for c in (self.loads, self.stores)])  # type: ignore[return-value]
+
+
 class Pointer:
     """An operand of a kernel: elements at an address."""
+
+    traffic: Traffic
 
     def __init__(self, address: int, dtype: np.dtype) -> None:
         self.address, self.dtype = address, dtype
@@ -44,9 +65,11 @@ class Pointer:
         return self.kind.from_address(self.address + int(i) * self.dtype.itemsize)
 
     def __getitem__(self, i: Any) -> Any:
+        self.traffic.loads[int(i)] += 1
         return self.dtype.type(self._at(i).value)
 
     def __setitem__(self, i: Any, value: Any) -> None:
+        self.traffic.stores[int(i)] += 1
         self._at(i).value = self.dtype.type(value).item()
 
 
@@ -152,6 +175,7 @@ class FakeDriver:
 
     def __init__(self) -> None:
         self.log: list[str] = []
+        self.traffic: list[Traffic] = []  # of the kernels that ran last
         self.limit: int | None = None
         self._kernels: dict[Any, tuple[Kernel, Any]] = {}
 
@@ -203,11 +227,13 @@ class FakeDriver:
         args: list[Any] = []
         for i, p in enumerate(command.kernel.parameters):
             raw = slots[i : i + 1]
-            args.append(
-                Pointer(int(raw[0]), p.dtype)
-                if p.pointer
-                else raw.view(np.uint8)[: p.dtype.itemsize].view(p.dtype)[0]
-            )
+            if p.pointer:
+                args.append(Pointer(int(raw[0]), p.dtype))
+                args[-1].traffic = Traffic(command.kernel.name, p.name, p.dtype.itemsize)
+                self.traffic.append(args[-1].traffic)
+            else:
+                args.append(raw.view(np.uint8)[: p.dtype.itemsize].view(p.dtype)[0])
+        del self.traffic[:-100]
         function, cuda, waits = self._kernels[command.kernel.source][1]
         (gx, gy), (bx, by) = command.grid, command.block
         cuda.blockDim, cuda.gridDim = Index(bx, by), Index(gx, gy)
