@@ -6,7 +6,8 @@ For N of 1, 2, 4, 8 and 16:
     load_N(p, index, wide, inside)     N elements; in one access where `wide` is true, and none (zeros) where `inside` is false
     store_N(p, index, values, wide)    N elements from a tuple
 
-and `load_bools_N`, `store_bools_N`, whose values are bools and lie in memory as bytes. Numba has no such access: its pointers load one
+`load_bools_N` and `store_bools_N` are of bools, which lie in memory as bytes, `load_halves_N` and `store_halves_N` of float32 numbers that
+lie there as half precision. Numba has no such access: its pointers load one
 element. CUDA's simulator and other stand-ins take the Python forms, whose pointers have an `address` and a `dtype`.
 """
 
@@ -17,6 +18,9 @@ from typing import Any
 
 import numba
 
+from hybridml.kernels.half import in_python as in_half
+
+half = in_half()
 WIDTHS = (1, 2, 4, 8, 16)
 
 
@@ -37,21 +41,28 @@ def _in_python(n: int) -> dict[str, Callable[..., Any]]:
         check(p, index, wide)
         return tuple([p[int(index) + k] for k in range(n)])
 
-    def load_bools(p: Any, index: Any, wide: bool, inside: bool) -> tuple[Any, ...]:
-        return tuple([x != 0 for x in load(p, index, wide, inside)])
+    def load_bools(*args: Any) -> tuple[Any, ...]:
+        return tuple([x != 0 for x in load(*args)])
+
+    def load_halves(*args: Any) -> tuple[Any, ...]:
+        return tuple(map(half["from_half"], load(*args)))
 
     def store(p: Any, index: Any, values: tuple[Any, ...], wide: bool) -> None:
         check(p, index, wide)
         for k in range(n):
             p[int(index) + k] = values[k]
 
-    return {
-        f"aligned_{n}": aligned,
-        f"load_{n}": load,
-        f"load_bools_{n}": load_bools,
-        f"store_{n}": store,
-        f"store_bools_{n}": store,
+    def store_halves(p: Any, index: Any, values: tuple[Any, ...], wide: bool) -> None:
+        store(p, index, tuple(map(half["to_half"], values)), wide)
+
+    found: dict[str, Callable[..., Any]] = {
+        "aligned": aligned,
+        "load": load,
+        "load_bools": load_bools,
+        "load_halves": load_halves,
     }
+    found |= {"store": store, "store_bools": store, "store_halves": store_halves}
+    return {f"{name}_{n}": f for name, f in found.items()}
 
 
 def in_python() -> dict[str, Callable[..., Any]]:

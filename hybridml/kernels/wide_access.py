@@ -14,13 +14,40 @@ _BIT, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
 def accesses(n: int) -> dict[str, Any]:
     """The functions of `hybridml.kernels.wide` for n elements."""
-    return {
-        f"aligned_{n}": _aligned(n),
-        f"load_{n}": _load(n, False),
-        f"load_bools_{n}": _load(n, True),
-        f"store_{n}": _store(n),
-        f"store_bools_{n}": _store(n),
-    }
+    found = {f"aligned_{n}": _aligned(n)}
+    for form in ("", "_bools", "_halves"):
+        found |= {f"load{form}_{n}": _load(n, form), f"store{form}_{n}": _store(n, form)}
+    return found
+
+
+def halves() -> dict[str, Any]:
+    """The functions of `hybridml.kernels.half`."""
+
+    def from_half(typing_context: Any, x: Any) -> Any:
+        return types.float32(types.uint16), lambda context, builder, signature, args: _widened(
+            builder, args[0]
+        )
+
+    def to_half(typing_context: Any, x: Any) -> Any:
+        return types.uint16(types.float32), lambda context, builder, signature, args: _narrowed(
+            builder, args[0]
+        )
+
+    def half(typing_context: Any, x: Any) -> Any:
+        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return _widened(builder, _narrowed(builder, args[0]))
+
+        return types.float32(types.float32), emit
+
+    return {f.__name__: intrinsic(f) for f in (from_half, to_half, half)}
+
+
+def _widened(builder: Any, bits: Any) -> Any:
+    return builder.fpext(builder.bitcast(bits, ir.HalfType()), ir.FloatType())
+
+
+def _narrowed(builder: Any, x: Any) -> Any:
+    return builder.bitcast(builder.fptrunc(x, ir.HalfType()), ir.IntType(16))
 
 
 def _aligned(n: int) -> Any:
@@ -34,9 +61,9 @@ def _aligned(n: int) -> Any:
     return intrinsic(aligned)
 
 
-def _load(n: int, bools: bool) -> Any:
+def _load(n: int, form: str) -> Any:
     def load(typing_context: Any, pointer: Any, index: Any, wide: Any, inside: Any) -> Any:
-        dtype = types.boolean if bools else pointer.dtype
+        dtype = {"": pointer.dtype, "_bools": types.boolean, "_halves": types.float32}[form]
         result = types.UniTuple(dtype, n)
 
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -66,8 +93,10 @@ def _load(n: int, bools: bool) -> Any:
                 phi.add_incoming(a, one)
                 phi.add_incoming(b, single)
                 found.append(phi)
-            if bools:
+            if form == "_bools":
                 found = [builder.icmp_unsigned("!=", x, element(0)) for x in found]
+            elif form == "_halves":
+                found = [_widened(builder, x) for x in found]
             return context.make_tuple(builder, signature.return_type, found)
 
         return result(pointer, index, wide, inside), emit
@@ -75,13 +104,19 @@ def _load(n: int, bools: bool) -> Any:
     return intrinsic(load)
 
 
-def _store(n: int) -> Any:
+def _store(n: int, form: str) -> Any:
     def store(typing_context: Any, pointer: Any, index: Any, values: Any, wide: Any) -> Any:
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             address, at, tuple_, is_wide = args
             place = builder.gep(address, [at])
             element = place.type.pointee
-            found = [_in_memory(context, builder, values, tuple_, pointer.dtype, k) for k in range(n)]
+            found = [builder.extract_value(tuple_, k) for k in range(n)]
+            if form == "_halves":
+                found = [_narrowed(builder, x) for x in found]
+            else:  # a bool becomes a byte
+                found = [
+                    context.cast(builder, x, t, pointer.dtype) for x, t in zip(found, values, strict=True)
+                ]
             with builder.if_else(_bit(builder, is_wide)) as (together, apart):
                 with together:
                     vector = ir.Constant(ir.VectorType(element, n), ir.Undefined)
@@ -99,12 +134,6 @@ def _store(n: int) -> Any:
         return types.none(pointer, index, values, wide), emit
 
     return intrinsic(store)
-
-
-def _in_memory(context: Any, builder: Any, values: Any, tuple_: Any, dtype: Any, k: int) -> Any:
-    """Element k of a tuple as the operand's dtype: a bool becomes a byte."""
-    x = builder.extract_value(tuple_, k)
-    return context.cast(builder, x, values[k], dtype)
 
 
 def _moved(element: Any, n: int) -> ir.Type:

@@ -19,6 +19,7 @@ import numpy as np
 from fake_cupy import FakeArray
 
 from hybridml.kernels.cuda.commands import Kernel, Launch, ProductPlan
+from hybridml.kernels.half import in_python as in_half
 from hybridml.kernels.targets import scalar_functions
 from hybridml.kernels.wide import in_python
 
@@ -135,6 +136,7 @@ def read(kernel: Kernel) -> tuple[Callable[..., Any], Cuda, bool]:
         "cuda": cuda,
         "range": range,
         "m": m,
+        **in_half(),
         **in_python(),
         **{n: getattr(m, n) for n in dir(m)},
     }

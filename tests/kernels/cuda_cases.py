@@ -39,7 +39,7 @@ def traced(function: Callable[..., Any], *args: Any) -> Case:
 def lowerings(graph: Graph) -> list[tuple[Group, list[Lowered]]]:
     """Every group and its kernels in the order of the program; library calls and Python steps have none."""
     at = places(graph)
-    fuser = Fuser(graph, at)
+    fuser = Fuser(graph, at, halves=True)
     results = {at[v][0] for v in graph.results}
     readers: dict[Any, set[int]] = {}
     for i, n in enumerate(graph.nodes):
@@ -95,16 +95,17 @@ def shapes(mode: Mode, index: int = 64) -> list[Shape]:
     return [Shape(256, 1, index), Shape(32, 8, index)]
 
 
-def widened(low: Lowered, bases: list[Shape]) -> list[Shape]:
-    """These blocks, and each with accesses of several elements and with rows in registers, where the kernel allows it."""
+def widened(lows: list[Lowered], bases: list[Shape]) -> list[Shape]:
+    """These blocks, and each with accesses of several elements and with rows in registers, where all kernels of the group allow it."""
     found = list(bases)
-    width, words = emit_cuda.width(low.spec, low.words), emit_cuda.held_words(low.spec)
-    _, reduced = extents(low)
+    width = min(emit_cuda.width(low.spec, low.words) for low in lows)
+    holds = all(emit_cuda.held_words(low.spec) for low in lows)
+    _, reduced = extents(lows[0])
     for base in bases:
         if width > 1:
             found.append(replace(base, vector=width))
         found += [
-            replace(base, vector=v, held=-(-reduced // (base.x * v))) for v in ({1, width} if words else ())
+            replace(base, vector=v, held=-(-reduced // (base.x * v))) for v in ({1, width} if holds else ())
         ]
     return found
 
@@ -191,6 +192,13 @@ CASES: dict[str, Callable[[], Case]] = {
     "wide_cross_entropy": lambda: traced(_gradient(_loss), floats(7, 12), integers(7, dtype=np.int64, low=0, high=12)),
     "wide_loss": lambda: traced(_gradient(lambda x, y: hml.mean((x - y) ** 2)), floats(6, 16), floats(6, 16)),
     "embedding": lambda: traced(lambda x, k: hml.take(x, k, axis=0), floats(7, 12), integers(5, low=-7, high=7)),
+    "half": lambda: traced(
+        lambda x, y: (hml.tanh(x * y + 1.5) / 3, x > y, hml.where(x > 0, x, -y)),
+        floats(45, dtype=np.float16), floats(45, dtype=np.float16)),
+    "half_rows": lambda: traced(
+        lambda x: (hml.nn.softmax(x), hml.sum(x, axis=0), hml.max(x, axis=1)), floats(5, 24, dtype=np.float16)),
+    "half_mixed": lambda: traced(
+        lambda x, y: hml.sum((x.astype(hml.float32) * y), axis=1).astype(hml.float16), floats(4, 20, dtype=np.float16), floats(4, 20)),
     "nan": lambda: traced(
         lambda x: (hml.max(x, axis=1), hml.max(x, axis=0), hml.nn.softmax(x)),
         np.array([[1, np.nan, 2], [np.inf, 0, -np.inf], [-np.inf, -np.inf, 5]], np.float32)),

@@ -27,7 +27,7 @@ from hybridml.kernels.views import places
 from hybridml.trace.graph import Value
 from hybridml.trace.interpret import evaluate, interpret, run_eager
 
-TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
+TOLERANCE = {"float16": 2e-3, "float32": 2e-5, "float64": 1e-12}
 # Blocks small enough for threads that are Python threads: several rows a warp, one row a warp, a row for two warps.
 SHAPES = {
     Mode.MAP: [Shape(32, 1, 64), Shape(8, 1, 32)],
@@ -112,14 +112,18 @@ def run(low: Lowered, buffers: dict[Value, np.ndarray], shape: Shape, parts: int
     """Launch one kernel, over two blocks where there is work for two."""
     spec = low.spec
     pairs = zip(spec.operands, low.operands, strict=True)
-    operands = [Pointer(buffers[base].view(o.dtype), nbytes) for o, (base, nbytes) in pairs]
+
+    def seen(flat: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        return flat.view(np.uint16 if dtype == np.float16 else dtype)
+
+    operands = [Pointer(seen(buffers[base], o.dtype), nbytes) for o, (base, nbytes) in pairs]
     kept, _ = extents(low)
     tile = {Mode.MAP: shape.x * shape.vector, Mode.ROW: shape.y, Mode.COLUMN: shape.x}[spec.mode]
     grid = min(2, -(-kept // tile))
     partial = [np.zeros(kept * parts, r.step.dtype) for r in emit_cuda.reductions(spec)]
     for phase in PHASES if parts > 1 else ("whole",):
         name, source = emit_cuda.emit(spec, shape, phase, scratch(low))
-        values: list[Any] = [*low.words, *[value for value, _ in low.scalars]]
+        values: list[Any] = [*low.words, *[dtype.type(value) for value, dtype in low.scalars]]
         if phase != "whole":
             values += [*map(lambda a: Pointer(a, 0), partial), parts]
         given = emit_cuda.parameters(spec, shape, phase)[len(operands) :]
@@ -176,7 +180,7 @@ def check(name: str, case: Case) -> None:
         outputs -= {v for low in lows for v in low.temporaries}
         flags = {low.check.flag for low in lows if low.check is not None}
         spec = lows[0].spec
-        for shape in widened(lows[0], SHAPES[spec.mode]):
+        for shape in widened(lows, SHAPES[spec.mode]):
             for parts in [1, 3] if emit_cuda.is_splittable(spec) and not shape.held else [1]:
                 for pair in (None, *(lows[0].in_place[:2] if len(lows) == parts == 1 else ())):
                     buffers = fresh(lows, pair)

@@ -32,6 +32,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from hybridml.kernels.emit_cuda.accesses import held_words, is_grouped, width
+from hybridml.kernels.emit_cuda.halves import in_single
 from hybridml.kernels.emit_cuda.maps import MapPrinter
 from hybridml.kernels.emit_cuda.printer import Parameter, Phase, Printer, parameters
 from hybridml.kernels.emit_cuda.rows import RowPrinter
@@ -68,4 +69,4 @@ def emit(
         kind = MapPrinter
     elif grouped:
         kind = WideRowPrinter
-    return kind(spec, shape, phase, scratch).print()
+    return kind(in_single(spec), shape, phase, scratch).print()

@@ -31,11 +31,11 @@ class Groups:
     def load(self, s: Load, at: str, group: int, inside: str = "True") -> None:
         """The group's elements of an operand; zeros, and no access, where `inside` is false."""
         found, operand = self.names(s.operand, group), s.operand.name
-        bools = "_bools" * (s.operand.dtype.kind == "b")
+        form = memory.form(s.operand.dtype)
         if kind(s.index, self.axis) == "unit" and self.width > 1:
             index = self._index(s.index, at)
             self.out(
-                f"{', '.join(found)} = load{bools}_{self.width}({operand}, {index}, {self.wide}, {inside})"
+                f"{', '.join(found)} = load{form}_{self.width}({operand}, {index}, {self.wide}, {inside})"
             )
             return
         for k, name in enumerate(found):
@@ -43,7 +43,7 @@ class Groups:
             if inside == "True":
                 self.out(f"{name} = {memory.load(f'{operand}[{index}]', s.operand.dtype)}")
             else:
-                self.out(f"({name},) = load{bools}_1({operand}, {index}, True, {inside})")
+                self.out(f"({name},) = load{form}_1({operand}, {index}, True, {inside})")
 
     def compute(self, function: Element, at: str, group: int) -> None:
         """The function of one element, for each of the group."""
@@ -61,9 +61,9 @@ class Groups:
         if self.width == 1:
             self.out(memory.store(operand, index, found[0]))
         else:
-            bools = "_bools" * (operand.dtype.kind == "b")
+            form = memory.form(operand.dtype)
             values = f"({', '.join(found)})"
-            self.out(f"store{bools}_{self.width}({operand.name}, {index}, {values}, {self.wide})")
+            self.out(f"store{form}_{self.width}({operand.name}, {index}, {values}, {self.wide})")
 
     def _place(self, at: str, k: int) -> str:
         return f"ix({at} + {k})" if k else at

@@ -11,6 +11,7 @@ from typing import Literal
 import numpy as np
 
 from hybridml.kernels.emit_cuda.element import Element
+from hybridml.kernels.emit_cuda.halves import in_single
 from hybridml.kernels.emit_cuda.memory import EXCHANGED, in_memory, load, store
 from hybridml.kernels.emit_cuda.tree import axes, is_splittable, reductions
 from hybridml.kernels.launch import Shape
@@ -19,7 +20,8 @@ from hybridml.kernels.text import CALL, Lines
 
 Phase = Literal["whole", "partial", "finish"]
 
-_WIDE = re.compile(r"\b((?:aligned|load|store)(?:_bools)?_\d+)(?=\()")
+_WIDE = re.compile(r"\b((?:aligned|load|store)(?:_[a-z]+)?_\d+)(?=\()")
+_HALF = re.compile(r"\b(from_half|to_half|half)(?=\()")
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def parameters(spec: KernelSpec, shape: Shape, phase: Phase = "whole") -> list[P
 
     A pointer is the address of the operand's first element, its offset included: strides may be negative.
     """
-    index = np.dtype(f"i{shape.index // 8}")
+    spec, index = in_single(spec), np.dtype(f"i{shape.index // 8}")
     found = [Parameter(o.name, in_memory(o.dtype), pointer=True) for o in spec.operands]
     found += [Parameter(name, index) for name in spec.words]
     found += [Parameter(s.name, s.dtype) for s in spec.scalars]
@@ -86,6 +88,9 @@ class Printer:
         lines = ["import numpy as np", "from numba import cuda", ""]
         if "shuffle_xor(" in body:
             lines.append("from hybridml.kernels.block import shuffle_xor")
+        halves = sorted(set(_HALF.findall(body + functions)))
+        if halves:
+            lines.append(f"from hybridml.kernels.half import {', '.join(halves)}")
         lines += ["from hybridml.kernels.targets import scalar_functions"]
         wide = sorted(set(_WIDE.findall(body)))
         if wide:

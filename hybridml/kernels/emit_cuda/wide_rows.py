@@ -75,7 +75,7 @@ class WideRowPrinter(RowPrinter):
             if s.operand not in self.present:
                 for g, at in self._groups():
                     self.groups.load(s, at, g, self._inside(g))
-        self.present |= {s.operand for s in (*function.loads, *function.stores)}
+        self.present |= {s.operand for s in function.loads} | {s.operand for s in function.stores}
         last = [s for s in function.stores if not self._stored_after(s.operand, number)]
         for g, at in self._groups():
             guarded = self._inside(g) != "True"
