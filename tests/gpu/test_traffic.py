@@ -63,6 +63,7 @@ CASES: dict[str, tuple[Callable[..., Any], Callable[[int], list[Any]], int, int]
     "softmax_gradient": (softmax_gradient, lambda n: [floats(ROWS, n), floats(ROWS, n)], 2, 1),
     "cross_entropy": (cross_entropy, lambda n: [floats(ROWS, n), RNG.integers(0, n, ROWS)], 1, 0),
     "cross_entropy_gradient": (cross_entropy_gradient, lambda n: [floats(ROWS, n), RNG.integers(0, n, ROWS)], 1, 1),
+    "layer_norm_gradient": (layer_norm_gradient, lambda n: [floats(ROWS, n), floats(ROWS, n), floats(n)], 2, 1),
     "layer_norm": (lambda x, s: hml.nn.layer_norm(x, s, s), lambda n: [floats(ROWS, n), floats(n)], 1, 1),
 }
 # fmt: on
