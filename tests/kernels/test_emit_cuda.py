@@ -317,9 +317,8 @@ def instructions(text: str, name: str) -> int:
     [
         ([floats(64), floats(64)], "ld.global.v4.f32", "st.global.v4.f32"),
         ([floats(64, dtype=np.float64)] * 2, "ld.global.v2.f64", "st.global.v2.f64"),
-        ([integers(64, dtype=np.int8)] * 2, "ld.global.v4.u32", "st.global.v4.u32"),
     ],
-    ids=["float32", "float64", "int8"],
+    ids=["float32", "float64"],
 )
 def test_neighbouring_elements_are_moved_16_bytes_at_a_time(
     args: list[Any], load: str, store: str, tmp_path: Path
