@@ -22,7 +22,6 @@ from cuda_cases import (
     build,
     extents,
     floats,
-    integers,
     lowerings,
     planned,
     scratch,
