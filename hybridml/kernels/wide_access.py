@@ -137,7 +137,8 @@ def _store(n: int, form: str) -> Any:
 
 
 def _moved(element: Any, n: int) -> ir.Type:
-    """As what n elements travel: those that are narrower than a register in words, since NVVM would move them one by one."""
+    """As what n elements travel: those that are narrower than a register in words. NVVM may take a word apart again: 16 int8 come out as
+    four accesses of 4 bytes."""
     bits = getattr(element, "width", 32)
     if bits >= 32:
         return ir.VectorType(element, n)
