@@ -79,6 +79,13 @@ def main() -> None:
         chain = hml.function(lambda x, y: hml.nn.gelu(x * y + 1.5) * hml.sigmoid(x) - y)
         cases: list[tuple[str, Any, tuple[Any, ...], int]] = [
             ("x + 1", hml.function(lambda x: x + 1), (x,), 8 * n),
+            (
+                "x[1:] + 1: addresses are no multiples of 16",
+                hml.function(lambda x: x[1:] + 1),
+                (x,),
+                8 * (n - 1),
+            ),
+            ("x + 1 in float16", hml.function(lambda x: x + 1), (x.astype(hml.float16),), 4 * n),
             ("gelu(x*y+1.5)*sigmoid(x)-y", chain, (x, y), 12 * n),
             ("sum of everything", hml.function(lambda x: hml.sum(x)), (x,), 4 * n),
         ]
@@ -87,6 +94,7 @@ def main() -> None:
             e = 4 * m * d
             cases += [
                 (f"softmax {m}x{d}", hml.function(hml.nn.softmax), (z,), 2 * e),
+                (f"softmax {m}x{d} in float16", hml.function(hml.nn.softmax), (z.astype(hml.float16),), e),
                 (f"softmax and gradient {m}x{d}", hml.function(softmax_gradient), (z, g), 4 * e),
                 (
                     f"layer_norm {m}x{d}",

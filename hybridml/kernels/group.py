@@ -103,23 +103,27 @@ def reduction_axes(n: Node) -> tuple[Space, frozenset[int]]:
     return tuple(space), frozenset(reduced)
 
 
-def can_fuse(n: Node) -> bool:
-    """True for nodes that kernels are generated for."""
+def can_fuse(n: Node, halves: bool = False) -> bool:
+    """True for nodes that kernels are generated for; `halves`: of float16 too, where it is not random."""
     if n.op.kind not in (Kind.ELEMENTWISE, Kind.REDUCTION, Kind.RANDOM) or len(n.outputs) != 1:
         return False
     if n.op.scalar is None and n.op.reduce is None:
         return False
     specs = [v.spec for v in (*n.values, n.out)]
-    if any(s.dtype.char not in NATIVE or 0 in s.shape for s in specs):
+    native = NATIVE | {"e"} if halves and n.op.kind is not Kind.RANDOM else NATIVE
+    if any(s.dtype.char not in native or 0 in s.shape for s in specs):
         return False
     return n.op.reduce is None or bool(reduction_axes(n)[1])
 
 
 class Fuser:
-    """Groups the compute nodes of one graph; with sums across rows in the rows' kernels, if the target can (`across`)."""
+    """Groups the compute nodes of one graph; with sums across rows in the rows' kernels, if the target can (`across`), and with
+    float16 (`halves`)."""
 
-    def __init__(self, graph: Graph, places: dict[Value, Place], across: bool = False) -> None:
-        self.graph, self.places, self.across = graph, places, across
+    def __init__(
+        self, graph: Graph, places: dict[Value, Place], across: bool = False, halves: bool = False
+    ) -> None:
+        self.graph, self.places, self.across, self.halves = graph, places, across, halves
         self.nodes = graph.nodes
         self.refusals: dict[tuple[int, int], Refusal] = {}
         self.uncut: set[Symbol] = set()  # open numbers of rows that sums across them cannot be cut by
@@ -140,7 +144,7 @@ class Fuser:
         for i, n in enumerate(self.nodes):
             if n.op.kind is Kind.VIEW and n.op.view is not None:
                 continue
-            if not can_fuse(n):
+            if not can_fuse(n, self.halves):
                 group = Group([i], (), fusible=False)
             elif n.op.reduce is not None:
                 space, reduced = reduction_axes(n)

@@ -2,8 +2,9 @@
 
 Pure arithmetic on sizes; nothing here needs a GPU, and nothing is allocated.
 
-    MAP      a thread an element, striding over the grid
-    ROW      `x` threads share a row, `y` rows a block: few threads for short rows, 512 for long ones
+    MAP      a thread an element, or several neighbouring ones, striding over the grid
+    ROW      `x` threads share a row, `y` rows a block: few threads for short rows, 512 for long ones. A row whose values fit in its
+             threads' registers is read once
     COLUMN   `x` neighbouring columns (their loads are one memory transaction), `y` threads down each of them
 
 A reduction of few, long rows (or columns) would leave most of the GPU idle, so where the kernel allows it the reduced axis is cut
@@ -25,16 +26,26 @@ BLOCKS = 8  # of THREADS threads that a multiprocessor holds at once
 SHARED_BYTES = 48 * 1024  # what every device grants a block without asking
 MAX_PARTS = 512
 PART_STEPS = 16  # elements a thread should have, for a part to be worth a launch
+# Threads that may share a row which they hold in registers, and how many registers each of them has for it.
+HELD = ((8, 32), (WARP, 32), (128, 32), (256, 32), (WIDEST, 64))
 MULTIPROCESSORS = 132  # of an H100; the device says its own
 
 
 @dataclass(frozen=True)
 class Shape:
-    """What the text of a kernel depends on: the block's size, and 32 or 64 bits for sizes, strides and loop variables."""
+    """What the text of a kernel depends on.
+
+    x, y    the block's size
+    index   32 or 64 bits for sizes, strides and loop variables
+    vector  neighbouring elements that a thread loads or stores together
+    held    groups of so many elements that a thread of a row keeps in registers: exactly as many as cover the row. 0 where it keeps none
+    """
 
     x: int
     y: int = 1
     index: int = 64
+    vector: int = 1
+    held: int = 0
 
     @property
     def threads(self) -> int:
@@ -71,6 +82,8 @@ def plan(
     splittable: bool = False,
     accumulators: Sequence[int] = (),
     multiprocessors: int = MULTIPROCESSORS,
+    vector: int = 1,
+    held_words: int = 0,
 ) -> Launch:
     """The launch of a kernel over `kept` rows or columns (MAP: elements) of `reduced` elements each.
 
@@ -78,31 +91,65 @@ def plan(
         words: the sizes and strides that the kernel is given; they decide on the index width.
         splittable: True if the kernel can be printed in two phases.
         accumulators: the item sizes of its reductions, for the shared memory that a COLUMN block needs.
+        vector: neighbouring elements that one access may move.
+        held_words: registers that an element of a row needs while it is held; 0 if rows cannot be held.
 
     >>> plan(Mode.MAP, 1000).grid
     (4, 1)
     >>> plan(Mode.ROW, 1, 2**24, splittable=True).grid
     (1, 264)
+    >>> plan(Mode.ROW, 65536, 1024, vector=4, held_words=1).shape
+    Shape(x=32, y=8, index=32, vector=4, held=8)
     """
     if kept < 1 or reduced < 1:
         raise ValueError(f"a kernel runs over at least one element, got {kept} x {reduced}")
     resident = multiprocessors * BLOCKS * THREADS
+    held = 0
     if mode is Mode.MAP:
-        x, y, tile, lanes = THREADS, 1, THREADS, 1
+        vector = vector if kept >= vector * multiprocessors * THREADS else 1
+        x, y, tile, lanes = THREADS, 1, THREADS * vector, 1
     elif mode is Mode.ROW:
         lanes = _row_lanes(kept, reduced, resident)
-        tile = max(1, THREADS // lanes) if lanes <= WARP else 1
+        splits = splittable and _parts(_rows_of_lanes(kept, lanes)[1], reduced, lanes, multiprocessors) > 1
+        if held_words and not splits:
+            lanes, held = _held(kept, reduced, vector, held_words, resident) or (lanes, 0)
+        tile, _ = _rows_of_lanes(kept, lanes)
         x, y = lanes, tile
     else:
+        vector = 1
         lanes = _column_lanes(kept, reduced, resident, sum(accumulators))
         tile = THREADS // lanes
         x, y = tile, lanes
     tiles = -(-kept // tile)
     blocks = min(tiles, resident // (x * y))
-    parts = _parts(tiles, reduced, lanes, multiprocessors) if splittable and mode is not Mode.MAP else 1
+    parts = (
+        _parts(tiles, reduced, lanes, multiprocessors)
+        if splittable and mode is not Mode.MAP and not held
+        else 1
+    )
     # A loop variable passes the end of its range by up to one stride.
-    furthest = max(kept + blocks * tile, reduced + parts * lanes, parts * kept, *map(abs, words), 0)
-    return Launch(Shape(x, y, 32 if furthest < 2**31 else 64), (blocks, parts))
+    step = parts * lanes * vector if mode is not Mode.MAP else 0
+    furthest = max(kept + blocks * tile, reduced + step, parts * kept, *map(abs, words), 0)
+    return Launch(Shape(x, y, 32 if furthest < 2**31 else 64, vector, held), (blocks, parts))
+
+
+def _rows_of_lanes(kept: int, lanes: int) -> tuple[int, int]:
+    """Rows a block, and blocks that all rows need."""
+    tile = max(1, THREADS // lanes) if lanes <= WARP else 1
+    return tile, -(-kept // tile)
+
+
+def _held(kept: int, reduced: int, vector: int, words: int, resident: int) -> tuple[int, int] | None:
+    """(threads that share a row, groups each of them holds), or None for a row that is too long: as few threads as can hold it, and more
+    where rows are too few to fill the GPU."""
+    found = None
+    for lanes, registers in HELD:
+        groups = -(-reduced // (lanes * vector))
+        if groups * vector * words <= registers:
+            found = lanes, groups
+            if groups == 1 or kept * lanes >= resident // BLOCKS:
+                break
+    return found
 
 
 def _row_lanes(kept: int, reduced: int, resident: int) -> int:

@@ -10,7 +10,9 @@ from __future__ import annotations
 import ast
 import ctypes
 import re
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 import fake_libraries
@@ -20,7 +22,9 @@ from fake_libraries import device_memory
 
 from hybridml.kernels.cuda.commands import Kernel, Launch, ProductPlan
 from hybridml.kernels.cuda.cudnn import ConvolutionPlan, unsupported
+from hybridml.kernels.half import in_python as in_half
 from hybridml.kernels.targets import scalar_functions
+from hybridml.kernels.wide import in_python
 
 
 class OutOfMemoryError(Exception):
@@ -35,8 +39,27 @@ class Memory:
         self.ptr = self.bytes.ctypes.data + (-self.bytes.ctypes.data) % 64
 
 
+@dataclass
+class Traffic:
+    """How often each element of an operand was loaded and stored, by its index."""
+
+    kernel: str
+    operand: str
+    itemsize: int
+    loads: Counter[int] = field(default_factory=Counter)
+    stores: Counter[int] = field(default_factory=Counter)
+
+    @property
+    def bytes_per_element(self) -> tuple[float, float]:
+        """Bytes loaded and stored for each element that the kernel touched."""
+        touched = len(self.loads.keys() | self.stores.keys())
+        return tuple([self.itemsize * c.total() / touched for c in (self.loads, self.stores)])  # type: ignore[return-value]
+
+
 class Pointer:
     """An operand of a kernel: elements at an address."""
+
+    traffic: Traffic
 
     def __init__(self, address: int, dtype: np.dtype) -> None:
         self.address, self.dtype = address, dtype
@@ -46,9 +69,11 @@ class Pointer:
         return self.kind.from_address(self.address + int(i) * self.dtype.itemsize)
 
     def __getitem__(self, i: Any) -> Any:
+        self.traffic.loads[int(i)] += 1
         return self.dtype.type(self._at(i).value)
 
     def __setitem__(self, i: Any, value: Any) -> None:
+        self.traffic.stores[int(i)] += 1
         self._at(i).value = self.dtype.type(value).item()
 
 
@@ -101,12 +126,23 @@ class _Steps(ast.NodeTransformer):
 
 def read(kernel: Kernel) -> tuple[Callable[..., Any], Cuda, bool]:
     """The kernel as a Python function, the `cuda` it sees, and whether it is a generator."""
-    header, _, body = kernel.source.partition("\ndef ")
-    tree = ast.fix_missing_locations(_Steps().visit(ast.parse("def " + body)))
+    source = ast.parse(kernel.source)
+    functions = [n for n in source.body if isinstance(n, ast.FunctionDef)]
+    header = kernel.source[: kernel.source.index("\nix, ux") + 200]
+    functions[-1] = _Steps().visit(functions[-1])
+    tree = ast.fix_missing_locations(ast.Module(functions, []))
     cuda, m = Cuda(), scalar_functions("python")
     bits = re.search(r"ix, ux = np\.int(\d+)", header)
     assert bits is not None
-    namespace: dict[str, Any] = {"np": np, "cuda": cuda, "range": range, **{n: getattr(m, n) for n in dir(m)}}
+    namespace: dict[str, Any] = {
+        "np": np,
+        "cuda": cuda,
+        "range": range,
+        "m": m,
+        **in_half(),
+        **in_python(),
+        **{n: getattr(m, n) for n in dir(m)},
+    }
     namespace["ix"], namespace["ux"] = getattr(np, f"int{bits[1]}"), getattr(np, f"uint{bits[1]}")
     lanes = re.search(r"LANES = ix\((\d+)\)", header)
     if lanes:
@@ -146,6 +182,7 @@ class FakeDriver:
 
     def __init__(self) -> None:
         self.log: list[str] = []
+        self.traffic: list[Traffic] = []  # of the kernels that ran last
         self.limit: int | None = None
         self.refused: Callable[[ProductPlan], str | None] = lambda plan: None
         self._kernels: dict[Any, tuple[Kernel, Any]] = {}
@@ -191,11 +228,13 @@ class FakeDriver:
         args: list[Any] = []
         for i, p in enumerate(command.kernel.parameters):
             raw = slots[i : i + 1]
-            args.append(
-                Pointer(int(raw[0]), p.dtype)
-                if p.pointer
-                else raw.view(np.uint8)[: p.dtype.itemsize].view(p.dtype)[0]
-            )
+            if p.pointer:
+                args.append(Pointer(int(raw[0]), p.dtype))
+                args[-1].traffic = Traffic(command.kernel.name, p.name, p.dtype.itemsize)
+                self.traffic.append(args[-1].traffic)
+            else:
+                args.append(raw.view(np.uint8)[: p.dtype.itemsize].view(p.dtype)[0])
+        del self.traffic[:-100]
         function, cuda, waits = self._kernels[command.kernel.source][1]
         (gx, gy), (bx, by) = command.grid, command.block
         cuda.blockDim, cuda.gridDim = Index(bx, by), Index(gx, gy)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 from unittest import mock
 
@@ -38,7 +39,7 @@ def traced(function: Callable[..., Any], *args: Any) -> Case:
 def lowerings(graph: Graph) -> list[tuple[Group, list[Lowered]]]:
     """Every group and its kernels in the order of the program; library calls and Python steps have none."""
     at = places(graph)
-    fuser = Fuser(graph, at)
+    fuser = Fuser(graph, at, halves=True)
     results = {at[v][0] for v in graph.results}
     readers: dict[Any, set[int]] = {}
     for i, n in enumerate(graph.nodes):
@@ -70,7 +71,7 @@ def scratch(low: Lowered) -> set[str]:
     return {operand.name for operand, (base, _) in pairs if base in low.temporaries}
 
 
-def planned(low: Lowered) -> launch.Launch:
+def planned(low: Lowered, **options: Any) -> launch.Launch:
     """The launch that a GPU would get."""
     sizes = [r.step.dtype.itemsize for r in emit_cuda.reductions(low.spec)]
     return launch.plan(
@@ -79,6 +80,9 @@ def planned(low: Lowered) -> launch.Launch:
         low.words,
         splittable=emit_cuda.is_splittable(low.spec),
         accumulators=sizes,
+        vector=emit_cuda.width(low.spec, low.words),
+        held_words=emit_cuda.held_words(low.spec),
+        **options,
     )
 
 
@@ -89,6 +93,21 @@ def shapes(mode: Mode, index: int = 64) -> list[Shape]:
     if mode is Mode.ROW:
         return [Shape(8, 32, index), Shape(32, 8, index), Shape(256, 1, index), Shape(512, 1, index)]
     return [Shape(256, 1, index), Shape(32, 8, index)]
+
+
+def widened(lows: list[Lowered], bases: list[Shape]) -> list[Shape]:
+    """These blocks, and each with accesses of several elements and with rows in registers, where all kernels of the group allow it."""
+    found = list(bases)
+    width = min(emit_cuda.width(low.spec, low.words) for low in lows)
+    holds = all(emit_cuda.held_words(low.spec) for low in lows)
+    _, reduced = extents(lows[0])
+    for base in bases:
+        if width > 1:
+            found.append(replace(base, vector=width))
+        found += [
+            replace(base, vector=v, held=-(-reduced // (base.x * v))) for v in ({1, width} if holds else ())
+        ]
+    return found
 
 
 _rng = np.random.default_rng(7)
@@ -159,6 +178,27 @@ CASES: dict[str, Callable[[], Case]] = {
     "sum_middle": lambda: traced(lambda x: hml.sum(x, axis=1), floats(4, 9, 7)),
     "sum_outer_and_inner": lambda: traced(lambda x: hml.mean(hml.exp(x), axis=(0, 2)), floats(4, 5, 9)),
     "float64": lambda: traced(lambda x: hml.sum(hml.log(x * x + 1), axis=1), floats(6, 40, dtype=np.float64)),
+    "wide": lambda: traced(lambda x, y, b: hml.where(b, hml.exp(x), y) * 2 + x[:1], floats(6, 20), floats(6, 20), floats(20) > 0),
+    "wide_odd": lambda: traced(lambda x, y: (x * y + 1, x > y), floats(93), floats(93)),
+    "misaligned": lambda: traced(lambda x, y: (x[1:81] * y[:80], hml.exp(x[4:44])), floats(83), floats(83)),
+    "wide_bools": lambda: traced(lambda x, y: hml.logical_or(x, y), floats(77) > 0, floats(77) > 0),
+    "wide_float64": lambda: traced(
+        lambda x, y: (x + y.astype(hml.float64), x.astype(hml.float32)), floats(38, dtype=np.float64), floats(38)),
+    "wide_softmax": lambda: traced(lambda x, s, o: hml.nn.layer_norm(hml.nn.softmax(x), s, o), floats(5, 44), floats(44), floats(44)),
+    "wide_softmax_of_view": lambda: traced(lambda x: hml.nn.softmax(x[:, 2:38]), floats(5, 40)),
+    "wide_softmax_misaligned": lambda: traced(lambda x: hml.nn.softmax(x[:, 1:37]), floats(3, 40)),
+    "wide_rows": lambda: traced(
+        lambda x, y: (hml.any(x > y, axis=1), hml.sum(x, axis=1), hml.where(x > y, x, y[:, ::-1])), floats(3, 48), floats(3, 48)),
+    "wide_cross_entropy": lambda: traced(_gradient(_loss), floats(7, 12), integers(7, dtype=np.int64, low=0, high=12)),
+    "wide_loss": lambda: traced(_gradient(lambda x, y: hml.mean((x - y) ** 2)), floats(6, 16), floats(6, 16)),
+    "embedding": lambda: traced(lambda x, k: hml.take(x, k, axis=0), floats(7, 12), integers(5, low=-7, high=7)),
+    "half": lambda: traced(
+        lambda x, y: (hml.tanh(x * y + 1.5) / 3, x > y, hml.where(x > 0, x, -y)),
+        floats(45, dtype=np.float16), floats(45, dtype=np.float16)),
+    "half_rows": lambda: traced(
+        lambda x: (hml.nn.softmax(x), hml.sum(x, axis=0), hml.max(x, axis=1)), floats(5, 24, dtype=np.float16)),
+    "half_mixed": lambda: traced(
+        lambda x, y: hml.sum((x.astype(hml.float32) * y), axis=1).astype(hml.float16), floats(4, 20, dtype=np.float16), floats(4, 20)),
     "nan": lambda: traced(
         lambda x: (hml.max(x, axis=1), hml.max(x, axis=0), hml.nn.softmax(x)),
         np.array([[1, np.nan, 2], [np.inf, 0, -np.inf], [-np.inf, -np.inf, 5]], np.float32)),

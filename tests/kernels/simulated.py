@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 import numpy as np
-from cuda_cases import PHASES, Case, build, extents, lowerings, scratch
+from cuda_cases import PHASES, Case, build, extents, lowerings, scratch, widened
 from numba import cuda
 from numba.cuda.simulator import kernelapi
 from numba.cuda.simulator.kernel import BlockManager, BlockThread
@@ -27,7 +27,7 @@ from hybridml.kernels.views import places
 from hybridml.trace.graph import Value
 from hybridml.trace.interpret import evaluate, interpret, run_eager
 
-TOLERANCE = {"float32": 2e-5, "float64": 1e-12}
+TOLERANCE = {"float16": 2e-3, "float32": 2e-5, "float64": 1e-12}
 # Blocks small enough for threads that are Python threads: several rows a warp, one row a warp, a row for two warps.
 SHAPES = {
     Mode.MAP: [Shape(32, 1, 64), Shape(8, 1, 32)],
@@ -87,10 +87,14 @@ def simulator() -> contextlib.ExitStack:
 
 
 class Pointer:
-    """An operand as a kernel sees it: an address with elements before and after it. It tells where the buffer ends."""
+    """An operand as a kernel sees it: an address with elements before and after it. It tells where the buffer ends.
+
+    Buffers begin at multiples of 16, as the arena's and CuPy's do.
+    """
 
     def __init__(self, flat: np.ndarray, nbytes: int) -> None:
         self.flat, self.offset = flat, nbytes // flat.dtype.itemsize
+        self.address, self.dtype = nbytes, flat.dtype
 
     def _at(self, i: Any) -> int:
         place = int(i) + self.offset
@@ -108,14 +112,18 @@ def run(low: Lowered, buffers: dict[Value, np.ndarray], shape: Shape, parts: int
     """Launch one kernel, over two blocks where there is work for two."""
     spec = low.spec
     pairs = zip(spec.operands, low.operands, strict=True)
-    operands = [Pointer(buffers[base].view(o.dtype), nbytes) for o, (base, nbytes) in pairs]
+
+    def seen(flat: np.ndarray, dtype: np.dtype) -> np.ndarray:
+        return flat.view(np.uint16 if dtype == np.float16 else dtype)
+
+    operands = [Pointer(seen(buffers[base], o.dtype), nbytes) for o, (base, nbytes) in pairs]
     kept, _ = extents(low)
-    tile = {Mode.MAP: shape.x, Mode.ROW: shape.y, Mode.COLUMN: shape.x}[spec.mode]
+    tile = {Mode.MAP: shape.x * shape.vector, Mode.ROW: shape.y, Mode.COLUMN: shape.x}[spec.mode]
     grid = min(2, -(-kept // tile))
     partial = [np.zeros(kept * parts, r.step.dtype) for r in emit_cuda.reductions(spec)]
     for phase in PHASES if parts > 1 else ("whole",):
         name, source = emit_cuda.emit(spec, shape, phase, scratch(low))
-        values: list[Any] = [*low.words, *[value for value, _ in low.scalars]]
+        values: list[Any] = [*low.words, *[dtype.type(value) for value, dtype in low.scalars]]
         if phase != "whole":
             values += [*map(lambda a: Pointer(a, 0), partial), parts]
         given = emit_cuda.parameters(spec, shape, phase)[len(operands) :]
@@ -172,8 +180,8 @@ def check(name: str, case: Case) -> None:
         outputs -= {v for low in lows for v in low.temporaries}
         flags = {low.check.flag for low in lows if low.check is not None}
         spec = lows[0].spec
-        for shape in SHAPES[spec.mode]:
-            for parts in [1, 3] if emit_cuda.is_splittable(spec) else [1]:
+        for shape in widened(lows, SHAPES[spec.mode]):
+            for parts in [1, 3] if emit_cuda.is_splittable(spec) and not shape.held else [1]:
                 for pair in (None, *(lows[0].in_place[:2] if len(lows) == parts == 1 else ())):
                     buffers = fresh(lows, pair)
                     for low in lows:
@@ -192,6 +200,8 @@ def check(name: str, case: Case) -> None:
                         shape.x,
                         shape.y,
                         shape.index,
+                        shape.vector,
+                        shape.held,
                         parts,
                         pair is not None,
                     )

@@ -19,7 +19,7 @@ MODES = [Mode.MAP, Mode.ROW, Mode.COLUMN]
 def lanes_and_tile(mode: Mode, found: Launch) -> tuple[int, int]:
     """Threads that share a row, and rows a block."""
     x, y = found.block
-    return {Mode.MAP: (1, x), Mode.ROW: (x, y), Mode.COLUMN: (y, x)}[mode]
+    return {Mode.MAP: (1, x * found.shape.vector), Mode.ROW: (x, y), Mode.COLUMN: (y, x)}[mode]
 
 
 @given(st.sampled_from(MODES), SIZES, SIZES, st.integers(1, 200), st.booleans())

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+
 from hybridml import config
 from hybridml.kernels import emit_cuda, launch
 from hybridml.kernels.address import External, Fixed
@@ -124,7 +126,7 @@ class CudaRegion(Region):
         return None if found is None or any(isinstance(r, RoutineStep) for r in found) else found
 
     def _fused(self, graph: Graph) -> Fuser:
-        fuser = Fuser(graph, places(graph))  # sums across rows are column kernels, in parts
+        fuser = Fuser(graph, places(graph), halves=True)  # sums across rows are column kernels, in parts
         fuser.fuse()
         return fuser
 
@@ -168,6 +170,8 @@ class CudaRegion(Region):
             splittable=emit_cuda.is_splittable(spec),
             accumulators=[r.step.dtype.itemsize for r in found],
             multiprocessors=self.driver.multiprocessors,
+            vector=emit_cuda.width(spec, lowered.words),
+            held_words=emit_cuda.held_words(spec),
         )
         unread = {
             o.name for o, (v, _) in zip(spec.operands, lowered.operands, strict=True) if v in lowered.temporaries
@@ -248,7 +252,9 @@ class CudaRegion(Region):
     def _launches(self, s: CudaStep, where: Where) -> Iterator[Launch]:
         low = s.lowered
         operands = [self.place(where, v).at(offset) for v, offset in low.operands]
-        values: list[Any] = [*operands, *low.words, *[value for value, _ in low.scalars]]
+        with np.errstate(over="ignore"):  # a literal beyond float16 is infinite there
+            scalars = [dtype.type(value) for value, dtype in low.scalars]
+        values: list[Any] = [*operands, *low.words, *scalars]
         for phase, kernel in s.phases:
             parts = [] if phase == "whole" else [*[self.place(where, v) for v in s.partial], s.plan.parts]
             grid = s.plan.finish if phase == "finish" else s.plan.grid
