@@ -55,7 +55,9 @@ def write(
                 for i, (x, name) in enumerate(zip(leaves, names, strict=True))
             ]
             args, kwargs = pytree.unflatten(structure, symbols)
-            graph, variables, plan = _finish(builder, run(args, kwargs))
+            result = run(args, kwargs)
+            builder.check_finished()
+            graph, variables, plan = _finish(builder, result)
     except HybridMLError as e:
         add_users_line(e)
         raise
