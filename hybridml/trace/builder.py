@@ -312,7 +312,7 @@ class Builder:
         """Write a function with its own gradient rule down, rule and all."""
         from hybridml.trace.control.custom import trace_custom  # it is written with builders
 
-        return trace_custom(f, args, kwargs)
+        return trace_custom(self.converted(f), args, kwargs)
 
     # the end
 

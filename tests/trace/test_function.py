@@ -1,7 +1,9 @@
 """@hml.function as its callers meet it: what makes a trace, what is written down, and what happens at each call."""
 
+import copy
 import dataclasses
 import gc
+import pickle
 import threading
 import weakref
 
@@ -100,7 +102,6 @@ TAKES_A_NUMBER = {
     "stack": lambda x, k: hml.stack([x[0], k]),
     "concat": lambda x, k: hml.concat([x, hml.reshape(k, (1,))]),
     "where": lambda x, k: hml.where(x > 0, x, k),
-    "full": lambda x, k: hml.full((2,), k),
     "branch": lambda x, k: x[0] if x[0] > 1 else k,
 }
 
@@ -123,6 +124,26 @@ def test_a_number_that_does_not_fit_into_an_integer_says_so():
     f(x3, 1), f(x3, 2), f(x3, 3)
     with pytest.raises(DTypeError, match="fits into int64, got 1180591620717411303424"):
         f(x3, 2**70)
+
+
+@hml.function
+def known_by_name(x):
+    return x * 3
+
+
+def doubled(x):
+    return x * 2
+
+
+def test_a_function_is_pickled_by_name_or_by_what_it_was_made_of():
+    assert pickle.loads(pickle.dumps(known_by_name)) is known_by_name
+    assert copy.deepcopy(known_by_name) is known_by_name
+    f = hml.function(doubled, check=True, reduce_retracing=False)
+    f(x3)
+    for other in (pickle.loads(pickle.dumps(f)), copy.deepcopy(f), copy.copy(f)):
+        assert other is not f
+        assert (other.check, other.reduce_retracing, other.cache_info().traces) == (True, False, 0)
+        assert other(x3).tolist() == f(x3).tolist()
 
 
 def test_a_number_needed_by_value_is_traced_for_each():
