@@ -13,6 +13,7 @@ from hybridml.errors import (
     RetraceWarning,
     ShapeError,
     SignatureError,
+    TraceError,
     TracerError,
 )
 
