@@ -563,6 +563,21 @@ def containers(x):
     return state["n"], pair, box.value
 
 
+class Kept:
+    state = 0.0  # the class's, until the first assignment
+
+    def step(self, v):
+        self.state = 0.5 * self.state + v
+
+
+@row("state in attributes, lists and dicts", [1.0, -2.0, 3.0])
+def attributes_that_the_class_has(x):
+    kept = Kept()
+    for v in x:
+        kept.step(v)
+    return kept.state
+
+
 class Sum:
     def __init__(self, start):
         self.total = start

@@ -8,6 +8,7 @@ they are those that could not be reached when it began.
 
 from __future__ import annotations
 
+import inspect
 import threading
 import types
 from collections.abc import Callable, Collection, Iterator
@@ -68,7 +69,7 @@ class Touched:
         for obj, before in self._objects.values():
             found: list[tuple[Slot, Any]] = []
             for name, value in vars(obj).items():
-                old = before.get(name, UNDEFINED)
+                old = before[name] if name in before else inspect.getattr_static(type(obj), name, UNDEFINED)
                 slot = AttributeSlot(f"{type(obj).__name__}.{name}", obj, name)
                 if slot.key not in known and _is_new(value, old):
                     found.append((slot, old))
