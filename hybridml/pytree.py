@@ -70,6 +70,8 @@ class Structure:
     def __str__(self) -> str:
         if self.node is None:
             return "*"
+        if self.node is type(None):
+            return "None"
         inner = ", ".join([str(c) for c in self.children])  # `map` is this module's own
         return f"{self.node.__name__}({inner})"
 

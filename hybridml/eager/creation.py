@@ -60,6 +60,11 @@ def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Tens
     """
     wanted = None if dtype is None else dtypes.as_dtype(dtype)
     if isinstance(obj, Tensor):
+        number = dtypes.scalar_dtype(0.0)
+        if (
+            obj.weak and wanted is None and obj.dtype.kind == "f" and obj.dtype != number
+        ):  # a traced Python float
+            wanted = number
         return obj if wanted is None else obj.astype(wanted)  # type: ignore[attr-defined]  # a Tensor
     if isinstance(obj, Sized):  # known when the trace runs
         start = wrap(np.zeros((), dtypes.scalar_dtype(obj)))  # type: ignore[arg-type]  # it has a category

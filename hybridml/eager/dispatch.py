@@ -28,7 +28,7 @@ _new: Any = Tensor.__new__
 def lift(x: Any, like: Any = None) -> Tensor:
     """`x` as a tensor: variables are read, anything else goes through `asarray`, on the device of `like` if it has one."""
     if isinstance(x, Tensor):
-        return x
+        return asarray(x) if x.weak else x
     if isinstance(x, Variable):
         return x.value()
     if like is None:
@@ -46,7 +46,12 @@ def lift_operands(op: Op, operands: tuple[Any, ...]) -> list[Any]:
         cls = type(x)
         if cls is not Tensor:
             uniform = False
-            if cls is not float and cls is not int and cls is not bool and not issubclass(cls, Sized):
+            if (
+                cls is not float
+                and cls is not int
+                and cls is not bool
+                and not issubclass(cls, (Sized, Tensor))
+            ):
                 x = lift(x, _placed(operands))
         elif x._array.dtype is not common:
             uniform = uniform and common is None

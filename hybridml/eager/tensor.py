@@ -114,6 +114,15 @@ class Tensor(Operators):
     def __int__(self) -> int:
         return int(self.item())
 
+    def __format__(self, form: str) -> str:
+        """The one element as a Python number is formatted; without a format, as `str` is.
+
+        >>> from hybridml import asarray
+        >>> f"loss {asarray(0.12345):.3f}"
+        'loss 0.123'
+        """
+        return format(self.item(), form) if form else str(self)
+
     def __index__(self) -> int:
         a = self._array
         return (a if type(a) is np.ndarray else backends.of(a).get(a)).__index__()

@@ -13,7 +13,15 @@ from hybridml.eager.dispatch import record
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor
 from hybridml.eager.variable import Variable
-from hybridml.errors import HybridMLError, SourceLine, TraceError, TracerError, located, user_line
+from hybridml.errors import (
+    HybridMLError,
+    SourceLine,
+    TraceError,
+    TracerError,
+    add_users_line,
+    located,
+    user_line,
+)
 from hybridml.ops.door import call
 from hybridml.ops.identity import STRAIGHT_THROUGH
 from hybridml.ops.indexing import wrap_index
@@ -49,6 +57,7 @@ class Builder:
             Any, Any
         ] = {}  # what gradients of this trace's loops have prepared, to be used again
         self.closed = False
+        self.abandoned: Exception | None = None  # it left a sub-graph half written
         self.inputs: list[Value] = []
         self.nodes: list[Node] = []
         self.variables: dict[Variable, Value] = {}  # as they were when the function was entered
@@ -82,6 +91,24 @@ class Builder:
             if inner.is_inside(self):
                 return inner
         raise self.escaped(tensor)
+
+    @property
+    def outermost(self) -> Builder:
+        """The builder of the function, seen from a sub-graph."""
+        return self if self.parent is None else self.parent.outermost
+
+    def check_finished(self) -> None:
+        """Raise TraceError if an exception left a sub-graph half written and the function went on."""
+        e = self.abandoned
+        if e is None:
+            return
+        error = TraceError(
+            f"{type(e).__name__} was raised in a branch or a loop on a tensor, and caught outside of it. Branches are traced whether "
+            "they will run or not, so it cannot depend on the tensor whether the exception is raised: put the `try` inside the "
+            f"branch, or let a Python value decide. The exception said: {e}"
+        ).with_traceback(e.__traceback__)
+        add_users_line(error)
+        raise error from e
 
     def is_inside(self, other: Builder) -> bool:
         """True if this is `other` or the builder of a sub-graph, however deep, of it."""
@@ -285,7 +312,7 @@ class Builder:
         """Write a function with its own gradient rule down, rule and all."""
         from hybridml.trace.control.custom import trace_custom  # it is written with builders
 
-        return trace_custom(f, args, kwargs)
+        return trace_custom(self.converted(f), args, kwargs)
 
     # the end
 

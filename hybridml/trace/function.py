@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import sys
 import threading
 import time
 import types
@@ -496,6 +497,18 @@ class Function:
             )
             bound._instance = weakref.ref(instance)
         return BoundFunction(bound, instance)
+
+    def __reduce__(self) -> Any:
+        """By name where the module has it under its name, as a function is pickled; else what it was made of, without its traces."""
+        found: Any = sys.modules.get(getattr(self, "__module__", None) or "")
+        name: str = getattr(self, "__qualname__", "")
+        for part in name.split("."):
+            found = getattr(found, part, None)
+        if found is self:
+            return name
+        return Function, (
+            self.python_function, self.input_signature, self.reduce_retracing, self.autograph, self._name, self.check, self.background,
+        )  # fmt: skip
 
     def __repr__(self) -> str:
         return f"<hml.function {self._name}: {self._count['traces']} traces>"

@@ -12,11 +12,22 @@ from hybridml import backends, dtypes, pytree
 from hybridml.eager.creation import asarray
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable
+from hybridml.errors import DTypeError
 from hybridml.trace.concrete import ConcreteFunction
 from hybridml.trace.signature import is_tensor, leaf_key
 from hybridml.trace.watch import Read
 
 NUMBERS = {int: dtypes.int64, float: dtypes.float64}  # how a Python number that varies enters a graph
+
+
+def _scalar(x: float) -> np.ndarray:
+    """A Python number as an input of a graph."""
+    try:
+        return np.array(x, NUMBERS[type(x)])
+    except OverflowError:
+        raise DTypeError(
+            f"expected a Python int that fits into int64, got {x}; pass a float, or a smaller int"
+        ) from None
 
 
 class Trace:
@@ -80,7 +91,7 @@ class Trace:
         backend = self.concrete.backend
         with contextlib.nullcontext() if backend.on_cpu else backends.device(backend.name):
             return [
-                wrap(backend.put(np.array(x, NUMBERS[type(x)])))
+                wrap(backend.put(_scalar(x)))
                 if i in self.numbers
                 else x
                 if isinstance(x, Tensor)
@@ -117,7 +128,7 @@ class Trace:
                     continue
                 return None
             elif type(x) is expected:  # a number that this trace takes as a scalar
-                arrays.append(self.concrete.backend.put(np.array(x, dtype)))
+                arrays.append(self.concrete.backend.put(_scalar(x)))
                 continue
             else:
                 return None

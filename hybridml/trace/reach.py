@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import types
 import weakref
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -49,7 +50,7 @@ def _next(x: Any) -> Iterator[Any]:
         yield x.func
         yield from x.args
         yield from x.keywords.values()
-    elif isinstance(x, (list, tuple, set, frozenset)):
+    elif isinstance(x, (list, tuple, set, frozenset, deque)):
         yield from x
     elif isinstance(x, dict):
         yield from x.values()
@@ -58,8 +59,8 @@ def _next(x: Any) -> Iterator[Any]:
         yield vars(type(x)).get("__call__")  # a callable object: what its class's function mentions
 
 
-def reaches(roots: Iterable[Any], wanted: Iterable[Variable]) -> bool:
-    """True if one of the variables can be got at from the roots, or if there is too much to look at."""
+def reaches(roots: Iterable[Any], wanted: Iterable[Any], limit: int = LIMIT, at_limit: bool = True) -> bool:
+    """True if one of the wanted objects can be got at from the roots; `at_limit` if there is too much to look at."""
     targets = {id(v) for v in wanted}
     todo = list(roots)
     seen: set[int] = set()
@@ -70,8 +71,8 @@ def reaches(roots: Iterable[Any], wanted: Iterable[Variable]) -> bool:
         if id(x) in seen or isinstance(x, (*_PLAIN, types.ModuleType, Variable)) or _is_foreign(x):
             continue
         seen.add(id(x))
-        if len(seen) > LIMIT:
-            return True
+        if len(seen) > limit:
+            return at_limit
         todo.extend(_next(x))
     return False
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Generator, Sequence
 from typing import Any, NamedTuple
 
 from hybridml import pytree
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor
 from hybridml.eager.variable import Variable
-from hybridml.errors import HybridMLError, add_users_line
+from hybridml.errors import HybridMLError, TraceError, add_users_line
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace.builder import Builder
 from hybridml.trace.concrete import OutputPlan
@@ -55,13 +55,26 @@ def write(
                 for i, (x, name) in enumerate(zip(leaves, names, strict=True))
             ]
             args, kwargs = pytree.unflatten(structure, symbols)
-            graph, variables, plan = _finish(builder, run(args, kwargs))
+            result = run(args, kwargs)
+            builder.check_finished()
+            graph, variables, plan = _finish(builder, result)
     except HybridMLError as e:
         add_users_line(e)
         raise
     finally:
         state.tapes = tapes
     return Written(graph, variables, plan, time.perf_counter() - started, frozenset(builder.named_variables))
+
+
+_LATE = (Generator, Coroutine, AsyncIterator, map, filter, zip)  # their code has not run yet
+
+
+def _runs_later(name: str, x: Any) -> str:
+    kind = "coroutine" if isinstance(x, Coroutine) else type(x).__name__
+    return (
+        f"@hml.function `{name}` returns a {kind}, whose code would run after the trace ended, and once only. Expected tensors, or lists, "
+        "tuples and dicts of them: return a list, e.g. list(...), and call the traced function from the generator or the coroutine"
+    )
 
 
 def _finish(builder: Builder, result: Any) -> tuple[Graph, list[Variable], OutputPlan]:
@@ -77,6 +90,8 @@ def _finish(builder: Builder, result: Any) -> tuple[Graph, list[Variable], Outpu
             constants.append(None)
             outputs.append(x)
         else:
+            if isinstance(x, _LATE):
+                raise TraceError(_runs_later(builder.name, x))
             slots.append(None)
             constants.append(x)
     graph, variables = builder.finish(outputs)

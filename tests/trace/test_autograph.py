@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import functools
 from collections.abc import Callable
@@ -218,6 +219,18 @@ def return_in_loop(x):
     return -1
 
 
+@row("return inside a tensor loop", 0, 1, 5)
+def every_path_returns_behind_a_with(n):
+    if n > 0:
+        while n < 10:
+            if n == 3:
+                return n * 100
+            n = n + 2
+        return n
+    with contextlib.nullcontext():
+        return n - 1
+
+
 @row("return inside a tensor loop", (3, 4), (4, 9))
 def return_in_nested_loops(n, k):
     for i in range(n):
@@ -244,6 +257,16 @@ def loop_else(n):
     else:
         r = r * 10
     return r, n
+
+
+@row("for-else, while-else", [1.0, 2.0, 3.0], [5.0, 6.0, 7.0], [0.0, 1.0, 2.0])
+def loop_else_that_sets_the_target(x):
+    for i, v in enumerate(x, start=5):  # noqa: B007
+        if v > 2:
+            break
+    else:
+        i = -1
+    return i, v
 
 
 @row("enumerate(t)", [1.0, 2.0, 3.0])
@@ -440,6 +463,29 @@ def calls(x):
     return helper(x, 3) + f(x, k=5) + decorated(x) + sum(map(helper, [x, -x]))
 
 
+@functools.singledispatch
+def dispatched(v):
+    raise TypeError(type(v))
+
+
+@dispatched.register
+def _(v: hml.Tensor):
+    return v * 2 if v > 0 else -v
+
+
+@functools.cache
+def cached(v):
+    return v + 1 if v > 0 else v - 1
+
+
+@row("decorators", 1.0, -1.0)
+def decorators_of_functools(x):
+    return dispatched(x) + cached(x), cached(2)
+
+
+row("decorators", 1.0, -1.0)(cached)
+
+
 @row("decorators", 1.0, -1.0, 200.0)
 @logged
 def decorated_itself(x):
@@ -517,6 +563,21 @@ def containers(x):
     return state["n"], pair, box.value
 
 
+class Kept:
+    state = 0.0  # the class's, until the first assignment
+
+    def step(self, v):
+        self.state = 0.5 * self.state + v
+
+
+@row("state in attributes, lists and dicts", [1.0, -2.0, 3.0])
+def attributes_that_the_class_has(x):
+    kept = Kept()
+    for v in x:
+        kept.step(v)
+    return kept.state
+
+
 class Sum:
     def __init__(self, start):
         self.total = start
@@ -531,6 +592,64 @@ class Sum:
     def __call__(self, v):
         self.last = v
         return self.add(v)
+
+
+@row("state in attributes, lists and dicts", 1.0, -1.0)
+def objects_made_in_a_branch(x):
+    if x > 0:
+        made = Sum(x * 2)
+        made.add(x)
+        kept = []
+        kept.append(made.total)
+        x = sum(kept)
+    return x
+
+
+@row("state in attributes, lists and dicts", [1.0, -2.0, 3.0])
+def objects_made_in_a_loop(x):
+    outer = Sum(0.0)
+    for v in x:
+        made = Sum(v * 2).add(v)
+        kept = [v]
+        kept[0] = made.add(1.0).total
+        outer.add(kept[0])
+    return outer.total
+
+
+@row("state in attributes, lists and dicts", [2.0, -2.0, 3.0], [-2.0, 2.0, 3.0])
+def objects_under_other_names(x):
+    boxes = [Sum(x[0]), Sum(x[1])]
+    for v in x:
+        for b in boxes:
+            b.total = b.total + v
+    for b in boxes:
+        if b.total > 5:
+            setattr(b, "total", -b.total)  # noqa: B010
+    return [b.total for b in boxes]
+
+
+@row("state in attributes, lists and dicts", [2.0, -2.0, 3.0], [-2.0, 2.0, 3.0])
+def containers_that_functions_change(x):
+    state, log, window = {"a": {"b": [x[0], 0]}}, [], collections.deque([x[1]], maxlen=2)
+    sums = collections.defaultdict(float)
+
+    def put(where, v):
+        where[0] = where[0] + v
+
+    if x[0] > 0:
+        put(state["a"]["b"], x[1])
+        state["a"]["b"][1] = 7
+        window.appendleft(x[2])
+        window.pop()
+    for v in x:
+        put(state["a"]["b"], v)
+        sums["s"] += v
+        window.append(v * 2)
+        (lambda y: log.append(y))(v)
+    order = [x[0], x[1]]
+    if x[0] > x[1]:
+        order.reverse()
+    return state, log, list(window), sums["s"], order
 
 
 def counting(start):
@@ -567,6 +686,65 @@ def match_on_python_values(x):
             case _:
                 return x
     return x
+
+
+class Point:
+    __match_args__ = ("x", "y")
+
+    def __init__(self, x, y):
+        self.x, self.y = x, y
+
+
+@row("match", 0, 1, 2, 3, 7)
+def match_on_a_tensor(n):
+    match n:
+        case 0:
+            return n + 10
+        case 1 | 2 if n > 1:
+            y = n * 3
+        case 1:
+            y = n * 5
+        case -7 | 7:
+            return n
+        case k:
+            y = k - 100
+    return y
+
+
+@row("match", (0, 1), (1, 0), (0, 0), (4, 5))
+def match_on_structures_of_tensors(a, b):
+    y = a
+    match (a, 7):
+        case (0, y) if b > 5:  # bound although the guard says no
+            y = y + 1
+        case (1, z):
+            y = y * 2 + z
+    match Point(a, {"k": b}):
+        case Point(0, {"k": 1, **rest}):
+            return y + 100 + len(rest)
+        case Point(x=0, y={"k": v}):
+            return v + 200
+        case Point(y={"k": v}) as q if v > q.x:
+            return v * 3
+    return y
+
+
+@row("match", (0, 3), (1, 3), (2, 3))
+def match_with_jumps(a, n):
+    s = 0
+    for i in range(n):
+        match i:
+            case 0:
+                continue
+            case 1 if a == 0:
+                break
+            case 2 if a == 2:
+                return s * 100
+            case _:
+                s = s + i
+    else:
+        s = s + 1000
+    return s
 
 
 @row("built-ins", 1.0, 5.0)

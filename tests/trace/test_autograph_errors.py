@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import gc
 import linecache
@@ -146,6 +147,49 @@ def range_of_a_float(x):
     return x
 
 
+class Doubled:
+    def __init__(self, x):
+        self.x = x
+
+    @property
+    def value(self):
+        return self.x if self.x > 0 else -self.x
+
+    def __add__(self, other):
+        return self.x + other if self.x > 0 else other
+
+
+def truth_in_a_property(x):
+    return Doubled(x).value
+
+
+def truth_in_an_operator(x):
+    return Doubled(x) + x
+
+
+def truth_in_a_generator(x):
+    def values():
+        yield x if x > 0 else -x
+
+    return list(values())
+
+
+def exception_caught_outside_of_a_branch(x):
+    try:
+        if x > 0:
+            raise KeyError("positive")
+    except KeyError:
+        return x
+    return -x
+
+
+def exception_swallowed_outside_of_a_branch(x):
+    with contextlib.suppress(KeyError):
+        if x > 0:
+            raise KeyError("positive")
+    return -x
+
+
 def numpy_value(x):
     return float(x) + 1
 
@@ -161,7 +205,7 @@ ERRORS: list[tuple[Callable[..., Any], Any, type[Exception], tuple[str, ...]]] =
     (no_return_at_the_end, 1.0, TraceError, ("runs off its end", "zeros_like")),
     (dtype_differs_between_iterations, 3, DTypeError, ("`s`", "int64[]", "float32[]", "while", ".astype(hml.int64)")),
     (shape_differs_between_iterations, 3, ShapeError, ("`s`", "float32[1]", "float32[2]", "hml.scan")),
-    (structure_differs_between_iterations, 3, TraceError, ("`s`", "before", "hml.zeros")),
+    (structure_differs_between_iterations, 3, TraceError, ("`s`", "None before", "int64[] after", "hml.zeros")),
     (append_in_a_loop_of_unknown_length, 3, TraceError, ("`out`", "hml.scan", "ys")),
     (comprehension_of_unknown_length, 3, TraceError, ("hml.scan", "only when the function runs")),
     (filtered_comprehension, 1.0, TracerError, ("comprehension", "hml.where")),
@@ -169,6 +213,11 @@ ERRORS: list[tuple[Callable[..., Any], Any, type[Exception], tuple[str, ...]]] =
     (recursion_in_a_ternary, 3.0, TraceError, ("`recursion_in_a_ternary` calls itself", "`while`")),
     (truth_of_many, 1.0, ShapeError, ("(2,)", "hml.any")),
     (range_of_a_float, 1.0, DTypeError, ("range()", "float32[]", "astype")),
+    (truth_in_a_property, 1.0, TracerError, ("`value` was not converted", "a property", "hml.where")),
+    (truth_in_an_operator, 1.0, TracerError, ("`__add__` was not converted", "an operator", "hml.where")),
+    (truth_in_a_generator, 1.0, TracerError, ("`values` was not converted", "generator", "hml.where")),
+    (exception_caught_outside_of_a_branch, 1.0, TraceError, ("KeyError", "'positive'", "`try` inside the branch")),
+    (exception_swallowed_outside_of_a_branch, 1.0, TraceError, ("KeyError", "Branches are traced")),
     (numpy_value, 1.0, TracerError, ("Python float", "hml operations")),
 ]  # fmt: skip
 

@@ -13,6 +13,18 @@ def clipped(x):
     return x * x, lambda g: hml.clip(g * x, -1, 1)
 
 
+@hml.custom_gradient
+def kinked(x):
+    y = x * x if x.sum() > 0 else x * 3
+
+    def rule(g):
+        for i in range(hml.argmax(x)):
+            g = g * i if g.sum() > 100 else g * x
+        return g
+
+    return y, rule
+
+
 def scaled(scale):
     @hml.custom_gradient
     def f(x, k=2):
@@ -26,6 +38,7 @@ FUNCTIONS = {
     "a rule that reads its argument": lambda x: (clipped(x) * 3).sum(),
     "a rule that reads a closure and the result": scaled(hml.asarray(1.5)),
     "a closure that is traced": lambda x: scaled(x.sum() * 0 + 2.0)(x),
+    "conditions on tensors": lambda x: (kinked(x) * kinked(x - 1)).sum(),
     "in a scan": lambda x: hml.scan(lambda c, r: (clipped(r) + c, None), hml.zeros(()), x)[0],
     "in a branch": lambda x: hml.cond(x.sum() > 0, lambda: clipped(x).sum(), lambda: x.sum()),
     "in a rule": lambda x: hml.custom_gradient(lambda x: (x + 0, lambda g: g * clipped(x)))(x).sum(),

@@ -1,7 +1,9 @@
 """@hml.function as its callers meet it: what makes a trace, what is written down, and what happens at each call."""
 
+import copy
 import dataclasses
 import gc
+import pickle
 import threading
 import weakref
 
@@ -9,7 +11,7 @@ import numpy as np
 import pytest
 
 import hybridml as hml
-from hybridml.errors import SignatureError
+from hybridml.errors import DTypeError, SignatureError
 
 
 def vector(*numbers):
@@ -92,6 +94,56 @@ def test_a_number_that_changes_becomes_a_scalar_of_the_graph():
         assert got.dtype == np.float32
         np.testing.assert_array_equal(got.numpy(), (x3 * rate).numpy())
     assert len(traces) == 2
+
+
+TAKES_A_NUMBER = {
+    "arithmetic": lambda x, k: x + k,
+    "asarray": lambda x, k: hml.asarray(k),
+    "stack": lambda x, k: hml.stack([x[0], k]),
+    "concat": lambda x, k: hml.concat([x, hml.reshape(k, (1,))]),
+    "where": lambda x, k: hml.where(x > 0, x, k),
+    "branch": lambda x, k: x[0] if x[0] > 1 else k,
+}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "int32", "int64"])
+@pytest.mark.parametrize("case", TAKES_A_NUMBER)
+def test_a_number_that_changes_has_the_dtype_it_has_eagerly(case, dtype):
+    f, _ = counted(TAKES_A_NUMBER[case])
+    x = hml.asarray(np.array([3, 0, 1], dtype))
+    for k in (2, 3, 4, 2.5, 3.5, 4.5):
+        if case == "branch" and (dtype != "float32" or type(k) is int):
+            continue  # the two sides would differ in dtype
+        eager, traced = (hml.asarray(g(x, k)) for g in (TAKES_A_NUMBER[case], f))
+        assert traced.dtype == eager.dtype
+        np.testing.assert_allclose(traced.numpy(), eager.numpy())
+
+
+def test_a_number_that_does_not_fit_into_an_integer_says_so():
+    f, _ = counted(lambda x, k: x + k)
+    f(x3, 1), f(x3, 2), f(x3, 3)
+    with pytest.raises(DTypeError, match="fits into int64, got 1180591620717411303424"):
+        f(x3, 2**70)
+
+
+@hml.function
+def known_by_name(x):
+    return x * 3
+
+
+def doubled(x):
+    return x * 2
+
+
+def test_a_function_is_pickled_by_name_or_by_what_it_was_made_of():
+    assert pickle.loads(pickle.dumps(known_by_name)) is known_by_name
+    assert copy.deepcopy(known_by_name) is known_by_name
+    f = hml.function(doubled, check=True, reduce_retracing=False)
+    f(x3)
+    for other in (pickle.loads(pickle.dumps(f)), copy.deepcopy(f), copy.copy(f)):
+        assert other is not f
+        assert (other.check, other.reduce_retracing, other.cache_info().traces) == (True, False, 0)
+        assert other(x3).tolist() == f(x3).tolist()
 
 
 def test_a_number_needed_by_value_is_traced_for_each():

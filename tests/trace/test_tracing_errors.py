@@ -13,6 +13,7 @@ from hybridml.errors import (
     RetraceWarning,
     ShapeError,
     SignatureError,
+    TraceError,
     TracerError,
 )
 
@@ -32,6 +33,7 @@ NO_VALUE = {
     "np.sin": (lambda t: np.asarray(t), "the NumPy values"),
     "item": (lambda t: t.item(), "a Python number"),
     "tolist": (lambda t: t.tolist(), "Python numbers"),
+    "format": (lambda t: f"{t:.2f}", "a Python number"),
     "range": (lambda t: range(t), "a Python int"),
 }
 
@@ -201,3 +203,26 @@ def test_warnings_point_at_the_users_line():
             other(hml.zeros((n,)))
     assert {w.category for w in caught} == {GradientWarning, RetraceWarning}
     assert {w.filename for w in caught} == {__file__}
+
+
+def generator(x):
+    yield x
+
+
+async def coroutine(x):
+    return x
+
+
+LATE = {
+    "generator": generator,
+    "coroutine": coroutine,
+    "map": lambda x: map(abs, [x]),
+    "zip": lambda x: {"pairs": zip([x], [x], strict=True)},
+}
+
+
+@pytest.mark.filterwarnings("ignore:coroutine .* was never awaited:RuntimeWarning")
+@pytest.mark.parametrize("kind", LATE)
+def test_a_result_whose_code_runs_later_is_refused(kind):
+    with pytest.raises(TraceError, match=rf"`.*` returns a {kind}.*\n?.*return a list"):
+        hml.function(LATE[kind])(hml.asarray([1.0]))

@@ -109,7 +109,7 @@ def choose(
         def run(f: Callable[[], Any] | None = f, values: dict[str, Any] = values) -> None:
             if f is None:
                 return
-            with branch(f), Touched() as touched:
+            with branch(f), Touched(f) as touched:
                 f()
                 for slot, before in touched.changed([s.key for s in slots]):
                     slots.append(slot)

@@ -27,6 +27,7 @@ class Conversion:
 
 
 _CONVERSIONS: weakref.WeakKeyDictionary[types.CodeType, Conversion] = weakref.WeakKeyDictionary()
+_MADE: weakref.WeakSet[types.CodeType] = weakref.WeakSet()  # converted code, functions inside it included
 _lock = threading.RLock()
 
 
@@ -42,11 +43,15 @@ def conversion(function: types.FunctionType) -> Conversion:
 
 
 def reason_of(code: types.CodeType) -> str | None:
-    """Why this code runs unconverted, or None if it runs converted."""
+    """Why this code runs unconverted, or None if it was made by conversion."""
     if not source.is_users(code):
         return "it is library code"
     known = _CONVERSIONS.get(code)
-    return known.reason if known is not None else None
+    if known is not None and known.reason is not None:
+        return known.reason
+    if code in _MADE:
+        return None
+    return "Python or a library called it, as an operator, a property or a callback"
 
 
 def _convert(function: types.FunctionType) -> Conversion:
@@ -93,16 +98,22 @@ def _compile(tree: ast.FunctionDef | ast.Lambda, original: types.CodeType) -> ty
 _FUTURES = __future__.annotations.compiler_flag
 
 
-def _named(code: types.CodeType, qualname: str) -> types.CodeType:
-    """Give branches the name of the function they stand in, so that tracebacks read like the user's program."""
+def _named(code: types.CodeType, qualname: str, converted: bool = True) -> types.CodeType:
+    """Give branches the name of the function they stand in, so that tracebacks read like the user's program.
+
+    What stands in a class in the function (`converted` is False) is as the user wrote it."""
     consts = []
     for c in code.co_consts:
         if isinstance(c, types.CodeType) and c.co_name.startswith("ag__"):
-            c = _named(c.replace(co_name=code.co_name), qualname)
+            c = _named(c.replace(co_name=code.co_name), qualname, converted)
         elif isinstance(c, types.CodeType):
-            c = _named(c, f"{qualname}.<locals>.{c.co_name}")
+            is_class = not c.co_flags & inspect.CO_OPTIMIZED
+            c = _named(c, f"{qualname}.<locals>.{c.co_name}", converted and not is_class)
         consts.append(c)
-    return code.replace(co_consts=tuple(consts), co_qualname=qualname)
+    new = code.replace(co_consts=tuple(consts), co_qualname=qualname)
+    if converted:
+        _MADE.add(new)
+    return new
 
 
 _TWIN = "__hml_converted__"

@@ -119,7 +119,11 @@ class _Lowering:
     def _guard(self, flags: set[str], rest: list[ast.stmt], out: Lowered) -> None:
         done = self.block(rest)
         test = operator("not_any", *[read(f) for f in sorted(flags)])
-        out.body.append(ast.copy_location(ast.If(ast.copy_location(test, rest[0]), done.body, []), rest[0]))
+        # The only jump there is was taken where the rest does not run: said so, it is certain afterwards that it leaves a value.
+        taken = [set_flag(f, True, rest[0]) for f in flags] if done.ends and len(flags) == 1 else []
+        out.body.append(
+            ast.copy_location(ast.If(ast.copy_location(test, rest[0]), done.body, taken), rest[0])
+        )
         out.flags |= done.flags
         out.ends = done.ends
 
@@ -173,7 +177,8 @@ class _Lowering:
         self._count += 1
         number = self._count
         self._loops.append(number)
-        self._filled.append(set(bound(s.body)) & set(bound(s.orelse)))
+        target = [s.target] if isinstance(s, ast.For) else []
+        self._filled.append(set(bound([*target, *s.body])) & set(bound(s.orelse)))
         filled = self._fills()
         inner = self.block(s.body)
         self._filled.pop()

@@ -176,7 +176,7 @@ class Loop:
                         for leaf, x in zip(self.tensors, symbols[n:m], strict=True)
                     ]
                 )
-                with Touched() as touched:
+                with Touched(run) as touched:
                     run(*symbols[:n], *symbols[m:])
                     more.extend(touched.changed([s.key for s in self.slots]))
                 left.extend([c.slot.get() for c in self.carried])
@@ -187,6 +187,8 @@ class Loop:
             except Rises as e:
                 if e.value not in inputs or not leaves[inputs.index(e.value)].rise(e.dtype):
                     raise  # a number of a loop around this one
+                around: Any = state.traces[-1]
+                around.outermost.abandoned = None
                 continue
             finally:
                 self._join(more)
@@ -221,7 +223,7 @@ class Loop:
             leaves, structure = leaves_of(value)
             if structure != c.structure:
                 raise Differs(
-                    TraceError(located(self._nest(c, structure, where), self.source)),
+                    TraceError(located(self._nest(c, value, structure, where), self.source)),
                     structure.node in (list, dict),
                 )
             for leaf, x in zip(c.leaves, leaves, strict=True):
@@ -238,9 +240,10 @@ class Loop:
                 found.append(x)
         return found
 
-    def _nest(self, c: _Carried, structure: pytree.Structure, where: str) -> str:
+    def _nest(self, c: _Carried, value: Any, structure: pytree.Structure, where: str) -> str:
         name = shown(c.slot.name)
         before = describe(c.leaves[0].value) if c.structure.node is None else str(c.structure)
+        after = describe(value) if structure.node is None else str(structure)
         if list in (c.structure.node, structure.node):
             return (
                 f"the list {name} changes its length in {where} on a tensor, from {c.structure} to {structure}: how many items it will "
@@ -248,7 +251,7 @@ class Loop:
                 "    carry, ys = hml.scan(lambda carry, x: (carry, y), init, xs)   # ys holds every y"
             )
         cure = f"start it with a tensor, e.g. {c.slot.name} = hml.zeros(...)"
-        return f"{name} is {before} before {where} and {structure} after one iteration; {cure}"
+        return f"{name} is {before} before {where} and {after} after one iteration; {cure}"
 
     def leave(self, results: Sequence[Any], after: dict[str, Any], where: str) -> None:
         """Set the state after the loop."""

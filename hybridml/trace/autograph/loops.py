@@ -136,19 +136,21 @@ def for_(
     live: Sequence[str],
     exits: Sequence[str],
     filled: Sequence[str],
+    targets: Sequence[str],
     *late: Callable[[], Slot | None],
 ) -> None:
     """Python's `for` over Python values; over a tensor's rows, a range that ends at a tensor, or a dataset, a loop in the graph."""
     if isinstance(iterable, Variable) and state.traces:
         iterable = iterable.value()
     names = (carried, local, live, exits, filled)
+    counted = (*names, targets)
     parts = parts_of(iterable)
     if parts is not None:
         changed = variables([*carried, *local], [body]) + objects(late)
         flags = variables(exits, [body])
         _unrolled(
             parts,
-            lambda part: _part(part(), body, flags, changed, names, late),
+            lambda part: _part(part(), body, flags, changed, counted, late),
             flags,
             changed,
             frozenset(local),
@@ -159,7 +161,7 @@ def for_(
         more, pull = stream
         _while(more, lambda: body(pull()), [body], *names, *late)
         return
-    _for(tensor_iterable(iterable), iterable, body, *names, *late)
+    _for(tensor_iterable(iterable), iterable, body, *counted, *late)
 
 
 def _part(
@@ -167,7 +169,7 @@ def _part(
     body: Callable[[Any], None],
     flags: list[Slot],
     changed: list[Slot],
-    names: tuple[Sequence[str], Sequence[str], Sequence[str], Sequence[str], Sequence[str]],
+    names: tuple[Sequence[str], Sequence[str], Sequence[str], Sequence[str], Sequence[str], Sequence[str]],
     late: tuple[Callable[[], Slot | None], ...],
 ) -> None:
     """A stretch of a dataset: one loop over the elements of one spec, and what is left, a smaller batch, written out behind it."""
@@ -187,6 +189,7 @@ def _for(
     live: Sequence[str],
     exits: Sequence[str],
     filled: Sequence[str],
+    targets: Sequence[str],
     *late: Callable[[], Slot | None],
 ) -> None:
     """`items` where the graph goes over them, else `iterable` where Python does."""
@@ -204,6 +207,8 @@ def _for(
         )
         return
     static = items.static and not flags
+    if items.static:  # there is a first item, whatever jump follows
+        filled = [*filled, *targets]
     loop = Loop(variables(names, [body]) + changed, frozenset(local), frozenset(live), static, filled)
     try:
         if static:

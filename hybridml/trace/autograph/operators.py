@@ -23,6 +23,7 @@ from hybridml.trace.autograph.conditions import (
 from hybridml.trace.autograph.iterables import tensor_iterable
 from hybridml.trace.autograph.loops import for_, while_
 from hybridml.trace.autograph.slots import attribute, contents
+from hybridml.trace.autograph.touched import store
 
 
 def walrus(cell: Callable[[], Any], value: Any) -> Any:
@@ -31,6 +32,12 @@ def walrus(cell: Callable[[], Any], value: Any) -> Any:
     assert cell.__closure__ is not None
     cell.__closure__[0].cell_contents = value
     return value
+
+
+def stores(x: Any, text: str) -> Any:
+    """`x`, which the statement is about to change in place; the user calls it `text`."""
+    store(x, text)
+    return x
 
 
 def rows(iterable: Any) -> Any:
@@ -85,6 +92,7 @@ __all__ = [
     "or_",
     "result",
     "rows",
+    "stores",
     "walrus",
     "while_",
 ]

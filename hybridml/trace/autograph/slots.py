@@ -6,6 +6,7 @@ Every slot is read and set the same way, so that operators can run two branches 
 from __future__ import annotations
 
 import types
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ class Undefined:
 
 
 UNDEFINED = Undefined()
+CONTAINERS = (list, dict, deque)  # whose contents are followed
 
 
 class Slot:
@@ -89,21 +91,21 @@ class AttributeSlot(Slot):
 
 
 class ContentsSlot(Slot):
-    """The elements of a list or a dict that is changed in place."""
+    """The elements of a list, a dict or a deque that is changed in place."""
 
-    def __init__(self, name: str, container: list[Any] | dict[Any, Any], grows: bool) -> None:
+    def __init__(self, name: str, container: list[Any] | dict[Any, Any] | deque[Any], grows: bool) -> None:
         self.name, self._container, self.grows = name, container, grows
         self.key = ("in", id(container))
 
     def get(self) -> Any:
-        return self._container.copy()
+        return dict(self._container) if isinstance(self._container, dict) else list(self._container)
 
     def set(self, value: Any) -> None:
-        if isinstance(self._container, list):
-            self._container[:] = value
-        else:
-            self._container.clear()
+        self._container.clear()
+        if isinstance(self._container, dict):
             self._container.update(value)
+        else:
+            self._container.extend(value)
 
 
 def variables(names: Sequence[str], functions: Iterable[Callable[..., Any] | None]) -> list[Slot]:
@@ -128,20 +130,20 @@ def attribute(base: Callable[[], Any], name: str, text: str) -> Callable[[], Slo
     def make() -> Slot | None:
         try:
             return AttributeSlot(text, base(), name)
-        except (NameError, AttributeError):
-            return None  # not there yet: made inside, and nobody else's
+        except Exception:  # not there yet: made inside, and nobody else's
+            return None
 
     return make
 
 
 def contents(base: Callable[[], Any], text: str, grows: bool = False) -> Callable[[], Slot | None]:
-    """A slot, made when asked for, of a list or dict that is changed in place; None for anything else."""
+    """A slot, made when asked for, of a container that is changed in place; None for anything else."""
 
     def make() -> Slot | None:
         try:
             container = base()
-        except (NameError, AttributeError):
+        except Exception:
             return None
-        return ContentsSlot(text, container, grows) if isinstance(container, (list, dict)) else None
+        return ContentsSlot(text, container, grows) if isinstance(container, CONTAINERS) else None
 
     return make

@@ -21,10 +21,15 @@ from typing import Any
 
 from hybridml.trace.autograph import jumps
 from hybridml.trace.autograph.jumps import OPERATORS, operator, read
-from hybridml.trace.autograph.names import Liveness, bound, late, nested, walrus, within
+from hybridml.trace.autograph.matches import without_questions
+from hybridml.trace.autograph.names import Liveness, bound, late, loads, nested, walrus, within
 from hybridml.trace.autograph.source import NotConvertible
 
-GROWS = ("append", "extend", "insert", "pop", "remove", "clear", "update", "setdefault", "popitem")
+GROWS = (
+    "append", "extend", "insert", "pop", "remove", "clear", "update", "setdefault", "popitem",
+    "appendleft", "extendleft", "popleft",
+)  # fmt: skip
+CHANGES = (*GROWS, "reverse", "sort", "rotate")
 _COMPARISONS = {
     ast.Lt: "<", ast.LtE: "<=", ast.Gt: ">", ast.GtE: ">=", ast.Eq: "==", ast.NotEq: "!=", ast.Is: "is", ast.IsNot: "is not",
     ast.In: "in", ast.NotIn: "not in",
@@ -68,6 +73,7 @@ class _Mangle(ast.NodeTransformer):
 
 def _function(node: ast.FunctionDef) -> ast.FunctionDef:
     """Convert one `def`: jumps, then liveness, then statements and expressions."""
+    node.body = without_questions(node.body)
     args = node.args
     parameters = [
         a.arg
@@ -153,8 +159,11 @@ class _Expressions(ast.NodeTransformer):
             # Without arguments `super` looks at its caller's frame, which may now be one of a branch.
             node.args = [read("__class__"), read(self._first[0])]
             return node
-        f = node.func
+        f: Any = node.func
+        text = ast.unparse(f.value) if isinstance(f, ast.Attribute) and f.attr in CHANGES else None
         self.generic_visit(node)
+        if text is not None:
+            f.value = _stores(f.value, text)
         if isinstance(f, ast.Attribute) and f.end_lineno and f.end_lineno != node.lineno:
             # A method call stands, for tracebacks, where the method's name does; a call of a call would stand at its start.
             node.lineno, node.col_offset = f.end_lineno, max((f.end_col_offset or 0) - len(f.attr), 0)
@@ -171,6 +180,17 @@ class _Expressions(ast.NodeTransformer):
             raise NotConvertible(f"it assigns the global `{name}` with := inside and, or, or a ternary")
         cell = ast.Lambda(jumps.no_arguments(), read(name))
         return _at(operator("walrus", cell, value), node)
+
+    def visit_Attribute(self, node: ast.Attribute | ast.Subscript) -> ast.expr:
+        """The object of `o.a = x`, `o[k] = x` and `del o.a` is about to change."""
+        if isinstance(node.ctx, ast.Load):
+            return self.generic_visit(node)  # type: ignore[return-value]
+        text = ast.unparse(node.value)
+        self.generic_visit(node)
+        node.value = _stores(node.value, text)
+        return node
+
+    visit_Subscript = visit_Attribute
 
     def visit_Lambda(self, node: ast.Lambda) -> ast.expr:
         node.args = self.visit(node.args)
@@ -280,26 +300,24 @@ class _Statements(_Expressions):
         iterable = self.visit(node.iter)
         names = self._changed([target, *node.body])
         body = self._define(f"ag__body_{n}", [target, *node.body], node, "ag__item")
-        return [body, self._loop(node, "for_", iterable, n, names, slots)]
+        return [body, self._loop(node, "for_", iterable, n, names, slots, _texts(bound([node.target])))]
 
     def _loop(
-        self, node: Any, name: str, first: ast.expr, n: int, names: list[str], slots: list[ast.expr]
+        self,
+        node: Any,
+        name: str,
+        first: ast.expr,
+        n: int,
+        names: list[str],
+        slots: list[ast.expr],
+        *more: ast.expr,
     ) -> ast.stmt:
         names = list(dict.fromkeys(names))
         carried = [x for x in names if x in node.carried]
         local = [x for x in names if x not in node.carried]
         live = [x for x in names if x in node.live]
-        call = operator(
-            name,
-            first,
-            read(f"ag__body_{n}"),
-            _texts(carried),
-            _texts(local),
-            _texts(live),
-            _texts(node.exits),
-            _fills(node),
-            *slots,
-        )
+        about = [_texts(x) for x in (carried, local, live, node.exits)]
+        call = operator(name, first, read(f"ag__body_{n}"), *about, _fills(node), *more, *slots)
         return _at(ast.Expr(call), node)
 
     def visit_Assert(self, node: ast.Assert) -> ast.stmt:
@@ -343,6 +361,10 @@ def _at(new: Any, old: ast.AST) -> Any:
     return new
 
 
+def _stores(base: ast.expr, text: str) -> ast.expr:
+    return _at(operator("stores", base, ast.Constant(text)), base)
+
+
 def _texts(names: list[str]) -> ast.expr:
     return ast.Tuple([ast.Constant(x) for x in names], ast.Load())
 
@@ -361,9 +383,9 @@ def _slots(body: list[Any]) -> list[ast.expr]:
 
     def add(base: ast.expr, make: Callable[[ast.expr], ast.expr], key: str) -> None:
         root = base
-        while isinstance(root, ast.Attribute):
+        while isinstance(root, (ast.Attribute, ast.Subscript)):
             root = root.value
-        if isinstance(root, ast.Name) and root.id not in own and root.id != OPERATORS:
+        if isinstance(root, ast.Name) and not own & loads(base) and root.id != OPERATORS:
             found.setdefault(key, make(ast.Lambda(jumps.no_arguments(), copy.deepcopy(base))))
 
     for n in within(body):
@@ -374,9 +396,10 @@ def _slots(body: list[Any]) -> list[ast.expr]:
         elif isinstance(n, ast.Subscript) and not isinstance(n.ctx, ast.Load):
             text = ast.Constant(ast.unparse(n.value))
             add(n.value, lambda b, t=text: operator("contents", b, t), "in " + ast.unparse(n.value))  # type: ignore[misc]
-        elif isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.func.attr in GROWS:
-            text = ast.Constant(ast.unparse(n.func.value))
+        elif isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute) and n.func.attr in CHANGES:
+            text, grows = ast.Constant(ast.unparse(n.func.value)), n.func.attr in GROWS
             key = "in " + ast.unparse(n.func.value)
-            found.pop(key, None)
-            add(n.func.value, lambda b, t=text: operator("contents", b, t, ast.Constant(True)), key)  # type: ignore[misc]
+            if grows:
+                found.pop(key, None)
+            add(n.func.value, lambda b, t=text, g=grows: operator("contents", b, t, ast.Constant(g)), key)  # type: ignore[misc]
     return list(found.values())

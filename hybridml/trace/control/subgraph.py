@@ -55,6 +55,9 @@ def trace_body(
             result = f(*pytree.unflatten(structure, symbols))
             leaves, out = pytree.flatten(result)
             leaves = [x.value() if isinstance(x, Variable) else x for x in leaves]
+    except Exception as e:
+        builder.outermost.abandoned = e
+        raise
     finally:
         state.tapes = tapes
     return Body(builder, list(builder.inputs), leaves, out)
