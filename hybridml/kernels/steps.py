@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hybridml.kernels.epilogue import Epilogue
     from hybridml.kernels.sweep import SweepStep
 
-CHUNK_NANOSECONDS = 8000.0  # work that makes a piece worth handing to another thread
+CHUNK_NANOSECONDS = 3000.0  # work that makes a piece worth handing to another thread
 GRAIN = 64  # elements: pieces begin at cache lines
 
 
