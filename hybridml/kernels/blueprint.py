@@ -19,7 +19,7 @@ from hybridml import config
 from hybridml.backends import Backend
 from hybridml.kernels import crossing
 from hybridml.kernels.executable import Executable
-from hybridml.kernels.group import Fusions, fused
+from hybridml.kernels.fuser import Fusions, fused
 from hybridml.kernels.programs import executable
 from hybridml.kernels.region import Meter, Region
 from hybridml.symbolic import Dim, Guards, Scope

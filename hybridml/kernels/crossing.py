@@ -19,7 +19,8 @@ from hybridml.symbolic.polynomial import Symbol, atom
 from hybridml.trace.graph import Graph, Node, Value
 
 if TYPE_CHECKING:
-    from hybridml.kernels.group import Fuser, Group
+    from hybridml.kernels.fuser import Fuser
+    from hybridml.kernels.group import Group
 
 BLOCKS = 64  # wanted: enough for many threads, few enough that their sums are nothing beside the rows
 FEWEST, MOST = 8, 256

@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from functools import cached_property
 
+from hybridml.kernels.fuser import MAX_OPERANDS, Fuser
 from hybridml.kernels.gemm_cost import Split
 from hybridml.kernels.geometry import Geometry
-from hybridml.kernels.group import MAX_OPERANDS, Fuser, Group
+from hybridml.kernels.group import Group
 from hybridml.kernels.jit import Kernel
 from hybridml.kernels.lower import Lowered
 from hybridml.kernels.space import canonical, stretch, strides_over

@@ -20,7 +20,7 @@ from hybridml.errors import GraphError, located
 from hybridml.kernels import driver, jit, memory
 from hybridml.kernels.address import External
 from hybridml.kernels.control import ControlStep
-from hybridml.kernels.group import Fusions
+from hybridml.kernels.fuser import Fusions
 from hybridml.kernels.region import Fault, Meter, Region, Site
 from hybridml.kernels.steps import EmptyStep, PythonStep, Step, run_eagerly
 from hybridml.kernels.sweep import SweepStep

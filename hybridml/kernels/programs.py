@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hybridml.backends import Backend
 from hybridml.kernels.executable import Executable
-from hybridml.kernels.group import Fusions
+from hybridml.kernels.fuser import Fusions
 from hybridml.trace.graph import Graph
 
 

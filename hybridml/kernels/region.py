@@ -21,20 +21,20 @@ from hybridml.kernels.address import Address, Fixed, add_copy
 from hybridml.kernels.emit import emit
 from hybridml.kernels.emit_block import emit_block
 from hybridml.kernels.epilogue import Carry
-from hybridml.kernels.group import Fuser, Fusions, Group, Refusal, fused
+from hybridml.kernels.fuser import Fuser, Fusions, Refusal, fused
+from hybridml.kernels.group import Group
 from hybridml.kernels.jit import Kernel
 from hybridml.kernels.lower import Check, Lowered, lower
 from hybridml.kernels.movement import lower_movement
 from hybridml.kernels.placement import placed
+from hybridml.kernels.products import GemmStep, gemm_steps
 from hybridml.kernels.steps import (
     EmptyStep,
-    GemmStep,
     HorizontalStep,
     KernelStep,
     PythonStep,
     RoutineStep,
     Step,
-    gemm_steps,
     is_empty,
     kernel_nanoseconds,
     merge_equal_updates,

@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 from hybridml.kernels import gemm
-from hybridml.kernels.group import Refusal
-from hybridml.kernels.steps import GemmStep, KernelStep, Step
+from hybridml.kernels.fuser import Refusal
+from hybridml.kernels.products import GemmStep
+from hybridml.kernels.steps import KernelStep, Step
 from hybridml.kernels.walk import Walk
 from hybridml.trace.bind import Sizes
 from hybridml.trace.graph import Value

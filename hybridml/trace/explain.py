@@ -8,15 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from hybridml.kernels.control import ControlStep
 from hybridml.kernels.epilogue import Epilogue
-from hybridml.kernels.steps import (
-    EmptyStep,
-    GemmStep,
-    HorizontalStep,
-    KernelStep,
-    PythonStep,
-    RoutineStep,
-    Step,
-)
+from hybridml.kernels.products import GemmStep
+from hybridml.kernels.steps import EmptyStep, HorizontalStep, KernelStep, PythonStep, RoutineStep, Step
 from hybridml.kernels.sweep import SweepStep
 
 if TYPE_CHECKING:

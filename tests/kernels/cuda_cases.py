@@ -14,7 +14,8 @@ import hybridml as hml
 from hybridml.compare.workloads import forward, regression_step
 from hybridml.kernels import emit_cuda, launch
 from hybridml.kernels.emit_cuda import Phase
-from hybridml.kernels.group import Fuser, Group
+from hybridml.kernels.fuser import Fuser
+from hybridml.kernels.group import Group
 from hybridml.kernels.launch import Shape
 from hybridml.kernels.lower import Lowered, lower
 from hybridml.kernels.movement import lower_movement

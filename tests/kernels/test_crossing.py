@@ -6,7 +6,7 @@ import pytest
 import hybridml as hml
 from hybridml import config
 from hybridml.kernels import crossing, emit_cuda
-from hybridml.kernels.group import Fuser, fused
+from hybridml.kernels.fuser import Fuser, fused
 from hybridml.kernels.launch import Shape
 from hybridml.kernels.lower import lower
 from hybridml.kernels.views import places

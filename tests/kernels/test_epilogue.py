@@ -5,7 +5,7 @@ import pytest
 
 import hybridml as hml
 from hybridml.kernels import gemm, gemm_cost
-from hybridml.kernels.steps import GemmStep
+from hybridml.kernels.products import GemmStep
 from hybridml.trace.interpret import interpret
 
 rng = np.random.default_rng(0)

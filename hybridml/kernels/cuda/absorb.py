@@ -21,8 +21,8 @@ from hybridml.kernels.cuda.epilogue import PRODUCT, Epilogue, kept_spec
 from hybridml.kernels.cuda.order import in_order
 from hybridml.kernels.cuda.patterns import GELU, GELU_BY_ERF, GELU_GRADIENT, Matcher
 from hybridml.kernels.cuda.uses import Uses
-from hybridml.kernels.group import Refusal
-from hybridml.kernels.steps import GemmStep, gemm_steps
+from hybridml.kernels.fuser import Refusal
+from hybridml.kernels.products import GemmStep, gemm_steps
 from hybridml.ops.linalg import MATMUL
 from hybridml.ops.registry import Kind
 from hybridml.ops.view import RESHAPE

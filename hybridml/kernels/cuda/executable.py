@@ -23,7 +23,7 @@ from hybridml.kernels.cuda.program import Call, Program
 from hybridml.kernels.cuda.region import Array, CudaRegion, Where
 from hybridml.kernels.cuda.steps import CudaStep
 from hybridml.kernels.executable import Executable
-from hybridml.kernels.group import Fusions
+from hybridml.kernels.fuser import Fusions
 from hybridml.kernels.region import Meter
 from hybridml.trace.graph import Graph
 

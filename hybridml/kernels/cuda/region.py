@@ -23,11 +23,12 @@ from hybridml.kernels.cuda.convolutions import convolutions
 from hybridml.kernels.cuda.epilogue import PRODUCT
 from hybridml.kernels.cuda.steps import CudaStep, LibraryStep
 from hybridml.kernels.emit_cuda import Phase
-from hybridml.kernels.group import Fuser, Fusions, Refusal
+from hybridml.kernels.fuser import Fuser, Fusions, Refusal
 from hybridml.kernels.lower import Check, Lowered
 from hybridml.kernels.memory import ALIGN
+from hybridml.kernels.products import GemmStep, gemm_steps
 from hybridml.kernels.region import Meter, Region
-from hybridml.kernels.steps import EmptyStep, GemmStep, KernelStep, PythonStep, RoutineStep, Step, gemm_steps
+from hybridml.kernels.steps import EmptyStep, KernelStep, PythonStep, RoutineStep, Step
 from hybridml.kernels.views import places
 from hybridml.kernels.windows import GENERATED, lower_windows
 from hybridml.ops.spec import TensorSpec

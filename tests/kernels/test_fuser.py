@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 import hybridml as hml
-from hybridml.kernels.group import MAX_OPERANDS, Fuser, can_fuse, fused
+from hybridml.kernels.fuser import MAX_OPERANDS, Fuser, fused
+from hybridml.kernels.group import can_fuse
 from hybridml.kernels.views import places
 from hybridml.testing import check_traced
 from hybridml.trace.passes import optimize
