@@ -33,7 +33,7 @@ help:
 	@echo "make clean      remove the environment and everything built"
 
 test: check
-	$(PY) -m pytest -n $(JOBS)
+	$(PY) -m pytest -n $(JOBS) --dist worksteal
 
 # Both run in the Python that is there, with no environment of their own and no network. Exit code 3 where there is no GPU.
 test-gpu:
