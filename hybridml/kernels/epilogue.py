@@ -140,6 +140,9 @@ def ride(fuser: Fuser, wanted: Riders) -> None:
         else:
             fuser.refuse(i, first, merged)
     if found:
+        fuser.refusals = {
+            (a, b): r for (a, b), r in fuser.refusals.items() if fuser.owner[a] is not fuser.owner[b]
+        }
         _update_last(fuser)
 
 
@@ -160,6 +163,10 @@ def _riding(fuser: Fuser, i: int, g: Group) -> Group | str:
     rows = frozenset(range(len(g.space) - columns))
     if g.reduced and g.reduced != rows:
         return "it reduces other axes than the product's rows"
+    made = {v for k in g.nodes for v in fuser.nodes[k].outputs}
+    read = {fuser.places[v][0] for v in fuser.nodes[i].values}
+    if any(fuser.places[v][0] in made and fuser.graph.variables[k] in read for k, v in fuser.graph.updates):
+        return "it would write over a variable that the product reads"
     whole = canonical(g.space)
     operands = set()
     for k in g.nodes:

@@ -26,7 +26,7 @@ _PROCESSORS = (("avx512f", 64, _ZEN_5), ("avx2", 32, _ZEN_3))
 
 _OTHER = (16, Machine(4, library_share=0.9, tile_rows=6))
 
-CYCLES = 3.0  # in a nanosecond
+CYCLES = 2.0  # in a nanosecond of an estimate, which is rather too long
 
 _NUMBER_LIMIT = 2**31
 

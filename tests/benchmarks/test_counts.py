@@ -14,6 +14,8 @@ from typing import Any, NamedTuple
 
 import pytest
 
+from hybridml.kernels import gemm_cost
+
 PEERS = Path(__file__).resolve().parents[2] / "benchmarks" / "peers"
 OBJECTS = 4096  # bytes of Python objects around a call's results: tensors, lists, arrays' headers
 PLACING = 4096 + 64  # bytes more for each large result, so that it can begin where kernels are fastest
@@ -27,18 +29,18 @@ class Counts(NamedTuple):
 
 
 MOST = {
-    "two_layer_forward": Counts(4, 0.78),
-    "two_layer_sgd": Counts(12, 2.8),
-    "two_layer_adam": Counts(11, 4.42),
-    "tiny_sgd": Counts(10, 0.06),
-    "tiny_adam": Counts(9, 0.07),
-    "wide_sgd": Counts(13, 65.6),
-    "conv_adam": Counts(20, 47.8),
-    "gru_adam": Counts(32, 168.0),
-    "transformer_adam": Counts(40, 229.6),
+    "two_layer_forward": Counts(2, 0.72),
+    "two_layer_sgd": Counts(9, 1.9),
+    "two_layer_adam": Counts(9, 3.6),
+    "tiny_sgd": Counts(8, 0.05),
+    "tiny_adam": Counts(7, 0.06),
+    "wide_sgd": Counts(10, 44.6),
+    "conv_adam": Counts(18, 42.2),
+    "gru_adam": Counts(29, 152.7),
+    "transformer_adam": Counts(37, 210.7),
     "chain_4096": Counts(1, 0.05),
     "chain_1e6": Counts(1, 12.0),
-    "cross_entropy": Counts(3, 4.13),
+    "cross_entropy": Counts(3, 4.12),
     "layer_norm": Counts(2, 51.2),
 }
 
@@ -62,8 +64,11 @@ def test_every_traced_workload_has_its_row(peers: Any) -> None:
 
 
 @pytest.mark.parametrize("name", MOST)
-def test_counts(peers: Any, name: str) -> None:
+def test_counts(peers: Any, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All products in tiles: what else rides in them then does not depend on how good this machine's BLAS is."""
     from workloads import WORKLOADS
+
+    monkeypatch.setattr(gemm_cost, "library", lambda product, machine: float("inf"))
 
     workload = WORKLOADS[name]
     step, inputs = peers.traced_function(workload, workload.make())

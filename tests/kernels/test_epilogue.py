@@ -161,6 +161,20 @@ def test_a_weight_is_updated_after_its_last_reader():
         np.testing.assert_allclose(w.numpy(), a, rtol=1e-4, atol=1e-5)
 
 
+def test_a_variable_that_the_product_reads_is_not_written_by_its_epilogue():
+    w = hml.Variable(array(30, 1))
+
+    @hml.function
+    def step(g, h):
+        d = hml.where(h > 0, g @ w.value().T, 0.0)
+        w.assign_sub(0.1 * hml.reshape(hml.sum(d, axis=0), (30, 1)))
+        return d
+
+    program = step.get_concrete_function(array(16, 1), array(16, 30)).program
+    assert "it would write over a variable that the product reads" in [r.reason for r in program.refusals]
+    assert not program.region.copies
+
+
 def test_a_group_that_reads_two_products_rides_on_the_last():
     x, h, w, u = array(32, 20), array(32, 30), array(20, 50), array(30, 50)
     steps = compare(lambda x, h, w, u: hml.sigmoid(x @ w + h @ u), x, h, w, u)
