@@ -15,7 +15,7 @@ THREAD_VARIABLES = ("HYBRIDML_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THR
 def describe() -> dict[str, Any]:
     """Processor, load, system and versions; nothing that names the machine or its user."""
     return {
-        "processor": processor(),
+        "processor": f"{processor()}{_vectors()}",
         "cpus": usable_cpus(),
         "load": load(),
         "system": f"{platform.system()} {platform.machine()}",
@@ -58,6 +58,13 @@ def cpu_features() -> list[str]:
     return [
         f for f in ("sse4_2", "avx", "avx2", "fma", "avx512f", "avx512_bf16", "asimd", "sve") if f in have
     ]
+
+
+def _vectors() -> str:
+    """The widest vectors, which processors of one name need not share."""
+    have = cpu_features()
+    names = {"avx512f": "AVX-512", "avx2": "AVX2", "asimd": "NEON"}
+    return next((f" ({name})" for feature, name in names.items() if feature in have), "")
 
 
 def _cpuinfo() -> str:
