@@ -110,7 +110,7 @@ class BatchTensor(Placeholder):
     def _no_value(self, what: str) -> TracerError:
         return TracerError(
             located(
-                f"{what} were asked of a tensor inside hml.vmap: it is {self.spec} for each of {self._level.size} examples at once. "
+                f"a tensor inside hml.vmap was asked for {what}: it is {self.spec} for each of {self._level.size} examples at once. "
                 "Use hml operations (hml.where, hml.cond, ...) on it; a variable cannot be assigned a value for each example",
                 user_line(),
             )

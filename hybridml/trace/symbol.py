@@ -34,7 +34,7 @@ class SymbolicTensor(Placeholder):
             return self._builder.escaped(self)
         return TracerError(
             located(
-                f"{what} were asked of a symbolic {self.spec}: inside @hml.function `{self._builder.outermost.name}` values do not exist "
+                f"a symbolic {self.spec} was asked for {what}: inside @hml.function `{self._builder.outermost.name}` values do not exist "
                 "yet, only shapes and dtypes. Use hml operations (hml.where, hml.sin, ...) on it, or compute it outside the function",
                 user_line(),
             )
