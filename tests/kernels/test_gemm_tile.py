@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hybridml.kernels import gemm_tile, jit, llvm
+from hybridml.kernels import gemm_tile, host, jit, llvm
 
 X86 = llvm.binding().get_process_triple().startswith(("x86_64", "amd64"))
 
@@ -126,10 +126,10 @@ def test_the_sums_of_a_tile_stay_in_registers(cpu, vector_bytes, rows, features,
 @pytest.mark.skipif(not X86, reason="narrower vectors of another architecture are not asked for")
 @pytest.mark.parametrize("vector_bytes", [32, 16])
 def test_results_with_narrower_vectors(vector_bytes, tmp_path):
-    host = llvm.host_features()
+    known = host.features()
     wider = ("avx512",) if vector_bytes == 32 else ("avx", "fma", "f16c", "vaes", "vpclmul", "xop")
-    if vector_bytes == 32 and not host.get("avx2"):
+    if vector_bytes == 32 and not known.get("avx2"):
         pytest.skip("this processor has no vectors of 32 bytes")
-    features = {name: has and not name.startswith(wider) for name, has in host.items()}
+    features = {name: has and not name.startswith(wider) for name, has in known.items()}
     program = ANOTHER.format(cpu=llvm.binding().get_host_cpu_name(), features=features)
     run(program + RESULTS.format(folder=str(Path(__file__).parent), vector_bytes=vector_bytes), tmp_path)
