@@ -4,7 +4,7 @@ Bias, activation, an activation's gradient, scaling, a residual, dropout, the up
 columns (a bias's gradient): a fusion group over the product's elements that nothing else has to wait for rides in its blocks. A
 block's numbers lie in a near cache, and a result that nobody else reads never goes any farther. (A register tile alone would be too
 narrow: rows that lie a power of two apart meet in one set of the cache, and the streams of an optimiser's state would be cut into
-pieces of a line each. Tile by tile was measured, and slower than a kernel of its own.)
+pieces of a line each.)
 
 No product is compiled for an epilogue: the group becomes a kernel of its own over a rectangle of rows and columns, whose address is a
 word of the product's argument block (cuBLASLt's and CUTLASS's epilogues are the same idea, fixed when the library is compiled).

@@ -60,7 +60,6 @@ class Words(IntEnum):
     EPILOGUE = 23  # the address of a kernel for each block of C, and of its argument block; see `epilogue`
     EPILOGUE_ARGS = 24
     BLOCK_ALONE = 25  # C is that block alone
-    FIRST_ROW = 26  # as the epilogue counts rows
 
 
 @dataclass(frozen=True)

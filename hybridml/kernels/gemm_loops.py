@@ -116,7 +116,7 @@ def tiled(args, begin, end):
     """Tiles of C in registers, from blocks of A and panels of B that are packed where that pays (Goto and van de Geijn).
 
     An epilogue, if there is one (word 23), is called on each block of C as soon as that is summed up, while it is in the cache. It has
-    an argument block of its own (24) and counts rows over all entries, from word 26 on. If nobody else wants C (25), a block of it
+    an argument block of its own (24) and counts rows over all entries. If nobody else wants C (25), a block of it
     lies on the stack, and is summed up in one go.
     """
     transa = args[1]
@@ -155,7 +155,7 @@ def tiled(args, begin, end):
         a = start_of(args, 0, entry)
         b = start_of(args, 1, entry)
         c = start_of(args, 2, entry)
-        line = args[26] + entry * args[3]
+        line = entry * args[3]
         top = first_row
         while top < last_row:
             bottom = min(top + most_rows, last_row)

@@ -46,7 +46,7 @@ class Placement:
             self._stack.append(memory.stacked(self._intervals, at))
         stack, value = self._stack[0], sizes.value
         scratch = dict([pair for s in steps for pair in s.scratch])
-        keys = [value(v) for v in stack.keys]  # type: ignore[arg-type]
+        keys = [value(v) for v in stack.keys]  # type: ignore[arg-type]  # keys are values
         offsets, size = stack.at([scratch[v] if v in scratch else v.spec.nbytes for v in keys])
         by_root = dict(zip(stack.keys, offsets, strict=True))
         return Placement(

@@ -374,7 +374,7 @@ class Region:
             places.append((self.address(site, e.place), p.c_word))
         words = p.words()
         if e is not None:
-            words[gemm.Words.EPILOGUE : gemm.Words.FIRST_ROW] = self._epilogue_words(site, e)
+            words[gemm.Words.EPILOGUE :] = self._epilogue_words(site, e)
         for at, word in places:
             words[word] = at.address
         block = site.table.block(words)
