@@ -249,7 +249,10 @@ def _cure(name: str, old: Any, new: Any) -> str:
             return f"pass one dtype, e.g. hml.asarray({name}, dtype=hml.{old.dtype.name})"
         return "pass batches of one shape (batch(n, drop_remainder=True), or pad them)"
     if isinstance(new, tuple) and new[0] in ("int", "float"):
-        return f"pass it as a tensor: hml.asarray({name}), or keep it in an hml.Variable"
+        return (
+            f"if it is only computed with, pass it as a tensor, hml.asarray({name}), or keep it in an hml.Variable; "
+            "if it is a size, take it from the shape of an argument"
+        )
     if isinstance(new, tuple) and new[0] == "variable":
         return "pass variables of one shape and dtype, all different or all the same ones"
     if isinstance(new, ObjectKey):

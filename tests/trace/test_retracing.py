@@ -103,3 +103,15 @@ def test_input_signature_errors_name_the_argument(case):
     with pytest.raises(SignatureError, match=message):
         f(*args)
     assert f(np.ones((2, 3), np.float32), np.float32(2)).tolist() == [[2, 2, 2], [2, 2, 2]]
+
+
+def test_the_cure_of_a_number_that_is_a_size_works():
+    x = hml.zeros(840)
+    sized = hml.function(lambda x, n: hml.reshape(x, (n, -1)))
+    with pytest.warns(RetraceWarning, match="if it is a size, take it from the shape of an argument"):
+        for n in range(2, 9):
+            sized(x, n)
+    cured = hml.function(lambda x, like: hml.reshape(x, (like.shape[0], -1)))
+    for n in (2, 4, 7, 8):
+        assert cured(x, hml.zeros(n)).shape == (n, 840 // n)
+    assert cured.cache_info().traces <= 3
