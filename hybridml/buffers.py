@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,8 @@ LARGE = 1 << 16  # bytes; below, the microsecond that this takes is worth more
 LINE = 64
 PAGE = 4096
 STAGGER = 512 + LINE  # from one array to the next, modulo a page
+
+Empty = Callable[[tuple[int, ...], np.dtype], np.ndarray[Any, Any]]
 
 _turn = itertools.count()
 
@@ -38,6 +41,16 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray[Any, Any]:
     nbytes = math.prod(shape) * dtype.itemsize
     if nbytes < LARGE:
         return np.empty(shape, dtype)
+    return _spread(shape, dtype)
+
+
+def maker(nbytes: int) -> Empty:
+    """What `empty` comes to for arrays of this size."""
+    return np.empty if nbytes < LARGE else _spread
+
+
+def _spread(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray[Any, Any]:
+    nbytes = math.prod(shape) * dtype.itemsize
     raw = _Memory(nbytes + PAGE + LINE, np.uint8)
     start = raw.ctypes.data
     skip = (next(_turn) * STAGGER - start) % PAGE

@@ -10,6 +10,7 @@ state in them (`flatten(x, opened=True)`) gets it; `unflatten` gives the object 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Callable, Hashable, Iterable, Iterator
 from typing import Any, Protocol
 
@@ -53,6 +54,13 @@ def register_state(cls: type, flatten: Callable[[Any], tuple[list[Any], Form]]) 
 def is_state(x: Any) -> bool:
     """True for an object with state."""
     return isinstance(x, tuple(_STATE))
+
+
+def is_container(cls: type) -> bool:
+    """True for lists, tuples, dictionaries and named tuples: all that is in them is their items."""
+    return cls in (list, tuple, dict) or (
+        issubclass(cls, tuple) and hasattr(cls, "_fields") and cls not in _REGISTRY
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,31 +205,50 @@ def _collect(x: Any, s: Structure, found: list[Any]) -> bool:
 
 def unflatten(structure: Structure, values: Iterable[Any]) -> Any:
     """The nest of that structure with these leaves."""
-    return _build(structure, iter(values))
+    return builder(structure)(iter(values))
 
 
-def _build(s: Structure, values: Iterator[Any]) -> Any:
-    if s.node is None:
-        return next(values)
-    children = [_build(c, values) for c in s.children]
+def builder(s: Structure) -> Callable[[Iterator[Any]], Any]:
+    """`unflatten` of one structure, made once for many calls: a function of an iterator over the leaves.
+
+    >>> pair = builder(flatten({"a": 1, "b": [2]})[1])
+    >>> pair(iter("xy"))
+    {'a': 'x', 'b': ['y']}
+    """
     cls: Any = s.node
-    if issubclass(cls, tuple(_STATE)):
-        form: Any = s.aux
-        return form.object()
+    if cls is None:
+        return next
     if cls is type(None):
-        return None
+        return lambda values: None
+    if issubclass(cls, tuple(_STATE)):
+        return _given_back(s.aux, s.n_leaves)
+    if cls in (list, tuple) and all(c.node is None for c in s.children):
+        return lambda values: cls(itertools.islice(values, len(s.children)))
+    parts, keys = [builder(c) for c in s.children], s.aux
     if cls is list:
-        return children
+        return lambda values: [part(values) for part in parts]
     if cls is tuple:
-        return tuple(children)
+        return lambda values: tuple([part(values) for part in parts])
     if cls is dict:
-        return dict(zip(s.aux, children, strict=True))  # type: ignore[call-overload]
+        return lambda values: {key: part(values) for key, part in zip(keys, parts, strict=True)}  # type: ignore[call-overload]
     for base in cls.__mro__:
         if base in _REGISTRY:
-            return _REGISTRY[base][1](s.aux, children)
+            rebuild = _REGISTRY[base][1]
+            return lambda values: rebuild(keys, [part(values) for part in parts])
     if issubclass(cls, tuple):
-        return cls(*children)
-    return cls(**dict(zip(s.aux, children, strict=True)))  # type: ignore[call-overload]
+        return lambda values: cls(*[part(values) for part in parts])
+    return lambda values: cls(**{key: part(values) for key, part in zip(keys, parts, strict=True)})  # type: ignore[call-overload]
+
+
+def _given_back(form: Any, n: int) -> Callable[[Iterator[Any]], Any]:
+    """An object with state, as it is: what the leaves would be is passed over."""
+
+    def give(values: Iterator[Any]) -> Any:
+        for _ in itertools.islice(values, n):
+            pass
+        return form.object()
+
+    return give
 
 
 def map(f: Callable[..., Any], x: Any, *rest: Any) -> Any:

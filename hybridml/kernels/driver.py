@@ -23,13 +23,12 @@ from typing import Any
 
 import numpy as np
 
-from hybridml.kernels import jit, layout, pool
+from hybridml.kernels import jit, layout, objects, pool
 from hybridml.kernels.layout import Opcode
 
-SIGNATURE = "int64(int64, int64)"
+SIGNATURE = "int64(int64, int64, int64)"
+FILLED_SIGNATURE = "int64(int64, int64)"
 _BLOCK_WORDS = 1024
-
-Run = Callable[[int, int], int]
 
 
 class Table:
@@ -176,16 +175,17 @@ class Program:
         header[layout.INSTRUCTIONS // 8] = self._rows.ctypes.data
         header[layout.PATCHES // 8] = self._patches.ctypes.data
         header[layout.POOL // 8] = pool.address
-        offsets = object_offsets()
-        self._python_patches: list[tuple[int, int, int]] = []
-        if offsets is not None:
-            header[layout.PATCH_COUNT // 8] = len(patches)
-            header[layout.LIST_ITEMS // 8], header[layout.ARRAY_DATA // 8] = offsets
-        else:
-            self._python_patches = patches
         self.address = int(header.ctypes.data)
-        self._call = entry(release_gil)
-        self._python_lock = threading.Lock()
+        self._call: Callable[[list[np.ndarray]], int]
+        if objects.known():
+            header[layout.PATCH_COUNT // 8] = len(patches)
+            if release_gil:
+                header[layout.SAVE_THREAD // 8], header[layout.RESTORE_THREAD // 8] = _thread_functions()
+            self._call = entry(call_block(self.address))
+        else:
+            self._python_patches, self._python_lock = patches, threading.Lock()
+            self._filled = filled_entry(release_gil)
+            self._call = self._fill_and_run
         if self.max_chunks > 1:
             pool.ensure_started()
 
@@ -200,58 +200,74 @@ class Program:
         """
         if len(arrays) < self.externals:
             raise ValueError(f"the program takes {self.externals} arrays, got {len(arrays)}")
-        if self._python_patches:
-            return self._run_with_python_patches(arrays)
-        result = self._call(self.address, id(arrays))
-        return self._after(result, arrays) if result else 0
+        result = self._call(arrays)
+        return self.after(result, arrays) if result else 0
 
-    def _after(self, result: int, arrays: list[np.ndarray]) -> int:
+    def after(self, result: int, arrays: list[np.ndarray]) -> int:
         """The uncommon results: another thread is inside, or there were no workers yet, or a stop code."""
         wait = 0.0
         while result == layout.PROGRAM_BUSY:
             time.sleep(wait)
             wait = min(wait + 5e-6, 1e-3)
-            result = self._call(self.address, id(arrays))
+            result = self._call(arrays)
         if result & layout.POOL_WANTED:
             pool.ensure_started()  # in a fork's child, or after the settings allowed no thread before
         return result >> 1
 
-    def _run_with_python_patches(self, arrays: list[np.ndarray]) -> int:
+    def _fill_and_run(self, arrays: list[np.ndarray]) -> int:
         with self._python_lock:
             for index, slot, offset in self._python_patches:
                 ctypes.c_int64.from_address(slot).value = arrays[index].ctypes.data + offset
-            result = self._call(self.address, id(arrays))
-            return self._after(result, arrays) if result else 0
+            return self._filled(self.address, 0)
+
+
+def call_block(program: int) -> np.ndarray:
+    """A new block of a call of the program with this header."""
+    block = np.zeros(layout.CALL_WORDS, np.int64)
+    block[layout.PROGRAM // 8] = program
+    for word, function in _object_functions():
+        block[word // 8] = function
+    return block
+
+
+def entry(block: np.ndarray) -> Callable[..., int]:
+    """The native loop as a function of Python, `loops.run`: of a list of arrays, or of one to fill and of arguments that the
+    block's rows recognise. It keeps the block alive."""
+    return objects.builtin(_native_address(), "run", block)
 
 
 @functools.cache
-def entry(release_gil: bool) -> Run:
-    """The native loop as ``run(header_address, id(list_of_arrays))``; `Program.run` says what its results
-    mean."""
-    kernel = jit.load(pool.native_source(), "run", SIGNATURE)
+def _native_address() -> int:
+    return jit.load(pool.native_source(), "run", SIGNATURE).address
+
+
+@functools.cache
+def filled_entry(release_gil: bool) -> Callable[[int, int], int]:
+    """The native loop where Python fills the argument blocks, as ``run(header_address, 0)``."""
+    kernel = jit.load(pool.native_source(), "run_filled", FILLED_SIGNATURE)
     prototype = ctypes.CFUNCTYPE if release_gil else ctypes.PYFUNCTYPE
     return prototype(ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(kernel.address)
 
 
 @functools.cache
-def object_offsets() -> tuple[int, int] | None:
-    """Where a list keeps its items and an array its data, or None where that is not what it should be.
+def _thread_functions() -> list[int]:
+    """Addresses of what gives up the interpreter lock and takes it again."""
+    api = ctypes.pythonapi
+    return [objects.function_address(f) for f in (api.PyEval_SaveThread, api.PyEval_RestoreThread)]
 
-    Both follow the object head in CPython; the items come after the list's length.
-    """
-    if sys.implementation.name != "cpython":
-        return None
-    items, data = object.__basicsize__ + 8, object.__basicsize__
-    arrays: list[np.ndarray] = [np.zeros(3), np.zeros(3, np.int8)[1:]]
-    pointers = ctypes.c_size_t.from_address(id(arrays) + items).value
-    if ctypes.sizeof(ctypes.c_void_p) != 8 or list.__basicsize__ < items + 8 or not pointers:
-        return None
-    for number, array in enumerate(arrays):
-        if ctypes.c_size_t.from_address(pointers + 8 * number).value != id(array):
-            return None
-        if ctypes.c_size_t.from_address(id(array) + data).value != array.ctypes.data:
-            return None
-    return items, data
+
+@functools.cache
+def _object_functions() -> list[tuple[int, int]]:
+    """(word of a call's block, address of the C function that belongs there)."""
+    api = ctypes.pythonapi
+    functions = {
+        layout.FROM_INT: api.PyLong_FromLongLong,
+        layout.INCREF: api.Py_IncRef,
+        layout.DECREF: api.Py_DecRef,
+        layout.DICT_NEXT: api.PyDict_Next,
+        layout.TO_INT: api.PyLong_AsLongLongAndOverflow,
+    }
+    return [(word, objects.function_address(f)) for word, f in functions.items()]
 
 
 def scalar_word(value: Any, dtype: Any) -> int:

@@ -38,6 +38,8 @@ class Executable:
     _busy = False  # a run is going on, in the thread that holds the lock
 
     region: Region
+    alone: driver.Program | None = None  # where it is all there is to run
+    results: list[tuple[buffers.Empty, tuple[int, ...], np.dtype]]  # what makes each output
 
     def __init__(self, graph: Graph, known: Fusions | None = None) -> None:
         def planned(meter: Meter) -> Region:
@@ -125,7 +127,9 @@ class Executable:
     def _build(self) -> None:
         self._arena = _aligned(self.arena_bytes)
         self._base = int(self._arena.ctypes.data)
-        self._allocate = [(v.shape, v.dtype) for v in self.region.placement.outputs]
+        self.results = [
+            (buffers.maker(v.spec.nbytes), v.shape, v.dtype) for v in self.region.placement.outputs
+        ]
         self.segments: list[driver.Program | PythonStep] = []
         self._faults: list[Fault] = []
         pending: list[Step] = []
@@ -138,7 +142,7 @@ class Executable:
                 pending.append(s)
         self._segment(pending, last=True)
         alone = len(self.segments) == 1 and not self._faults
-        self._only = self.segments[0] if alone and isinstance(self.segments[0], driver.Program) else None
+        self.alone = self.segments[0] if alone and isinstance(self.segments[0], driver.Program) else None
         self._lock = threading.RLock()
 
     def _segment(self, steps: list[Step], last: bool = False) -> None:
@@ -158,10 +162,10 @@ class Executable:
 
     def run(self, externals: list[np.ndarray]) -> list[np.ndarray]:
         """Run once. Variables among the externals are overwritten; the outputs are new arrays."""
-        outputs = [buffers.empty(shape, dtype) for shape, dtype in self._allocate]
+        outputs = [empty(shape, dtype) for empty, shape, dtype in self.results]
         externals += outputs
-        if self._only is not None:
-            self._only.run(externals)
+        if self.alone is not None:
+            self.alone.run(externals)
             return outputs
         with self._lock:  # Python steps share the arena, and so does the telling of what a check has found
             if self._busy:  # in this thread: a Python step of the run calls the function again

@@ -16,9 +16,67 @@ PATCH_COUNT = 16
 PATCHES = 24
 POOL = 32
 BUSY = 40  # process id of whoever runs the program; a number left by a fork's parent means free
-LIST_ITEMS = 48  # where a Python list keeps its array of item pointers
-ARRAY_DATA = 56  # where a NumPy array keeps its data pointer
+SAVE_THREAD = 48  # address of PyEval_SaveThread, or 0: the interpreter lock is kept
+RESTORE_THREAD = 56
 HEADER_WORDS = 8
+
+# -- the block of a call, which Python hands over as the function's owner: words ----------------------------
+
+PROGRAM = 0  # address of the header
+FROM_INT = 8  # addresses of PyLong_FromLongLong and so on
+INCREF = 16
+DECREF = 24
+DICT_NEXT = 32
+TO_INT = 40
+CHECKS = 48  # rows that recognise the arguments, and how many
+CHECK_COUNT = 56
+FOUND = 64  # scratch: the address of words for the objects that the rows find
+TENSOR_TYPE = 72  # objects of this type have an array ...
+TENSOR_SLOT = 80  # ... so many bytes from their beginning
+ARRAY_TYPE = 88
+TUPLE_ITEMS = 96
+SCRATCH = 104  # three words for what C functions return by address
+CALL_WORDS = 16
+
+# -- Python objects: byte offsets, which `objects` compares with real ones ---------------------------------
+
+REFERENCES = 0  # in the lower half of the word
+OBJECT_TYPE = 8
+OBJECT_HEAD = 16
+LENGTH = 16  # of lists and tuples
+LIST_ITEMS = 24  # a pointer; a tuple's items follow its head
+DICT_LENGTH = 16
+FLOAT_VALUE = 16
+WEAKREF_OBJECT = 16  # the object, or None after its death
+ARRAY_DATA = 16
+ARRAY_NDIM = 24  # an int32
+ARRAY_DIMS = 32
+ARRAY_DTYPE = 56
+ARRAY_FLAGS = 64
+C_CONTIGUOUS = 1
+
+# -- a row that recognises an argument: eight words --------------------------------------------------------
+
+
+class Check(IntEnum):
+    """What a row ``[kind, source, a, b, c, d]`` asks of the object in place ``source`` of those found."""
+
+    TUPLE = 0  # its type is a, its length b: its items go to the places from c
+    LIST = 1
+    DICT = 2  # likewise; its keys, in their order, are the very objects at address d
+    IS = 3  # it is the object a
+    IS_ALIVE = 4  # it is the object of the weak reference a, and not b: None, which the dead leave behind
+    IS_FLOAT = 5  # its type is a, its bits b
+    IS_INT = 6  # its type is a, its value b
+    ARRAY = 7  # a tensor or an array of dtype a, b axes with the sizes at address c, C-contiguous: array d of the call
+    FLOAT = 8  # its type is a: its value goes into array d of the call
+    INT = 9
+    STATE = 10  # the object `source` itself has an array a bytes from its beginning, for array d; c: nobody else may hold it
+
+
+KIND, SOURCE, CHECK_A, CHECK_B, CHECK_C, CHECK_D = range(0, 48, 8)
+CHECK_WORDS = 8
+CHECK_BYTES = 64
 
 # -- an instruction: a row of eight words ------------------------------------------------------------------
 
@@ -43,9 +101,10 @@ ROW_BYTES = 64
 PATCH_INDEX, PATCH_SLOT, PATCH_OFFSET = 0, 8, 16
 PATCH_BYTES = 24
 
-# -- what a run returns: -1, or a stop code times two plus the flag ----------------------------------------
+# -- what a run returns: one of these, or a stop code times two plus the flag -------------------------------
 
 PROGRAM_BUSY = -1
+MISFIT = -2  # the arguments are not those that the call's rows recognise
 POOL_WANTED = 1  # chunks ran one after the other because no worker is started
 
 # -- the thread pool's block: three cache lines, then one for each worker ----------------------------------

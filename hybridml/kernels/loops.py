@@ -14,6 +14,7 @@ from hybridml.kernels.layout import (
     CHUNKS,
     DONE,
     EXTENT,
+    FROM_INT,
     FUNCTION,
     INSTRUCTION_COUNT,
     INSTRUCTIONS,
@@ -23,6 +24,7 @@ from hybridml.kernels.layout import (
     JOB_GRAIN,
     LIST_ITEMS,
     MAX_CHUNKS,
+    MISFIT,
     OPCODE,
     OWNER,
     PATCH_BYTES,
@@ -34,9 +36,12 @@ from hybridml.kernels.layout import (
     POOL,
     POOL_WANTED,
     PROCESS,
+    PROGRAM,
     PROGRAM_BUSY,
     RELEASE_LOCK,
+    RESTORE_THREAD,
     ROW_BYTES,
+    SAVE_THREAD,
     SPIN_LIMIT,
     STOPPING,
     TICKET,
@@ -58,6 +63,8 @@ from hybridml.kernels.native import (
     call_pointer,
     call_pointer_int,
     call_void,
+    call_word,
+    call_word_word,
     compare_exchange,
     copy_bytes,
     load,
@@ -65,6 +72,7 @@ from hybridml.kernels.native import (
     pause,
     store,
 )
+from hybridml.kernels.recognise_loops import fit
 
 RUN = int(Opcode.RUN)
 JUMP = int(Opcode.JUMP)
@@ -146,26 +154,42 @@ def share_out(pool, function, args, extent, grain, chunks):
 
 
 @device
-def fill_slots(header, externals):
-    """Write the data addresses of this call's arrays into the argument blocks."""
-    items = load(externals + load(header + LIST_ITEMS))
-    data = load(header + ARRAY_DATA)
+def fill_slots(header, items):
+    """Write the data addresses of this call's arrays into the argument blocks; ``items`` are the arrays' addresses."""
     patch = load(header + PATCHES)
     for _ in range(load(header + PATCH_COUNT)):
         array = load(items + 8 * load(patch + PATCH_INDEX))
-        store(load(patch + PATCH_SLOT), load(array + data) + load(patch + PATCH_OFFSET))
+        store(load(patch + PATCH_SLOT), load(array + ARRAY_DATA) + load(patch + PATCH_OFFSET))
         patch += PATCH_BYTES
 
 
-def run(header, externals):
-    """Run a program once; ``externals`` is the address of a Python list of arrays."""
+def run(owner, arguments, count):
+    """A program as a built-in function of Python: of a list of arrays, or of one to fill and the call's arguments."""
+    call = load(owner + ARRAY_DATA)
+    items = load(load(arguments) + LIST_ITEMS)
+    result = MISFIT
+    if count == 1 or fit(call, items, load(arguments + 8)):
+        result = execute(load(call + PROGRAM), items)
+    return call_word_word(load(call + FROM_INT), result)
+
+
+def run_filled(header, unused):
+    """A program whose argument blocks Python has filled."""
+    return execute(header, unused)
+
+
+@device
+def execute(header, items):
+    """Fill the argument blocks, then walk the rows; what it returns stands in `layout`."""
     pool = load(header + POOL)
     process = load(pool + PROCESS)
     holder = atomic_load(header + BUSY)
     if holder == process or compare_exchange(header + BUSY, holder, process) == 0:
         return PROGRAM_BUSY
-    if load(header + PATCH_COUNT) > 0:
-        fill_slots(header, externals)
+    fill_slots(header, items)
+    save, thread = load(header + SAVE_THREAD), 0
+    if save != 0:
+        thread = call_word(save)
     first = load(header + INSTRUCTIONS)
     count = load(header + INSTRUCTION_COUNT)
     pool_wanted = 0
@@ -214,6 +238,8 @@ def run(header, externals):
             code = load(instruction + A)
             break
     atomic_store(header + BUSY, 0)
+    if save != 0:
+        call_pointer(load(header + RESTORE_THREAD), thread)
     return code * 2 + pool_wanted
 
 

@@ -39,6 +39,7 @@ def _int64_operation(arity: int, emit: Any, returns: types.Type = types.int64) -
             2: lambda typingctx, a, b: (sig, codegen),
             3: lambda typingctx, a, b, c: (sig, codegen),
             4: lambda typingctx, a, b, c, d: (sig, codegen),
+            5: lambda typingctx, a, b, c, d, e: (sig, codegen),
             8: lambda typingctx, a, b, c, d, e, f, g, h: (sig, codegen),
         }[arity]
     )
@@ -78,6 +79,9 @@ store = _int64_operation(2, lambda b, address, value: b.store(value, _word(b, ad
 load_byte = _int64_operation(
     1, lambda b, address: b.zext(b.load(b.inttoptr(address, ir.IntType(8).as_pointer())), _I64)
 )
+load_half = _int64_operation(
+    1, lambda b, address: b.zext(b.load(b.inttoptr(address, _I32.as_pointer())), _I64)
+)
 copy_bytes = _int64_operation(
     3,
     lambda b, to, of, count: b.call(
@@ -115,5 +119,9 @@ call_on_block = _int64_operation(8, _call(ir.VoidType(), *[_I64] * 7), types.non
 call_void = _int64_operation(1, _call(ir.VoidType()), types.none)
 call_pointer = _int64_operation(2, _call(ir.VoidType(), _I64), types.none)
 call_pointer_int = _int64_operation(3, _call(_I32, _I64, _I32))
+call_word = _int64_operation(1, _call(_I64))
+call_word_word = _int64_operation(2, _call(_I64, _I64))
+call_two_words_word = _int64_operation(3, _call(_I64, _I64, _I64))
+call_four_pointers_int = _int64_operation(5, _call(_I32, _I64, _I64, _I64, _I64))
 call_get_int = _int64_operation(1, _call(_I32))
 call_set_int = _int64_operation(2, _call(ir.VoidType(), _I32), types.none)

@@ -20,7 +20,7 @@ import threading
 import numpy as np
 
 from hybridml import config
-from hybridml.kernels import jit, layout
+from hybridml.kernels import jit, layout, objects
 
 MAX_WORKERS = 1023
 
@@ -89,16 +89,12 @@ def native_source() -> str:
 
 def _fill_functions() -> None:
     api = ctypes.pythonapi
-    _block[layout.ACQUIRE_LOCK // 8] = _function_address(api.PyThread_acquire_lock)
-    _block[layout.RELEASE_LOCK // 8] = _function_address(api.PyThread_release_lock)
+    _block[layout.ACQUIRE_LOCK // 8] = objects.function_address(api.PyThread_acquire_lock)
+    _block[layout.RELEASE_LOCK // 8] = objects.function_address(api.PyThread_release_lock)
     if sys.platform == "win32":
-        _block[layout.YIELD_THREAD // 8] = _function_address(ctypes.WinDLL("kernel32").SwitchToThread)
+        _block[layout.YIELD_THREAD // 8] = objects.function_address(ctypes.WinDLL("kernel32").SwitchToThread)
     else:
-        _block[layout.YIELD_THREAD // 8] = _function_address(ctypes.CDLL(None).sched_yield)
-
-
-def _function_address(function: object) -> int:
-    return ctypes.cast(function, ctypes.c_void_p).value or 0  # type: ignore[arg-type]
+        _block[layout.YIELD_THREAD // 8] = objects.function_address(ctypes.CDLL(None).sched_yield)
 
 
 def _held_lock() -> int:

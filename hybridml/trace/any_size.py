@@ -29,7 +29,7 @@ class AnySize(ConcreteFunction):
         self.variables, self.named = tuple(general.variables), general.named
         self._traced, self._binding, self.optimized = general.graph, None, general.optimized
         self._plan, self._later = general.plan, None  # each size's own concrete function has its program
-        self._assigned = [self.variables[i] for i, _ in general.graph.updates]
+        self.assigned = [self.variables[i] for i, _ in general.graph.updates]
         self._trace_seconds, self._passes_seconds = general.trace_seconds, general.passes_seconds
         self._programs: OrderedDict[tuple[TensorSpec, ...], ConcreteFunction] = OrderedDict()
         self._lock = threading.Lock()

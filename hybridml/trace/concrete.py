@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -75,6 +75,22 @@ class OutputPlan:
     def single(self) -> bool:
         return self.structure is pytree.LEAF and self.slots == (0,)
 
+    def filled(self, results: Sequence[Any]) -> Any:
+        """What the function returned, with these results in the slots."""
+        leaves = results if self._is_all else self._leaves(results)
+        return self._build(iter(leaves))
+
+    @cached_property
+    def _build(self) -> Callable[[Iterator[Any]], Any]:
+        return pytree.builder(self.structure)
+
+    @cached_property
+    def _is_all(self) -> bool:
+        return self.slots == tuple(range(len(self.slots)))
+
+    def _leaves(self, results: Sequence[Any]) -> list[Any]:
+        return [c if s is None else results[s] for s, c in zip(self.slots, self.constants, strict=True)]
+
 
 @dataclass(frozen=True)
 class Binding:
@@ -135,8 +151,8 @@ class ConcreteFunction:
     ) -> None:
         self._traced, self._binding = graph, binding
         self.variables = tuple(variables)
-        self._plan = outputs
-        self._assigned = [variables[i] for i, _ in graph.updates]
+        self._plan, self._returns_tensor = outputs, outputs.single
+        self.assigned = [variables[i] for i, _ in graph.updates]
         self._trace_seconds = trace_seconds
         self._check = check
         self.named = named  # ids of the variables that the function put into a dict or a set
@@ -185,7 +201,7 @@ class ConcreteFunction:
         """The same program on other variables of the same shapes and dtypes."""
         other = copy.copy(self)
         other.variables = tuple(variables)
-        other._assigned = [variables[i] for i, _ in self._traced.updates]
+        other.assigned = [variables[i] for i, _ in self._traced.updates]
         return other
 
     def _check_places(self) -> None:
@@ -254,15 +270,20 @@ class ConcreteFunction:
             return self.rebuild(self._inline(tensors))
         watching = [t for t in state.tapes if self._reads_watched(t) or any(map(t.is_watching, tensors))]
         if not watching:
-            return self.rebuild([wrap(a) for a in self.run([x._array for x in tensors])])
+            return self.returned(self.run([x._array for x in tensors]))
         return self.rebuild(self._call_recorded(tensors))
+
+    @property
+    def is_bare(self) -> bool:
+        """True where a call runs the program and nothing else."""
+        return not self._check and (self._later is None or (self._later.ready and self._later.error is None))
 
     def run(self, arrays: list[Any]) -> list[Any]:
         """The bare call: C-contiguous arrays of the program's device in, fresh arrays out, variables updated in place."""
         if self._moves != moves():
             self._check_places()
             self._moves = moves()
-        for v in self._assigned:
+        for v in self.assigned:
             if v.is_held():
                 v._array = backends.of(v._array).copy(v._array)
         if self._later is not None and not self._has_arrived(self._later):
@@ -293,7 +314,7 @@ class ConcreteFunction:
             return self.program.run(arrays + [v._array for v in self.variables])
         found, new = interpret(self.graph, arrays, [v._array for v in self.variables])
         outputs, new = [[np.array(a, order="C") for a in results] for results in (found, new)]
-        for v, a in zip(self._assigned, new, strict=True):
+        for v, a in zip(self.assigned, new, strict=True):
             np.copyto(v._array, a)
         return outputs
 
@@ -301,22 +322,25 @@ class ConcreteFunction:
         before = [v._array.copy() for v in self.variables]
         outputs = self.program.run(arrays + [v._array for v in self.variables])
         here = self.backend.get
-        results = [here(a) for a in (*outputs, *[v._array for v in self._assigned])]
+        results = [here(a) for a in (*outputs, *[v._array for v in self.assigned])]
         check(self.graph, [here(a) for a in arrays], [here(a) for a in before], results, self.backend)
         return outputs
 
+    def returned(self, arrays: list[Any]) -> Any:
+        """What the Python function returned, of a run's results."""
+        if self._returns_tensor:
+            return wrap(arrays[0])
+        return self._plan.filled([wrap(a) for a in arrays])
+
     def rebuild(self, results: list[Any]) -> Any:
-        plan = self._plan
-        if plan.single:
-            return results[0]
-        leaves = [c if s is None else results[s] for s, c in zip(plan.slots, plan.constants, strict=True)]
-        return pytree.unflatten(plan.structure, leaves)
+        """What the Python function returned, with these tensors in their places."""
+        return self._plan.filled(results)
 
     def _inline(self, tensors: Sequence[Tensor]) -> list[Any]:
         """Run the graph through the door: one more way to write it into a trace."""
         results = inline(as_pure(self.graph), [*tensors, *[v.value() for v in self.variables]])
         n = len(self.graph.outputs)
-        for v, new in zip(self._assigned, results[n:], strict=True):
+        for v, new in zip(self.assigned, results[n:], strict=True):
             v.assign(new)
         return results[:n]
 
@@ -330,13 +354,13 @@ class ConcreteFunction:
     def _call_recorded(self, tensors: Sequence[Tensor]) -> list[Any]:
         if self._background and not self._gradient_has_arrived():
             return self._inline(tensors)
-        assigned = set(self._assigned)
+        assigned = set(self.assigned)
         values = [wrap(v._array.copy() if v in assigned else v._array) for v in self.variables]
         for x, v in zip(values, self.variables, strict=True):
             x._id = v._id
         results = self._pure([*tensors, *values])
         n = len(self.graph.outputs)
-        for v, new in zip(self._assigned, results[n:], strict=True):
+        for v, new in zip(self.assigned, results[n:], strict=True):
             v._store(new._array)
         return results[:n]
 

@@ -108,6 +108,7 @@ class Function:
             "<lambda>", "lambda"
         )
         self._binder = Binder(python_function)
+        self._arity = self._binder.simple
         self._traces: OrderedDict[CallKey, Trace] = OrderedDict()
         self._any_size: OrderedDict[CallKey, AnySize] = OrderedDict()
         self._last: Trace | None = None
@@ -115,7 +116,8 @@ class Function:
         self._owned: dict[Any, Variable] = {}
         self._lock = threading.RLock()
         self._bound: weakref.WeakKeyDictionary[Any, Function] = weakref.WeakKeyDictionary()
-        self._count = {"traces": 0, "hits": 0, "evictions": 0, "binds": 0}
+        self._hits = 0
+        self._count = {"traces": 0, "evictions": 0, "binds": 0}
         self._families = Families(self.input_signature)
         self._by_identity: set[CallKey] = (
             set()
@@ -128,21 +130,14 @@ class Function:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         last = self._last
-        if (
-            last is not None
-            and not kwargs
-            and not state.tapes
-            and not state.traces
-            and not state.levels
-            and not _Eagerly.on
-        ):
-            arrays = last.match(args)
-            if arrays is not None:
-                hits = self._count["hits"] = self._count["hits"] + 1
+        if not (last is None or state.tapes or state.traces or state.levels or _Eagerly.on):
+            given = args if len(args) == self._arity and not kwargs else self._binder.positional(args, kwargs)
+            results = None if given is None else last.answer(given)
+            if results is not None:
+                self._hits = hits = self._hits + 1
                 if last.reads and (hits < EVERY or not hits % EVERY):
                     self._history.notice(last)
-                concrete = last.concrete
-                return concrete.rebuild([wrap(a) for a in concrete.run(arrays)])
+                return last.concrete.returned(results)
         return self._call_slowly(args, kwargs)
 
     def _call_slowly(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -150,7 +145,7 @@ class Function:
             return self._run(args, kwargs)  # inside another trace or a vmap: part of it
         trace, leaves, is_new = self._find(args, kwargs)
         if not is_new:
-            self._count["hits"] += 1
+            self._hits += 1
             self._history.notice(trace)
         tensors = trace.tensors(leaves)
         if not state.tapes:
@@ -468,6 +463,7 @@ class Function:
         blueprints = [b for g in generals for b in g.blueprints]
         return CacheInfo(
             **self._count,
+            hits=self._hits,
             size=len(self._traces),
             kernels_compiled=sum(s.compiled for s in stats),
             kernels_loaded=sum(s.loaded_from_disk for s in stats),

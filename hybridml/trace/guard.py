@@ -14,6 +14,7 @@ from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable
 from hybridml.errors import DTypeError
 from hybridml.trace.concrete import ConcreteFunction
+from hybridml.trace.entry import Entry, entry_of
 from hybridml.trace.signature import is_tensor, leaf_key
 from hybridml.trace.watch import Read
 
@@ -34,7 +35,8 @@ class Trace:
     """A concrete function and the guard that recognises calls it can answer."""
 
     __slots__ = (
-        "array_type", "concrete", "guards", "n", "numbers", "places", "reads", "structure", "takes_no_tensor",
+        "_entry", "_tried", "args", "array_type", "concrete", "guards", "n", "numbers", "places", "reads", "structure",
+        "takes_no_tensor",
     )  # fmt: skip
 
     def __init__(
@@ -49,7 +51,10 @@ class Trace:
         self.numbers = numbers
         self.array_type = concrete.backend.array_type
         self.takes_no_tensor = not any(isinstance(x, Variable) or is_tensor(x) for x in leaves)
+        self._entry: Entry | None = None
+        self._tried = False  # whether there can be a fast way
         args, kwargs = structure.children
+        self.args = args
         flat = not kwargs.children and all(c.node is None for c in args.children)
         self.structure = None if flat else args
         self.n = len(leaves) if not kwargs.children else -1  # a call by keywords takes the slow way
@@ -78,6 +83,7 @@ class Trace:
             return self
         variables = list(self.concrete.variables)
         other = copy.copy(self)
+        other._entry, other._tried = None, False
         other.guards = list(self.guards)
         for i, j in self.places:
             other.guards[i] = (None, leaves[i])
@@ -99,6 +105,22 @@ class Trace:
                 for i, x in enumerate(leaves)
                 if i in self.numbers or is_tensor(x)
             ]
+
+    def answer(self, args: tuple[Any, ...]) -> list[Any] | None:
+        """The results of a call that fits, or None.
+
+        The first call that fits, the second of its kind, makes the fast way of those that follow; what that does not recognise is
+        looked at here.
+        """
+        entry = self._entry
+        if entry is not None and (found := entry.run(args)) is not None:
+            return found
+        arrays = self.match(args)
+        if arrays is None:
+            return None
+        if not self._tried and self.concrete.is_bare:
+            self._entry, self._tried = entry_of(self, args), True
+        return self.concrete.run(arrays)
 
     def match(self, args: tuple[Any, ...]) -> list[np.ndarray] | None:
         """The input arrays of a call that fits, or None."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -95,6 +95,7 @@ class Binder:
             self._signature: inspect.Signature | None = inspect.signature(python_function)
         except (TypeError, ValueError):
             self._signature = None
+        self._rest: dict[tuple[Any, ...], list[tuple[str, Any]] | None] = {}
         self.simple = -1  # how many positional arguments a call may have that needs no binding
         if self._signature is not None:
             kinds = [p.kind for p in self._signature.parameters.values()]
@@ -103,6 +104,29 @@ class Binder:
                 for k in kinds
             ):
                 self.simple = len(kinds)
+
+    def positional(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...] | None:
+        """The arguments by position alone, defaults put in, as `bind` gives them; None where there is more to it.
+
+        What to do is worked out once for each number of positional arguments and set of keywords.
+        """
+        form = (len(args), *kwargs)
+        if form not in self._rest:
+            self._rest[form] = self._rest_of(len(args), kwargs)
+        rest = self._rest[form]
+        if rest is None:
+            return None
+        return (*args, *[kwargs.get(name, default) for name, default in rest])
+
+    def _rest_of(self, given: int, names: Collection[str]) -> list[tuple[str, Any]] | None:
+        """Names and defaults of the parameters behind those that are given by position; None for a call that is not of this kind."""
+        if self._signature is None or self.simple < 0:
+            return None if names else []
+        rest = list(self._signature.parameters.values())[given:]
+        required = {p.name for p in rest if p.default is p.empty}
+        by_name = {p.name for p in rest if p.kind is p.POSITIONAL_OR_KEYWORD}
+        fits = given <= self.simple and required <= set(names) <= by_name
+        return [(p.name, p.default) for p in rest] if fits else None
 
     def bind(self, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if self._signature is None or (not kwargs and len(args) == self.simple):

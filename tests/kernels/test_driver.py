@@ -6,7 +6,7 @@ import threading
 import numpy as np
 import pytest
 
-from hybridml.kernels import driver, jit
+from hybridml.kernels import driver, jit, objects
 from hybridml.kernels.driver import Table, scalar_word
 
 SCALE = """
@@ -79,16 +79,16 @@ def test_a_patch_may_point_into_an_array():
 
 
 def test_the_python_path_fills_the_same_slots(monkeypatch):
-    monkeypatch.setattr(driver, "object_offsets", lambda: None)
+    monkeypatch.setattr(driver.objects, "known", lambda: False)
     program = scale_program(4, 2.0)
-    assert program._python_patches
+    assert program._call == program._fill_and_run
     x, out = np.arange(4, dtype=np.float32), np.zeros(4, np.float32)
     program.run([x, out])
     np.testing.assert_array_equal(out, 2 * x)
 
 
 def test_the_layout_of_lists_and_arrays_is_what_the_native_path_needs():
-    assert driver.object_offsets() is not None
+    assert objects.known()
 
 
 def test_too_few_arrays_are_refused():
