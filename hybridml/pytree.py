@@ -30,6 +30,10 @@ class Form(Protocol):
     def difference(self, other: Any) -> tuple[str, str, str] | None:
         """(label, old, new) of the first thing in which another form of the same class differs."""
 
+    def contents(self) -> Iterator[tuple[dict[Any, Any] | list[Any], list[Any]]]:
+        """(container, what it holds) of everything below the object that can be changed in place: as long as each holds the very same
+        objects, the object has this form and this state."""
+
     def watched(self) -> Iterator[tuple[str, Any, Callable[..., Any]]]:
         """(path, object, the function that calling it runs) of the object and of every object with state below it."""
 

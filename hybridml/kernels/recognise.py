@@ -38,19 +38,25 @@ class Rows:
     def __init__(self, tensor: type, slot: int) -> None:
         self._tensor, self._slot = tensor, slot
         self._rows: list[list[int]] = []
-        self._places = 1
+        self._found = [0]  # the object in each place: what the rows find, or one that is there for good
         self._keep: list[Any] = [tensor]
 
     def items(self, x: tuple[Any, ...] | list[Any] | dict[Any, Any], place: int) -> int:
         """The object is of the type of `x` and of its length, if a dictionary with the same keys in the same order; the first place of
         its items."""
-        first = self._places
-        self._places += len(x)
+        first = len(self._found)
+        self._found += [0] * len(x)
         kind = Check.DICT if isinstance(x, dict) else Check.LIST if isinstance(x, list) else Check.TUPLE
         keys = self._words(list(map(id, x))) if isinstance(x, dict) else 0
         self._keep += [type(x), list(x) if isinstance(x, dict) else None]
         self._add(kind, place, id(type(x)), len(x), first, keys)
         return first
+
+    def known(self, x: Any) -> int:
+        """A place for an object that is not among the arguments; it is kept alive."""
+        self._keep.append(x)
+        self._found.append(id(x))
+        return len(self._found) - 1
 
     def the(self, x: Any, place: int) -> None:
         """The object is `x`, which is kept alive."""
@@ -86,7 +92,7 @@ class Rows:
     def finish(self, program: Program) -> Callable[[list[Any], tuple[Any, ...]], int]:
         """A function of a list with a place for each of the program's arrays, None where a row fills it in, and of a call's arguments."""
         rows = np.array(self._rows, np.int64).reshape(-1, layout.CHECK_WORDS)
-        found = np.zeros(self._places, np.int64)
+        found = np.array(self._found, np.int64)
         block = call_block(program.address).view(_Block)
         block[layout.CHECKS // 8], block[layout.CHECK_COUNT // 8] = rows.ctypes.data, len(rows)
         block[layout.FOUND // 8] = found.ctypes.data

@@ -28,11 +28,11 @@ class Walk:
            dicts and modules are entered; a module comes before its attributes, and the second time as `Again`
     """
 
-    __slots__ = ("_form", "_looked_at", "_paths", "found", "variables")
+    __slots__ = ("_form", "_paths", "found", "looked_at", "variables")
 
     def __init__(self, module: Any) -> None:
         self.found: list[tuple[str, Any]] = []
-        self._looked_at: list[
+        self.looked_at: list[
             tuple[Any, list[Any] | None, list[Any]]
         ] = []  # a dict or a list, its keys, its values
         self._paths = {id(module): ""}
@@ -42,7 +42,7 @@ class Walk:
 
     def _attributes(self, path: str, module: Any) -> None:
         attributes = vars(module)
-        self._looked_at.append((attributes, list(attributes), list(attributes.values())))
+        self.looked_at.append((attributes, list(attributes), list(attributes.values())))
         for name, x in list(attributes.items()):
             if name != RECORD:
                 self._visit(f"{path}{name}", x)
@@ -51,11 +51,11 @@ class Walk:
         cls = type(x)
         if cls is list or cls is tuple:
             if cls is list:
-                self._looked_at.append((x, None, list(x)))
+                self.looked_at.append((x, None, list(x)))
             for i, y in enumerate(x):
                 self._visit(f"{path}.{i}", y)
         elif cls is dict:
-            self._looked_at.append((x, list(x), list(x.values())))
+            self.looked_at.append((x, list(x), list(x.values())))
             for k, y in x.items():
                 self._visit(f"{path}.{k}", y)
         elif not pytree.is_state(x):
@@ -70,7 +70,7 @@ class Walk:
     @property
     def holds(self) -> bool:
         """True if nothing was assigned, added or taken away since."""
-        for container, keys, values in self._looked_at:
+        for container, keys, values in self.looked_at:
             if len(container) != len(values):
                 return False
             if keys is None:
@@ -135,6 +135,10 @@ class Form:
 
     def object(self) -> Any:
         return self._ref()
+
+    def contents(self) -> Iterator[tuple[Any, list[Any]]]:
+        for container, _, values in walk(self.object()).looked_at:
+            yield container, values
 
     def watched(self) -> Iterator[tuple[str, Any, Any]]:
         module = self.object()

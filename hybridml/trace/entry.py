@@ -99,6 +99,8 @@ class _Walk:
             self._leaf(x, place)
         elif x is None:
             self.rows.the(x, place)
+        elif pytree.is_state(x):
+            self._object(x, s, place)
         elif pytree.is_container(s.node):
             first = self.rows.items(x, place)
             order = list(x) if isinstance(x, dict) else range(len(x))
@@ -108,6 +110,17 @@ class _Walk:
                 self._nest(x[key], child, places[key])
         else:
             raise Unrecognisable
+
+    def _object(self, x: Any, s: pytree.Structure, place: int) -> None:
+        """An object with state: itself, and everything below it is what it was."""
+        self.rows.alive(weakref.ref(x), place)
+        form: Any = pytree.flatten(x, opened=True)[1].aux
+        for container, values in form.contents():
+            first = self.rows.items(container, self.rows.known(container))
+            for i, value in enumerate(values):
+                self.rows.the(value, first + i)
+        for _ in range(s.n_leaves):
+            next(self._guards)
 
     def _leaf(self, x: Any, place: int) -> None:
         i, (dtype, expected) = next(self._guards)

@@ -115,6 +115,61 @@ def test_a_step_that_trains(monkeypatch):
     assert w.numpy().tolist() == [-0.5, 0.5]
 
 
+class Net(hml.nn.Module):
+    def __init__(self):
+        self.layers = [hml.nn.Dense(3), {"last": hml.nn.Dense(1)}]
+        self.scale, self.training = 1.0, True
+
+    def call(self, x):
+        x = self.layers[1]["last"](self.layers[0](x)) * self.scale
+        return x if self.training else -x
+
+
+def test_a_model_and_its_optimiser(monkeypatch):
+    net, optimizer = Net(), hml.optim.Adam(0.001)
+
+    @hml.function
+    def step(net, optimizer, x):
+        with hml.GradientTape() as tape:
+            loss = hml.mean(hml.square(net(x)))
+        variables = net.trainable_variables
+        optimizer.apply_gradients(zip(tape.gradient(loss, variables), variables, strict=True))
+        return loss
+
+    losses = [float(step(net, optimizer, Y)) for _ in range(3)]
+    with monkeypatch.context() as m:
+        forbid_python(m)
+        losses += [float(step(net, optimizer, Y)) for _ in range(3)]
+    assert losses == sorted(losses, reverse=True) and losses[-1] < losses[0]
+
+
+def test_whatever_changes_in_a_model_is_noticed():
+    net = Net()
+    f = hml.function(lambda net, x: net(x))
+
+    def agrees():
+        for _ in range(3):
+            np.testing.assert_allclose(f(net, Y).numpy(), net(Y).numpy(), rtol=1e-6)
+
+    agrees()
+    net.scale = 3.0
+    agrees()
+    net.training = False
+    agrees()
+    net.layers[0].kernel.assign(net.layers[0].kernel * 2.0)
+    agrees()
+    net.layers[1]["last"].kernel = hml.Variable(net.layers[1]["last"].kernel * -1.0)
+    agrees()
+    net.layers[1]["last"] = hml.nn.Dense(2)
+    agrees()
+    net.layers.reverse()
+    net.layers[0], net.layers[1] = net.layers[1], net.layers[0]
+    agrees()
+    other = Net()
+    np.testing.assert_allclose(f(other, Y).numpy(), other(Y).numpy(), rtol=1e-6)
+    agrees()
+
+
 @pytest.mark.parametrize(
     "other",
     [
