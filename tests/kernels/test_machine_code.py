@@ -59,17 +59,16 @@ def array(*shape: int) -> Any:
     return hml.asarray(rng.normal(size=shape).astype(np.float32))
 
 
-@pytest.mark.parametrize(("cpu", "most"), [("znver3", 84), ("znver4", 74)])
-def test_a_chain_is_one_loop_of_whole_vectors(cpu: str, most: int) -> None:
+@pytest.mark.parametrize(("cpu", "most", "spilled"), [("znver3", 172, 8), ("znver4", 150, 0)])
+def test_a_chain_is_one_loop_of_whole_vectors(cpu: str, most: int, spilled: int) -> None:
     step = kernel(chain, array(64, 64), array(64, 64))
     register, lanes = WIDTH[cpu]
     (body,) = vector_loops(written.assembly_of(step.source, step.kernel.name, cpu), register)
-    assert elements(body) == lanes
+    assert elements(body) == 2 * lanes  # a long body takes two vectors in turns
     assert not any("call" in line for line in body)
     assert len(body) <= most
-    assert (
-        sum(bool(re.match(rf"vmovu?a?ps\s+%{register}\d+, .*\(%rsp\)", line)) for line in body) <= 1
-    )  # stored in the stack
+    stored = [line for line in body if re.match(rf"vmovu?a?ps\s+%{register}\d+, .*\(%rsp\)", line)]
+    assert len(stored) <= spilled
 
 
 @pytest.mark.parametrize("cpu", WIDTH)

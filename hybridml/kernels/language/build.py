@@ -25,6 +25,9 @@ def get_or_insert_function(module: Any, function_type: Any, name: str) -> Any:
     return ir.Function(module, function_type, name) if found is None else found
 
 
+LOOP_BLOCKS = 4  # that `for_range` makes
+
+
 @dataclass
 class Loop:
     index: Any
@@ -55,6 +58,18 @@ def for_range(builder: Any, count: Any, start: Any = None, step: Any = 1, intp: 
     index.add_incoming(builder.add(index, by, flags=("nsw",)), latch)
     builder.branch(header)
     builder.position_at_end(after)
+
+
+def interleave(loop: Loop, vectors: int) -> None:
+    """Tell LLVM how many vectors a turn of a loop takes, if it vectorises it.
+
+    See https://llvm.org/docs/LangRef.html#llvm-loop-interleave-count-metadata; a loop's own node refers to itself.
+    """
+    module = loop.do_continue.module
+    count = module.add_metadata(["llvm.loop.interleave.count", ir.IntType(32)(vectors)])
+    node = ir.MDValue(module, [count], name=str(len(module.metadata)))
+    node.operands = (node, count)
+    loop.do_continue.terminator.set_metadata("llvm.loop", node)
 
 
 def _goes_on(builder: Any, index: Any, count: Any, step: Any) -> Any:

@@ -17,6 +17,9 @@ from hybridml.kernels.translate.source import Trees, assigned_often, functions_o
 from hybridml.kernels.translate.values import Unsupported, Value, constant
 
 MAX_INLINED = 64  # functions inside functions: more is a recursion
+# A body of so many operations in one long chain fills the processor's window before the chain of the next vector begins: two vectors are
+# then taken in turns. LLVM takes one, for fear that registers run out; spilled constants cost less than waiting.
+LONG_BODY = 40
 
 
 def translate(source: str, name: str, signature: str, symbol: str, path: str) -> Translated:
@@ -200,6 +203,7 @@ class _Translator(Expressions):
         step = bounds[2] if len(bounds) == 3 else constant(1)
         start, stop = bounds[:2] if len(bounds) > 1 else (None, bounds[0])
         by = step.llvm if step.literal is None else int(step.literal)
+        blocks, operations = len(self.builder.function.blocks), self._operations()
         with build.for_range(self.builder, stop.llvm, start and start.llvm, by) as loop:
             frame.loops.append(LoopEnds(loop.do_break, loop.do_continue))
             frame.suites.append({})
@@ -209,6 +213,15 @@ class _Translator(Expressions):
             frame.depth -= 1
             frame.suites.pop()
             frame.loops.pop()
+        is_straight = len(self.builder.function.blocks) == blocks + build.LOOP_BLOCKS
+        is_own = (
+            not frame.loops and not self.inlined
+        )  # rows' loops are short: what is left over would cost more
+        if is_own and is_straight and self._operations() - operations >= LONG_BODY:
+            build.interleave(loop, 2)
+
+    def _operations(self) -> int:
+        return sum(len(block.instructions) for block in self.builder.function.blocks)
 
     def _while(self, frame: Frame, test: ast.expr, body: list[ast.stmt]) -> None:
         b = self.builder
