@@ -117,11 +117,14 @@ class _PythonCall:
         self.f, self.leaves, self.structure = f, leaves, structure  # a leaf of None is the next tensor
         self.specs = tuple(specs)
 
+    def __repr__(self) -> str:
+        return getattr(self.f, "__name__", type(self.f).__name__)
+
     def __call__(self, tensors: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Run it now; raises TraceError, ShapeError or DTypeError where the result is not what was promised."""
         given = iter(tensors)
         args = pytree.unflatten(self.structure, [next(given) if x is None else x for x in self.leaves])
-        name = getattr(self.f, "__name__", type(self.f).__name__)
+        name = repr(self)
         found = [_result(x, s) for x, s in zip(*self._matched(self.f(*args), name), strict=True)]
         for i, (x, s) in enumerate(zip(found, self.specs, strict=True)):
             if x.shape != s.shape:

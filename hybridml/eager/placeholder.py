@@ -77,10 +77,5 @@ class Placeholder(Tensor):
     def __bool__(self) -> bool:
         raise self._no_value("a Python truth value (`if` or `while` on a tensor)")
 
-    def __len__(self) -> int:
-        if not self.ndim:
-            raise TypeError("a 0-d tensor has no len()")
-        return self.shape[0]
-
     def __hash__(self) -> int:
         return id(self)

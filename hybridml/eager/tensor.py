@@ -11,6 +11,7 @@ import numpy as np
 
 from hybridml import backends
 from hybridml.eager.state import state
+from hybridml.errors import located, user_line
 from hybridml.ops.spec import TensorSpec, spec
 
 
@@ -40,6 +41,32 @@ class Operators:
     @property
     def spec(self) -> TensorSpec:
         return spec(self._array.shape, self._array.dtype)
+
+    def __len__(self) -> int:
+        if not self.ndim:
+            raise no_axes("len()")
+        return self.shape[0]
+
+    def __round__(self, digits: int | None = None) -> Any:
+        """What `round(x)` and `round(x, digits)` give: a tensor, halves rounded to the even one.
+
+        >>> from hybridml import asarray
+        >>> round(asarray([2.5, 1.26]), 1).tolist(), round(asarray(2.5)).item()
+        ([2.5, 1.2999999523162842], 2.0)
+        """
+        x: Any = self
+        return (x * 10.0**digits).round() / 10.0**digits if digits else x.round()
+
+    def __setitem__(self, place: Any, value: Any) -> None:
+        """Raises TypeError: a tensor never changes, and a variable is assigned as a whole."""
+        raise TypeError(
+            located(
+                f"elements of a {type(self).__name__} of shape {self.shape} cannot be assigned; make a new tensor, for example "
+                "hml.where(hml.arange(len(x)) == i, value, x) or hml.concat([x[:i], new, x[i + 1:]]), and where it is the state of "
+                "an hml.Variable, variable.assign(that)",
+                user_line(),
+            )
+        )
 
     @property
     def device(self) -> str:
@@ -134,11 +161,6 @@ class Tensor(Operators):
             )
         return bool(self._array.item())
 
-    def __len__(self) -> int:
-        if not self._array.ndim:
-            raise TypeError("a 0-d tensor has no len()")
-        return self._array.shape[0]
-
     def __iter__(self) -> Any:
         return iter([self[i] for i in range(len(self))])  # type: ignore[index]
 
@@ -155,6 +177,17 @@ class Tensor(Operators):
 
     def __deepcopy__(self, memo: Any) -> Tensor:
         return self
+
+
+def no_axes(what: str) -> TypeError:
+    """The error of asking a tensor without axes for what only an axis has."""
+    return TypeError(
+        located(
+            f"{what} was asked of a tensor of shape (), which is one number; use it as it is, give it an axis with hml.reshape(x, (1,)), "
+            "or check x.ndim first",
+            user_line(),
+        )
+    )
 
 
 _new = Tensor.__new__

@@ -278,3 +278,42 @@ def test_check_finite_names_the_first_offender_and_this_line():
         hml.errors.NonFiniteError, match=r"the loss: 1 of 3 elements.*\(1,\) is nan(.|\n)*test_tensor.py"
     ):
         hml.check_finite([1.0, float("nan"), 2.0], "the loss")
+
+
+@pytest.mark.parametrize("way", [lambda f: f, hml.function], ids=["eager", "traced"])
+def test_python_s_round(way):
+    x = hml.asarray([0.125, 2.5, -1.75])
+    assert way(lambda x: round(x))(x).tolist() == [0, 2, -2]
+    assert way(lambda x: round(x, 1))(x).numpy() == pytest.approx([0.1, 2.5, -1.8])
+    assert way(lambda x: round(x, -1))(x * 10).tolist() == [0, 20, -20]
+    assert round(hml.asarray([3, 4])).tolist() == [3, 4]
+
+
+@pytest.mark.parametrize("make", [hml.asarray, hml.Variable])
+def test_assigning_an_element_names_the_cure(make):
+    x = make([1.0, 2.0])
+    with pytest.raises(
+        TypeError,
+        match=r"shape \(2,\) cannot be assigned; make a new tensor, for example hml.where(.|\n)*test_tensor.py",
+    ):
+        x[0] = 5.0
+    with pytest.raises(TypeError, match="cannot be assigned"):
+        x[0] += 5.0
+
+
+@pytest.mark.parametrize("ask", [len, list], ids=lambda f: f.__name__)
+@pytest.mark.parametrize("way", [lambda f: f, hml.function], ids=["eager", "traced"])
+def test_a_tensor_without_axes_has_no_length(way, ask):
+    with pytest.raises(
+        TypeError, match=r"shape \(\), which is one number; use it as it is(.|\n)*test_tensor.py"
+    ):
+        way(lambda x: ask(x))(hml.asarray(2.0))
+    with pytest.raises(TypeError, match=r"shape \(\)"):
+
+        @hml.function
+        def loop(x):
+            for y in x:
+                x = x + y
+            return x
+
+        loop(hml.asarray(1.0))

@@ -729,6 +729,23 @@ def match_on_structures_of_tensors(a, b):
     return y
 
 
+@row("match", (0, 1), (1, 0), (0, 0), (2, 3), (2, 5), (4, 5))
+def match_on_alternatives_of_structures(a, b):
+    match (a, b):
+        case (0, _) | (_, 0):
+            out = a * 0 + 10
+        case (2, (3 | 4) as x) | (x, 5 | 6):
+            out = x * 100
+        case _:
+            out = a + b
+    match {"p": Point(a, b), "n": 1}:
+        case {"p": Point(0, y) | Point(y, 0)}:
+            out = out + y
+        case {"n": 1 | 2}:
+            out = out - 1
+    return out
+
+
 @row("match", (0, 3), (1, 3), (2, 3))
 def match_with_jumps(a, n):
     s = 0

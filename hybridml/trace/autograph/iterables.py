@@ -9,7 +9,7 @@ from hybridml import pytree
 from hybridml.eager.creation import arange, asarray
 from hybridml.eager.placeholder import Placeholder
 from hybridml.eager.state import state
-from hybridml.eager.tensor import Tensor
+from hybridml.eager.tensor import Tensor, no_axes
 from hybridml.errors import DTypeError, TraceError, located, user_line
 from hybridml.ops.elementwise import floor_divide, maximum, minimum
 from hybridml.ops.spec import all_equal, is_int
@@ -67,7 +67,7 @@ class Rows(TensorIterable):
 
     def __init__(self, x: Tensor) -> None:
         if not x.ndim:
-            raise TypeError("iteration over a 0-d tensor")
+            raise no_axes("iteration")
         self._x, self.length = x, x.shape[0]
 
     def item(self, k: Any) -> Any:

@@ -19,9 +19,13 @@ from __future__ import annotations
 import ast
 import copy
 import functools
+import itertools
 from typing import Any
 
 from hybridml.trace.autograph.jumps import assign, read, set_flag
+
+MAX_ALTERNATIVES = 16
+_PARTS = ("pattern", "patterns", "kwd_patterns")  # fields that hold patterns inside a pattern
 
 
 def without_questions(body: list[ast.stmt]) -> list[ast.stmt]:
@@ -40,12 +44,13 @@ class _Matches(ast.NodeTransformer):
 
     def visit_Match(self, node: ast.Match) -> Any:
         self.generic_visit(node)
-        if not any(c.guard is not None or _literals(c.pattern) for c in node.cases):
+        cases = [c for case in node.cases for c in _apart(case)]
+        if not any(c.guard is not None or _literals(c.pattern) for c in cases):
             return node
         self._count += 1
         subject = f"ag__subject_{self._count}"
         rest: list[ast.stmt] = []
-        for case in reversed(node.cases):
+        for case in reversed(cases):
             rest = self._case(subject, case, rest)
         return [assign(subject, node.subject, node), *rest]
 
@@ -82,6 +87,39 @@ def _if(test: ast.expr, body: list[ast.stmt], orelse: list[ast.stmt], place: ast
 def _literals(pattern: ast.pattern) -> bool:
     """Whether a pattern compares anything with `==`."""
     return any(isinstance(n, ast.MatchValue) for n in ast.walk(pattern)) and not _mixed(pattern)
+
+
+def _apart(case: ast.match_case) -> list[ast.match_case]:
+    """`case (0, _) | (_, 0)` as two cases with one body: then what each compares can be asked one after the other.
+
+    A guard is asked once, of the alternative that fits first, so a case with one stays whole.
+    """
+    if case.guard is not None or not _mixed(case.pattern):
+        return [case]
+    found = _alternatives(case.pattern)
+    if len(found) > MAX_ALTERNATIVES:
+        return [case]
+    return [ast.match_case(p, None, copy.deepcopy(case.body)) for p in found]
+
+
+def _alternatives(pattern: ast.pattern) -> list[ast.pattern]:
+    """Patterns without alternatives of structures, in the order in which Python tries them, that together fit what this one fits."""
+    if isinstance(pattern, ast.MatchOr):
+        return [pattern] if not _mixed(pattern) else [q for p in pattern.patterns for q in _alternatives(p)]
+    fields = [(name, value) for name, value in ast.iter_fields(pattern) if name in _PARTS and value]
+    choices: list[list[Any]] = [
+        [list(parts) for parts in itertools.product(*map(_alternatives, value))]
+        if isinstance(value, list)
+        else _alternatives(value)
+        for _, value in fields
+    ]
+    found = []
+    for chosen in itertools.product(*choices):
+        one = copy.copy(pattern)
+        for (name, _), value in zip(fields, chosen, strict=True):
+            setattr(one, name, value)
+        found.append(one)
+    return found
 
 
 def _mixed(pattern: ast.pattern) -> bool:
