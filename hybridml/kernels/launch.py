@@ -24,6 +24,7 @@ WIDEST = 512  # threads that share one long row: each may still have 128 registe
 WARP = 32
 BLOCKS = 8  # of THREADS threads that a multiprocessor holds at once
 SHARED_BYTES = 48 * 1024  # what every device grants a block without asking
+STAGED_BATCH = 8  # elements of a staged row that a thread takes at a time, or one access of more
 MAX_PARTS = 512
 PART_STEPS = 16  # elements a thread should have, for a part to be worth a launch
 # Threads that may share a row which they hold in registers, and how many registers each of them has for it.
@@ -39,6 +40,7 @@ class Shape:
     index   32 or 64 bits for sizes, strides and loop variables
     vector  neighbouring elements that a thread loads or stores together
     held    groups of so many elements that a thread of a row keeps in registers: exactly as many as cover the row. 0 where it keeps none
+    staged  True if shared memory keeps the row between the passes
     """
 
     x: int
@@ -46,6 +48,7 @@ class Shape:
     index: int = 64
     vector: int = 1
     held: int = 0
+    staged: bool = False
 
     @property
     def threads(self) -> int:
@@ -54,10 +57,14 @@ class Shape:
 
 @dataclass(frozen=True)
 class Launch:
-    """One kernel's launch: `grid` is (blocks, parts); with more than one part, two kernels run one after the other."""
+    """One kernel's launch: `grid` is (blocks, parts); with more than one part, two kernels run one after the other.
+
+    `shared` is how many bytes of shared memory a block asks for, beside the tables that stand in its text.
+    """
 
     shape: Shape
     grid: tuple[int, int]
+    shared: int = 0
 
     @property
     def parts(self) -> int:
@@ -84,6 +91,8 @@ def plan(
     multiprocessors: int = MULTIPROCESSORS,
     vector: int = 1,
     held_words: int = 0,
+    staged_bytes: int = 0,
+    shared_bytes: int = SHARED_BYTES,
 ) -> Launch:
     """The launch of a kernel over `kept` rows or columns (MAP: elements) of `reduced` elements each.
 
@@ -93,6 +102,8 @@ def plan(
         accumulators: the item sizes of its reductions, for the shared memory that a COLUMN block needs.
         vector: neighbouring elements that one access may move.
         held_words: registers that an element of a row needs while it is held; 0 if rows cannot be held.
+        staged_bytes: shared memory that an element needs where the row is kept there; 0 if nothing is read twice.
+        shared_bytes: shared memory that the device grants a block that asks for it.
 
     >>> plan(Mode.MAP, 1000).grid
     (4, 1)
@@ -104,7 +115,7 @@ def plan(
     if kept < 1 or reduced < 1:
         raise ValueError(f"a kernel runs over at least one element, got {kept} x {reduced}")
     resident = multiprocessors * BLOCKS * THREADS
-    held = 0
+    held, shared = 0, 0
     if mode is Mode.MAP:
         vector = vector if kept >= vector * multiprocessors * THREADS else 1
         x, y, tile, lanes = THREADS, 1, THREADS * vector, 1
@@ -113,6 +124,9 @@ def plan(
         splits = splittable and _parts(_rows_of_lanes(kept, lanes)[1], reduced, lanes, multiprocessors) > 1
         if held_words and not splits:
             lanes, held = _held(kept, reduced, vector, held_words, resident) or (lanes, 0)
+            tables = len(accumulators) * WIDEST // WARP * 8
+            if not held and staged_bytes and reduced * staged_bytes <= shared_bytes - tables:
+                lanes, shared = WIDEST, reduced * staged_bytes
         tile, _ = _rows_of_lanes(kept, lanes)
         x, y = lanes, tile
     else:
@@ -124,13 +138,13 @@ def plan(
     blocks = min(tiles, resident // (x * y))
     parts = (
         _parts(tiles, reduced, lanes, multiprocessors)
-        if splittable and mode is not Mode.MAP and not held
+        if splittable and mode is not Mode.MAP and not held and not shared
         else 1
     )
     # A loop variable passes the end of its range by up to one stride.
-    step = parts * lanes * vector if mode is not Mode.MAP else 0
+    step = parts * lanes * max(vector, STAGED_BATCH * bool(shared)) if mode is not Mode.MAP else 0
     furthest = max(kept + blocks * tile, reduced + step, parts * kept, *map(abs, words), 0)
-    return Launch(Shape(x, y, 32 if furthest < 2**31 else 64, vector, held), (blocks, parts))
+    return Launch(Shape(x, y, 32 if furthest < 2**31 else 64, vector, held, shared > 0), (blocks, parts), shared)
 
 
 def _rows_of_lanes(kept: int, lanes: int) -> tuple[int, int]:

@@ -23,6 +23,7 @@ from fake_libraries import device_memory
 from hybridml.kernels.cuda.commands import Kernel, Launch, ProductPlan
 from hybridml.kernels.cuda.cudnn import ConvolutionPlan, unsupported
 from hybridml.kernels.half import in_python as in_half
+from hybridml.kernels.launch import SHARED_BYTES
 from hybridml.kernels.targets import scalar_functions
 from hybridml.kernels.wide import in_python
 
@@ -87,11 +88,14 @@ class Index:
 class Shared:
     """cuda.shared: one array a block for each line that asks."""
 
-    def __init__(self) -> None:
+    def __init__(self, nbytes: int = 0) -> None:
         self.arrays: dict[int, np.ndarray] = {}
         self.count = 0
+        self.asked_for = np.full(nbytes, 0xA5, np.uint8)  # by the launch: size 0 in the text
 
     def array(self, shape: Any, dtype: Any) -> np.ndarray:
+        if shape == 0:
+            return np.frombuffer(self.asked_for, dtype, len(self.asked_for) // np.dtype(dtype).itemsize)
         self.count += 1
         return self.arrays.setdefault(self.count, np.zeros(shape, dtype))
 
@@ -178,6 +182,7 @@ class FakeDriver:
     capability = (9, 0)
     cudnn = False  # there is a library for convolutions
     conditionals = True  # graphs can decide branches and loops
+    shared_bytes = 227 * 1024  # of an H100
     multiprocessors = 1  # so that small kernels have several passes of their grid
 
     def __init__(self) -> None:
@@ -185,6 +190,7 @@ class FakeDriver:
         self.traffic: list[Traffic] = []  # of the kernels that ran last
         self.limit: int | None = None
         self.refused: Callable[[ProductPlan], str | None] = lambda plan: None
+        self.granted: set[str] = set()  # kernels that may have more than every block has
         self._kernels: dict[Any, tuple[Kernel, Any]] = {}
 
     def allocate(self, nbytes: int) -> Memory:
@@ -212,10 +218,11 @@ class FakeDriver:
         self._note("read", stream)
         return ctypes.string_at(address, nbytes)
 
-    def kernel(self, name: str, source: str, parameters: Any) -> Kernel:
+    def kernel(self, name: str, source: str, parameters: Any, shared: bool = False) -> Kernel:
         if source not in self._kernels:
             kernel = Kernel(name, source, parameters, source, "compiled", 0.0)
             self._kernels[source] = kernel, read(kernel)
+            self.granted |= {source} if shared else set()
             return kernel
         return Kernel(name, source, parameters, source, "memory", 0.0)
 
@@ -235,6 +242,9 @@ class FakeDriver:
             else:
                 args.append(raw.view(np.uint8)[: p.dtype.itemsize].view(p.dtype)[0])
         del self.traffic[:-100]
+        most = self.shared_bytes if command.kernel.source in self.granted else SHARED_BYTES
+        tables = re.findall(r"shared\.array\((\d+)", command.kernel.source)
+        assert command.shared + 8 * sum(map(int, tables)) <= most, "more shared memory than the block may have"
         function, cuda, waits = self._kernels[command.kernel.source][1]
         (gx, gy), (bx, by) = command.grid, command.block
         cuda.blockDim, cuda.gridDim = Index(bx, by), Index(gx, gy)
@@ -242,7 +252,7 @@ class FakeDriver:
         with np.errstate(all="ignore"):
             for block in np.ndindex(gy, gx):
                 cuda.blockIdx = Index(block[1], block[0])
-                cuda.shared = Shared()
+                cuda.shared = Shared(command.shared)
                 self._block(function, cuda, indices, args, waits)
 
     def _block(self, function: Any, cuda: Cuda, indices: list[Index], args: list[Any], waits: bool) -> None:

@@ -11,6 +11,7 @@ from fake_driver import Traffic
 from fake_gpu import FakeGpu
 
 import hybridml as hml
+from hybridml.kernels import launch
 
 RNG = np.random.default_rng(6)
 ROWS = 8  # as many as a block has, so that no thread repeats the last one
@@ -76,6 +77,37 @@ def test_each_element_is_read_once_and_written_once(gpu: FakeGpu, name: str, n: 
     found = traffic(gpu, f, *arguments(n))
     assert [t.bytes_per_element for t in found if t.operand[0] == "x"] == [(4.0, 0.0)] * inputs
     assert [t.bytes_per_element for t in found if t.operand[0] == "o"] == [(0.0, 4.0)] * outputs
+
+
+@pytest.mark.parametrize("n", [96, 51], ids=["16 bytes", "one by one"])
+@pytest.mark.parametrize("name", CASES)
+def test_rows_beyond_the_registers_are_read_once_too(
+    gpu: FakeGpu, name: str, n: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "HELD", ())
+    f, arguments, inputs, outputs = CASES[name]
+    found = traffic(gpu, f, *arguments(n))
+    assert [t.bytes_per_element for t in found if t.operand[0] == "x"] == [(4.0, 0.0)] * inputs
+    assert [t.bytes_per_element for t in found if t.operand[0] == "o"] == [(0.0, 4.0)] * outputs
+
+
+def test_one_long_row_is_one_kernel_that_reads_it_once(gpu: FakeGpu) -> None:
+    x = floats(1, 33_000)  # more than the registers of a block hold, and 127 KiB
+    f = hml.function(hml.nn.softmax)
+    with hml.device("gpu:0"):
+        y = f(hml.asarray(x).to("gpu:0")).to("cpu").numpy()
+    np.testing.assert_allclose(y, hml.nn.softmax(hml.asarray(x)).numpy(), rtol=2e-5, atol=0)
+    assert len([entry for entry in gpu.driver.log if entry.startswith("launch")]) == 1
+    assert {t.operand: t.bytes_per_element for t in gpu.driver.traffic} == {"x0": (4.0, 0.0), "o0": (0.0, 4.0)}
+
+
+def test_a_device_with_little_shared_memory_reads_long_rows_again(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch, "HELD", ())
+    gpu.driver.shared_bytes = 2048
+    found = traffic(gpu, hml.nn.softmax, floats(ROWS, 500))
+    assert [t.bytes_per_element for t in found if t.operand[0] == "x"] == [(8.0, 0.0)]
 
 
 @pytest.mark.parametrize("first", [0, 1, 2, 3, 4])

@@ -83,6 +83,7 @@ def planned(low: Lowered, **options: Any) -> launch.Launch:
         accumulators=sizes,
         vector=emit_cuda.width(low.spec, low.words),
         held_words=emit_cuda.held_words(low.spec),
+        staged_bytes=emit_cuda.staged_bytes(low.spec),
         **options,
     )
 
@@ -97,7 +98,8 @@ def shapes(mode: Mode, index: int = 64) -> list[Shape]:
 
 
 def widened(lows: list[Lowered], bases: list[Shape]) -> list[Shape]:
-    """These blocks, and each with accesses of several elements and with rows in registers, where all kernels of the group allow it."""
+    """These blocks, and each with accesses of several elements, with rows in registers and with rows in shared memory, where all
+    kernels of the group allow it."""
     found = list(bases)
     width = min(emit_cuda.width(low.spec, low.words) for low in lows)
     holds = all(emit_cuda.held_words(low.spec) for low in lows)
@@ -108,6 +110,8 @@ def widened(lows: list[Lowered], bases: list[Shape]) -> list[Shape]:
         found += [
             replace(base, vector=v, held=-(-reduced // (base.x * v))) for v in ({1, width} if holds else ())
         ]
+        if base.x > launch.WARP and base.y == 1 and all(emit_cuda.staged_bytes(low.spec) for low in lows):
+            found.append(replace(base, vector=width, staged=True))
     return found
 
 

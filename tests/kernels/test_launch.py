@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -103,6 +104,32 @@ def test_a_long_reduction_is_cut_into_parts() -> None:
     assert plan(Mode.ROW, 1, 4000, splittable=True).parts == 1, "too little to be worth a second launch"
     assert plan(Mode.COLUMN, 64, 2**20, splittable=True).parts == 132
     assert plan(Mode.ROW, 10**5, 2**12, splittable=True).parts == 1, "rows fill the device already"
+
+
+def test_rows_too_long_for_registers_wait_in_shared_memory_where_it_holds_them() -> None:
+    def staged(reduced: int, kept: int = 10**4, **options: Any) -> Launch:
+        return plan(Mode.ROW, kept, reduced, vector=4, held_words=1, staged_bytes=4, **options)
+
+    h100 = {"shared_bytes": 227 * 1024}
+    assert staged(32_768, **h100).shape.held == 16, "registers hold it"
+    found = staged(32_772, **h100)
+    assert found.shape == launch.Shape(512, 1, 32, vector=4, staged=True)
+    assert found.shared == 4 * 32_772
+    assert staged(58_112, **h100).shared == 227 * 1024
+    assert staged(58_113, **h100).shared == 0
+    assert not staged(58_113, **h100).shape.staged
+    assert staged(58_112, accumulators=[4, 4], **h100).shared == 0, "their tables are in shared memory too"
+    assert staged(40_000).shared == 0, "48 KiB are too few"
+    assert staged(40_000, kept=1, **h100).grid == (1, 1)
+    assert plan(Mode.ROW, 9, 40_000, held_words=1, splittable=True, **h100).shared == 0, "nothing is read twice"
+
+
+def test_a_staged_row_at_the_end_of_narrow_indices() -> None:
+    options: Any = {"vector": 4, "held_words": 1, "staged_bytes": 4, "shared_bytes": 227 * 1024}
+    assert plan(Mode.ROW, 2**31 - 2**20, 40_000, **options).shape.index == 32
+    found = plan(Mode.ROW, 2**31, 40_000, **options)
+    assert found.shape == launch.Shape(512, 1, 64, vector=4, staged=True)
+    assert found.shared == 160_000
 
 
 def test_shared_memory_decides_on_column_blocks() -> None:

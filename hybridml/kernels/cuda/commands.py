@@ -45,13 +45,20 @@ def resolve(place: Place, externals: Sequence[int]) -> int:
 class Launch:
     """One kernel over a grid. `words` are its arguments in order: a place for a pointer, else the value.
 
-    Each argument has eight bytes of its own in `slots`; `pointers` holds their addresses, which is what CUDA is given.
+    A block gets `shared` bytes of shared memory beside what stands in the text. Each argument has eight bytes of its own in `slots`; `pointers` holds their addresses, which is what CUDA is given.
     """
 
     def __init__(
-        self, kernel: Kernel, grid: Grid, block: Grid, words: Sequence[Any], together: bool = False
+        self,
+        kernel: Kernel,
+        grid: Grid,
+        block: Grid,
+        words: Sequence[Any],
+        together: bool = False,
+        shared: int = 0,
     ) -> None:
         self.kernel, self.grid, self.block, self.together = kernel, grid, block, together
+        self.shared = shared
         self.places = {i: w for i, w in enumerate(words) if isinstance(w, (Fixed, External))}
         self.slots = np.zeros(max(len(words), 1), np.uint64)
         self.pointers = (self.slots.ctypes.data + 8 * np.arange(len(self.slots))).astype(np.uint64)

@@ -54,6 +54,9 @@ class Driver:
                 ok(of(attribute.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR, device)),
             )
             self.multiprocessors: int = ok(of(attribute.CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT, device))
+            self.shared_bytes: int = ok(
+                of(attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, device)
+            )
         self._blas = CuBlas()
         self._lt = CuBlasLt(lambda: library_path("cublasLt"), WORKSPACE)
         self._cudnn = CuDnn(WORKSPACE)
@@ -97,8 +100,10 @@ class Driver:
 
     # kernels
 
-    def kernel(self, name: str, source: str, parameters: tuple[Parameter, ...]) -> Kernel:
-        """A printed kernel, from memory, the disk, or the compiler."""
+    def kernel(
+        self, name: str, source: str, parameters: tuple[Parameter, ...], shared: bool = False
+    ) -> Kernel:
+        """A printed kernel, from memory, the disk, or the compiler; `shared` if its launches ask for shared memory."""
         key = source, parameters
         with self._lock:
             if key in self._kernels:
@@ -108,8 +113,17 @@ class Driver:
             image = np.frombuffer(ptx + b"\0", np.uint8)
             module = ok(cu.cuModuleLoadData(image.ctypes.data))
             handle = ok(cu.cuModuleGetFunction(module, symbol.encode()))
+            if shared:
+                self._grant(handle)
             self._kernels[key] = Kernel(name, source, parameters, handle, origin, seconds)
             return self._kernels[key]
+
+    def _grant(self, handle: Any) -> None:
+        """Let the kernel's launches ask for all shared memory that a block may have; without this CUDA refuses more than 48 KiB."""
+        attribute = cu.CUfunction_attribute
+        tables = ok(cu.cuFuncGetAttribute(attribute.CU_FUNC_ATTRIBUTE_SHARED_SIZE_BYTES, handle))
+        most = attribute.CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES
+        ok(cu.cuFuncSetAttribute(handle, most, self.shared_bytes - tables))
 
     def launch(self, command: Launch, stream: int) -> None:
         """Run a kernel."""
@@ -117,7 +131,7 @@ class Driver:
         pointers = command.pointers.ctypes.data
         ok(
             cu.cuLaunchKernel(
-                command.kernel.handle, gx, gy, 1, bx, by, 1, 0, cu.CUstream(stream), pointers, 0
+                command.kernel.handle, gx, gy, 1, bx, by, 1, command.shared, cu.CUstream(stream), pointers, 0
             )
         )
 
@@ -219,7 +233,7 @@ def node_parameters(command: Launch) -> Any:
     p.func = command.kernel.handle
     p.gridDimX, p.gridDimY, p.gridDimZ = *command.grid, 1
     p.blockDimX, p.blockDimY, p.blockDimZ = *command.block, 1
-    p.sharedMemBytes = 0
+    p.sharedMemBytes = command.shared
     p.kernelParams = int(command.pointers.ctypes.data)
     p.extra = 0
     return p

@@ -21,6 +21,7 @@ from hybridml.kernels.cuda.absorb import absorb, product_step
 from hybridml.kernels.cuda.commands import Command, Copy, Kernel, Launch, Library, Place, ProductPlan
 from hybridml.kernels.cuda.convolutions import convolutions
 from hybridml.kernels.cuda.epilogue import PRODUCT
+from hybridml.kernels.cuda.join import join
 from hybridml.kernels.cuda.steps import CudaStep, LibraryStep
 from hybridml.kernels.emit_cuda import Phase
 from hybridml.kernels.fuser import Fuser, Fusions, Refusal
@@ -113,7 +114,7 @@ class CudaRegion(Region):
     ) -> None:
         self.driver = driver
         self._uploaded: dict[Value, Any] = {}
-        graph, apart = absorb(convolutions(graph, self._convolution), product_plan, driver.refuse)
+        graph, apart = absorb(convolutions(join(graph), self._convolution), product_plan, driver.refuse)
         super().__init__(graph, 1, meter, inner, known)
         self.refusals += apart
 
@@ -173,6 +174,8 @@ class CudaRegion(Region):
             multiprocessors=self.driver.multiprocessors,
             vector=emit_cuda.width(spec, lowered.words),
             held_words=emit_cuda.held_words(spec),
+            staged_bytes=emit_cuda.staged_bytes(spec),
+            shared_bytes=self.driver.shared_bytes,
         )
         unread = {
             o.name for o, (v, _) in zip(spec.operands, lowered.operands, strict=True) if v in lowered.temporaries
@@ -183,7 +186,7 @@ class CudaRegion(Region):
             for p in phases
         ]
         self.meter.emit_seconds += time.perf_counter() - started
-        kernels = [(p, self._load(name, source, tuple(given))) for p, name, source, given in texts]
+        kernels = [(p, self._load(name, source, tuple(given), plan.shared > 0)) for p, name, source, given in texts]
         partial = [
             Value(TensorSpec((kept * plan.parts,), r.step.dtype.name), f"part of {r.name}")
             for r in (found if plan.parts > 1 else ())
@@ -192,8 +195,10 @@ class CudaRegion(Region):
             lowered, kernels[-1][1], "\n".join(t[2] for t in texts), reads, writes, plan, kernels, partial  # type: ignore[arg-type]  # a CUDA kernel in place of the CPU's
         )  # fmt: skip
 
-    def _load(self, name: str, source: str, parameters: tuple[emit_cuda.Parameter, ...]) -> Kernel:
-        kernel: Kernel = self.driver.kernel(name, source, parameters)
+    def _load(
+        self, name: str, source: str, parameters: tuple[emit_cuda.Parameter, ...], shared: bool
+    ) -> Kernel:
+        kernel: Kernel = self.driver.kernel(name, source, parameters, shared)
         if kernel.origin == "compiled":
             self.meter.compiled += 1
             self.meter.compile_seconds += kernel.seconds
@@ -259,7 +264,7 @@ class CudaRegion(Region):
         for phase, kernel in s.phases:
             parts = [] if phase == "whole" else [*[self.place(where, v) for v in s.partial], s.plan.parts]
             grid = s.plan.finish if phase == "finish" else s.plan.grid
-            yield Launch(kernel, grid, s.plan.block, [*values, *parts])
+            yield Launch(kernel, grid, s.plan.block, [*values, *parts], shared=s.plan.shared)
 
 
 def product_plan(

@@ -23,7 +23,7 @@ A softmax whose rows are shared by eight threads of two neighbouring elements ea
             a0 = m_maximum_f32(a0, shuffle_xor(a0, 4))      # 4, 2, 1: the largest of the row
             ...
 
-`maps`, `rows` and `wide_rows` each say how a mode's threads share the work. Nothing depends on the order in which blocks or
+`maps`, `rows`, `wide_rows` and `staged_rows` each say how a mode's threads share the work. Nothing depends on the order in which blocks or
 threads run: equal inputs give equal bits.
 """
 
@@ -36,6 +36,8 @@ from hybridml.kernels.emit_cuda.halves import in_single
 from hybridml.kernels.emit_cuda.maps import MapPrinter
 from hybridml.kernels.emit_cuda.printer import Parameter, Phase, Printer, parameters
 from hybridml.kernels.emit_cuda.rows import RowPrinter
+from hybridml.kernels.emit_cuda.staged_rows import StagedRowPrinter
+from hybridml.kernels.emit_cuda.staging import staged_bytes
 from hybridml.kernels.emit_cuda.tree import Reduction, is_splittable, reductions, space
 from hybridml.kernels.emit_cuda.wide_rows import WideRowPrinter
 from hybridml.kernels.launch import Shape
@@ -43,7 +45,7 @@ from hybridml.kernels.spec import KernelSpec, Mode
 
 __all__ = [
     "Parameter", "Phase", "Reduction", "emit", "held_words", "is_grouped", "is_splittable", "parameters", "reductions", "space",
-    "width",
+    "staged_bytes", "width",
 ]  # fmt: skip
 
 
@@ -59,14 +61,18 @@ def emit(
     Raises:
         ValueError: the kernel cannot be printed in this phase, or for this shape.
     """
-    grouped = shape.vector > 1 or shape.held > 0
+    grouped = shape.vector > 1 or shape.held > 0 or shape.staged
     if grouped and not is_grouped(spec):
         raise ValueError(f"kernel {spec.title} takes its elements one by one, got {shape}")
     if shape.held and not held_words(spec):
         raise ValueError(f"kernel {spec.title} has no rows that registers could hold, got {shape}")
+    if shape.staged and (shape.y > 1 or not staged_bytes(spec)):
+        raise ValueError(
+            f"shared memory holds one row a block, of a kernel that reads some of it twice: {spec.title} got {shape}"
+        )
     kind: type[Printer] = RowPrinter
     if spec.mode is Mode.MAP:
         kind = MapPrinter
     elif grouped:
-        kind = WideRowPrinter
+        kind = StagedRowPrinter if shape.staged and phase == "whole" else WideRowPrinter
     return kind(in_single(spec), shape, phase, scratch).print()

@@ -53,7 +53,7 @@ def is_grouped(spec: KernelSpec) -> bool:
         return False
     axis = _innermost(spec)
     stored: set[str] = set()
-    for body in _bodies(spec):
+    for body in bodies(spec):
         if any(isinstance(s, Loop) and s.running for s in body):
             return False
         computed = {s.name for s in _varying(body, axis) if isinstance(s, (Let, Load, Accumulate))}
@@ -78,7 +78,7 @@ def held_words(spec: KernelSpec) -> int:
     """
     if spec.mode is not Mode.ROW or len(axes(spec)[1]) != 1 or not is_grouped(spec):
         return 0
-    passes = _bodies(spec)
+    passes = bodies(spec)
     loaded = [{s.operand for s in body if isinstance(s, Load)} for body in passes]
     stored = [{s.operand for s in body if isinstance(s, Store)} for body in passes]
     most = 1
@@ -99,7 +99,7 @@ def unit_operands(spec: KernelSpec) -> list[str]:
 
 def levels(spec: KernelSpec) -> tuple[list[Statement], list[Statement]]:
     """A MAP kernel's statements: those that vary along the innermost axis, and those that do not."""
-    (body,) = _bodies(spec)
+    (body,) = bodies(spec)
     varying = _varying(body, _innermost(spec))
     return varying, [s for s in body if s not in varying]
 
@@ -109,7 +109,7 @@ def _innermost(spec: KernelSpec) -> str:
     return (reduced or kept)[-1].name if reduced or kept else ""
 
 
-def _bodies(spec: KernelSpec) -> list[list[Statement]]:
+def bodies(spec: KernelSpec) -> list[list[Statement]]:
     """The statements of each pass over the elements."""
     if spec.mode is Mode.MAP:
         return [_flat(spec.body)]
@@ -127,7 +127,7 @@ def _accesses(spec: KernelSpec) -> list[Load | Store]:
     axis = _innermost(spec)
     return [
         s
-        for body in _bodies(spec)
+        for body in bodies(spec)
         for s in body
         if isinstance(s, (Load, Store)) and (isinstance(s, Store) or kind(s.index, axis) != "same")
     ]

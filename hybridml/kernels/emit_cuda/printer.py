@@ -12,15 +12,16 @@ import numpy as np
 
 from hybridml.kernels.emit_cuda.element import Element
 from hybridml.kernels.emit_cuda.halves import in_single
-from hybridml.kernels.emit_cuda.memory import EXCHANGED, in_memory, load, store
+from hybridml.kernels.emit_cuda.memory import in_memory, load, store
 from hybridml.kernels.emit_cuda.tree import axes, is_splittable, reductions
 from hybridml.kernels.launch import Shape
-from hybridml.kernels.spec import Axis, Flag, KernelSpec, Let, Load, Mode, Statement, Store, suffix
+from hybridml.kernels.spec import Axis, Flag, KernelSpec, Let, Load, Mode, Statement, Store
 from hybridml.kernels.text import CALL, Lines
 
 Phase = Literal["whole", "partial", "finish"]
 
 _WIDE = re.compile(r"\b((?:aligned|load|store)(?:_[a-z]+)?_\d+)(?=\()")
+_SHARED = re.compile(r"shared\.array\(.+, (\w+)\)")
 _HALF = re.compile(r"\b(from_half|to_half|half)(?=\()")
 
 
@@ -96,8 +97,7 @@ class Printer:
         if wide:
             lines.append(f"from hybridml.kernels.wide import {', '.join(wide)}")
         lines += ["", 'm = scalar_functions("cuda")']
-        dtypes = {suffix(r.step.dtype) for r in reductions(self.spec)} if "shared.array" in body else set()
-        used = set(CALL.findall(body + functions)) | {EXCHANGED.get(d, d) for d in dtypes}
+        used = {*CALL.findall(body + functions), *_SHARED.findall(body)}
         lines += [f"{f} = m.{f}" for f in sorted(used)]
         lines += [f"ix, ux = np.int{bits}, np.uint{bits}  # of sizes, strides and loop variables"]
         if "LANES" in body:
