@@ -2,7 +2,7 @@
 
 Pure arithmetic on sizes; nothing here needs a GPU, and nothing is allocated.
 
-    MAP      a thread an element, or several neighbouring ones, striding over the grid
+    MAP      a thread an element, or several neighbouring ones, striding over the grid; a block a tile where operands are transposed
     ROW      `x` threads share a row, `y` rows a block: few threads for short rows, 512 for long ones. A row whose values fit in its
              threads' registers is read once
     COLUMN   `x` neighbouring columns (their loads are one memory transaction), `y` threads down each of them
@@ -24,12 +24,21 @@ WIDEST = 512  # threads that share one long row: each may still have 128 registe
 WARP = 32
 BLOCKS = 8  # of THREADS threads that a multiprocessor holds at once
 SHARED_BYTES = 48 * 1024  # what every device grants a block without asking
+TILE = 32  # elements along both sides of a tile that is turned in shared memory
 STAGED_BATCH = 8  # elements of a staged row that a thread takes at a time, or one access of more
 MAX_PARTS = 512
 PART_STEPS = 16  # elements a thread should have, for a part to be worth a launch
 # Threads that may share a row which they hold in registers, and how many registers each of them has for it.
 HELD = ((8, 32), (WARP, 32), (128, 32), (256, 32), (WIDEST, 64))
 MULTIPROCESSORS = 132  # of an H100; the device says its own
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Operands that lie in memory along another axis than the kernel's innermost one, and that axis."""
+
+    axis: str
+    operands: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -41,6 +50,7 @@ class Shape:
     vector  neighbouring elements that a thread loads or stores together
     held    groups of so many elements that a thread of a row keeps in registers: exactly as many as cover the row. 0 where it keeps none
     staged  True if shared memory keeps the row between the passes
+    turn    what a MAP kernel reads in tiles, and turns in shared memory
     """
 
     x: int
@@ -49,6 +59,7 @@ class Shape:
     vector: int = 1
     held: int = 0
     staged: bool = False
+    turn: Turn | None = None
 
     @property
     def threads(self) -> int:
@@ -93,6 +104,8 @@ def plan(
     held_words: int = 0,
     staged_bytes: int = 0,
     shared_bytes: int = SHARED_BYTES,
+    turn: Turn | None = None,
+    tiles: int = 0,
 ) -> Launch:
     """The launch of a kernel over `kept` rows or columns (MAP: elements) of `reduced` elements each.
 
@@ -104,6 +117,7 @@ def plan(
         held_words: registers that an element of a row needs while it is held; 0 if rows cannot be held.
         staged_bytes: shared memory that an element needs where the row is kept there; 0 if nothing is read twice.
         shared_bytes: shared memory that the device grants a block that asks for it.
+        turn: what a MAP kernel reads transposed, if anything, and in how many `tiles`.
 
     >>> plan(Mode.MAP, 1000).grid
     (4, 1)
@@ -116,7 +130,9 @@ def plan(
         raise ValueError(f"a kernel runs over at least one element, got {kept} x {reduced}")
     resident = multiprocessors * BLOCKS * THREADS
     held, shared = 0, 0
-    if mode is Mode.MAP:
+    if turn is not None:
+        x, y, vector, tile, lanes = TILE, THREADS // TILE, 1, TILE * TILE, 1
+    elif mode is Mode.MAP:
         vector = vector if kept >= vector * multiprocessors * THREADS else 1
         x, y, tile, lanes = THREADS, 1, THREADS * vector, 1
     elif mode is Mode.ROW:
@@ -134,7 +150,7 @@ def plan(
         lanes = _column_lanes(kept, reduced, resident, sum(accumulators))
         tile = THREADS // lanes
         x, y = tile, lanes
-    tiles = -(-kept // tile)
+    tiles = -(-kept // tile) if turn is None else tiles
     blocks = min(tiles, resident // (x * y))
     parts = (
         _parts(tiles, reduced, lanes, multiprocessors)
@@ -144,7 +160,7 @@ def plan(
     # A loop variable passes the end of its range by up to one stride.
     step = parts * lanes * max(vector, STAGED_BATCH * bool(shared)) if mode is not Mode.MAP else 0
     furthest = max(kept + blocks * tile, reduced + step, parts * kept, *map(abs, words), 0)
-    return Launch(Shape(x, y, 32 if furthest < 2**31 else 64, vector, held, shared > 0), (blocks, parts), shared)
+    return Launch(Shape(x, y, 32 if furthest < 2**31 else 64, vector, held, shared > 0, turn), (blocks, parts), shared)
 
 
 def _rows_of_lanes(kept: int, lanes: int) -> tuple[int, int]:

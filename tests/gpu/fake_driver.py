@@ -42,13 +42,30 @@ class Memory:
 
 @dataclass
 class Traffic:
-    """How often each element of an operand was loaded and stored, by its index."""
+    """How often each element of an operand was loaded and stored, by its index.
+
+    `sectors` counts the 32-byte pieces of memory that a warp's threads touch together: with their first access to the operand, their
+    second one, and so on. That is exact where all threads of a warp make the same accesses and the first element begins a sector.
+    """
 
     kernel: str
     operand: str
     itemsize: int
     loads: Counter[int] = field(default_factory=Counter)
     stores: Counter[int] = field(default_factory=Counter)
+    sectors: set[tuple[int, ...]] = field(default_factory=set)
+    accesses: Counter[tuple[int, ...]] = field(default_factory=Counter)
+    thread: tuple[int, ...] = ()  # block and thread that runs now
+
+    def touch(self, i: int) -> None:
+        *block, thread = self.thread
+        self.accesses[self.thread] += 1
+        self.sectors.add((*block, thread // 32, self.accesses[self.thread], i * self.itemsize // 32))
+
+    @property
+    def sector_bytes_per_element(self) -> float:
+        """Bytes of memory that are moved for each access, by whole sectors."""
+        return 32 * len(self.sectors) / self.accesses.total()
 
     @property
     def bytes_per_element(self) -> tuple[float, float]:
@@ -71,10 +88,12 @@ class Pointer:
 
     def __getitem__(self, i: Any) -> Any:
         self.traffic.loads[int(i)] += 1
+        self.traffic.touch(int(i))
         return self.dtype.type(self._at(i).value)
 
     def __setitem__(self, i: Any, value: Any) -> None:
         self.traffic.stores[int(i)] += 1
+        self.traffic.touch(int(i))
         self._at(i).value = self.dtype.type(value).item()
 
 
@@ -256,7 +275,11 @@ class FakeDriver:
                 self._block(function, cuda, indices, args, waits)
 
     def _block(self, function: Any, cuda: Cuda, indices: list[Index], args: list[Any], waits: bool) -> None:
+        pointers = [a for a in args if isinstance(a, Pointer)]
+
         def resume(t: int) -> None:
+            for p in pointers:
+                p.traffic.thread = (int(cuda.blockIdx.y), int(cuda.blockIdx.x), t)
             cuda.threadIdx = indices[t]
             cuda.shared.count = 0
 

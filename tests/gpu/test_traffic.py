@@ -11,7 +11,7 @@ from fake_driver import Traffic
 from fake_gpu import FakeGpu
 
 import hybridml as hml
-from hybridml.kernels import launch
+from hybridml.kernels import emit_cuda, launch
 
 RNG = np.random.default_rng(6)
 ROWS = 8  # as many as a block has, so that no thread repeats the last one
@@ -117,6 +117,27 @@ def test_views_at_any_address_are_right(gpu: FakeGpu, first: int) -> None:
         return hml.nn.softmax(part.reshape((64, 64))) * 2 + part.reshape((64, 64))
 
     (*_,) = traffic(gpu, f, floats(4104))
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64, np.bool_])
+def test_transposed_reads_are_of_neighbouring_elements(gpu: FakeGpu, dtype: Any) -> None:
+    def f(x: Any) -> Any:
+        y = hml.permute_dims(x, (0, 2, 1))
+        return hml.logical_not(y) if dtype is np.bool_ else y * 2 + 1
+
+    x = (floats(2, 32, 64) * 2).astype(dtype)
+    (found, stored) = sorted(traffic(gpu, f, x), key=lambda t: t.operand, reverse=True)
+    assert found.bytes_per_element == (x.itemsize, 0.0)
+    assert stored.bytes_per_element == (0.0, x.itemsize)
+    assert found.sector_bytes_per_element == stored.sector_bytes_per_element == x.itemsize
+
+
+def test_transposed_reads_that_are_not_turned_move_a_sector_each(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emit_cuda, "turn", lambda spec, words: None)
+    found = traffic(gpu, lambda x: hml.exp(x.T), floats(256, 16))
+    assert [t.sector_bytes_per_element for t in found if t.operand == "x0"] == [32.0]
 
 
 def test_half_precision_has_kernels(gpu: FakeGpu) -> None:

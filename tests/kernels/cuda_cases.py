@@ -75,6 +75,7 @@ def scratch(low: Lowered) -> set[str]:
 def planned(low: Lowered, **options: Any) -> launch.Launch:
     """The launch that a GPU would get."""
     sizes = [r.step.dtype.itemsize for r in emit_cuda.reductions(low.spec)]
+    turn = emit_cuda.turn(low.spec, low.words)
     return launch.plan(
         low.spec.mode,
         *extents(low),
@@ -84,6 +85,8 @@ def planned(low: Lowered, **options: Any) -> launch.Launch:
         vector=emit_cuda.width(low.spec, low.words),
         held_words=emit_cuda.held_words(low.spec),
         staged_bytes=emit_cuda.staged_bytes(low.spec),
+        turn=turn,
+        tiles=emit_cuda.tiles(low.spec, low.words, turn.axis) if turn else 0,
         **options,
     )
 
@@ -104,6 +107,10 @@ def widened(lows: list[Lowered], bases: list[Shape]) -> list[Shape]:
     width = min(emit_cuda.width(low.spec, low.words) for low in lows)
     holds = all(emit_cuda.held_words(low.spec) for low in lows)
     _, reduced = extents(lows[0])
+    turns = {emit_cuda.turn(low.spec, low.words) for low in lows}
+    if turns != {None}:
+        (turn,) = turns
+        found += [Shape(launch.TILE, 2, index, turn=turn) for index in (64, 32)]
     for base in bases:
         if width > 1:
             found.append(replace(base, vector=width))
@@ -165,6 +172,14 @@ CASES: dict[str, Callable[[], Case]] = {
     "broadcast": lambda: traced(lambda x, y: x + y * 2, floats(5, 1, 7), floats(3, 1)),
     "strided": lambda: traced(lambda x: hml.tanh(x[1::3, ::2]) + x[:3, 5:0:-1], floats(9, 9)),
     "transposed": lambda: traced(lambda x: hml.exp(hml.permute_dims(x, (2, 0, 1))) * 2.0, floats(3, 5, 7)),
+    "turned": lambda: traced(
+        lambda x, y: hml.exp(hml.permute_dims(x, (2, 1, 0))) * 2.0 + y, floats(18, 2, 35), floats(35, 1, 18)),
+    "turned_and_not": lambda: traced(lambda x: x - x.T[::-1], floats(33, 33)),
+    "turned_narrow": lambda: traced(
+        lambda b, h: (hml.logical_not(b.T), h.T * 2, hml.where(b.T, h.T, -h.T).astype(hml.float32)),
+        floats(16, 35) > 0, floats(16, 35, dtype=np.float16)),
+    "turned_wide": lambda: traced(
+        lambda x, k: hml.where(k.T > 0, x.T, 0.0), floats(34, 17, dtype=np.float64), integers(34, 17, dtype=np.int64)),
     "reversed_rows": lambda: traced(lambda x: hml.sum(x[::-1, ::-1] * x, axis=1), floats(6, 11)),
     "bool": lambda: traced(
         lambda x, y: (hml.any(x > y, axis=1), hml.all(x > -2, axis=0), hml.where(x > y, x, y), hml.logical_not(x > 0)),

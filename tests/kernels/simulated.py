@@ -121,7 +121,7 @@ def run(low: Lowered, buffers: dict[Value, np.ndarray], shape: Shape, parts: int
     operands = [Pointer(seen(buffers[base], o.dtype), nbytes) for o, (base, nbytes) in pairs]
     kept, _ = extents(low)
     tile = {Mode.MAP: shape.x * shape.vector, Mode.ROW: shape.y, Mode.COLUMN: shape.x}[spec.mode]
-    grid = min(2, -(-kept // tile))
+    grid = 2 if shape.turn else min(2, -(-kept // tile))
     partial = [np.zeros(kept * parts, r.step.dtype) for r in emit_cuda.reductions(spec)]
     for phase in PHASES if parts > 1 else ("whole",):
         name, source = emit_cuda.emit(spec, shape, phase, scratch(low))
@@ -209,6 +209,7 @@ def check(name: str, case: Case) -> None:
                         parts,
                         pair is not None,
                         shape.staged,
+                        shape.turn is not None,
                     )
                     sys.stdout.write(" ".join(map(str, facts)) + "\n")
     wanted, updated = interpret(graph, inputs, variables)

@@ -64,6 +64,16 @@ def test_sizes_past_the_narrow_index(kept: int, index: int) -> None:
     assert found.grid == (132 * 8, 1), "the grid fills the device, and its threads stride over the rest"
 
 
+def test_tiles_of_any_size() -> None:
+    turn = launch.Turn("i", ("x0",))
+    found = plan(Mode.MAP, 100 * 50, words=(100, 50), vector=4, turn=turn, tiles=4 * 2)
+    assert found == Launch(launch.Shape(32, 8, 32, turn=turn), (8, 1)), "a block a tile, an element a thread"
+    rows, columns = 2**20 + 1, 2**13
+    tiles = (2**15 + 1) * 2**8
+    found = plan(Mode.MAP, rows * columns, words=(rows, columns), turn=turn, tiles=tiles)
+    assert found == Launch(launch.Shape(32, 8, 64, turn=turn), (132 * 8, 1)), "blocks stride over the tiles"
+
+
 def test_a_wide_stride_needs_a_wide_index() -> None:
     assert plan(Mode.ROW, 4, 100, words=(4, 100, 2**31)).shape.index == 64
     assert plan(Mode.ROW, 4, 100, words=(4, 100, -(2**31))).shape.index == 64

@@ -164,6 +164,7 @@ class CudaRegion(Region):
         found = emit_cuda.reductions(spec)
         words = (spec.words, lowered.words)
         kept, reduced = [launch.sizes(axes, *words) for axes in emit_cuda.space(spec)]
+        turn = emit_cuda.turn(spec, lowered.words)
         plan = launch.plan(
             spec.mode,
             max(kept, 1),
@@ -176,6 +177,8 @@ class CudaRegion(Region):
             held_words=emit_cuda.held_words(spec),
             staged_bytes=emit_cuda.staged_bytes(spec),
             shared_bytes=self.driver.shared_bytes,
+            turn=turn,
+            tiles=emit_cuda.tiles(spec, lowered.words, turn.axis) if turn else 0,
         )
         unread = {
             o.name for o, (v, _) in zip(spec.operands, lowered.operands, strict=True) if v in lowered.temporaries

@@ -23,7 +23,7 @@ A softmax whose rows are shared by eight threads of two neighbouring elements ea
             a0 = m_maximum_f32(a0, shuffle_xor(a0, 4))      # 4, 2, 1: the largest of the row
             ...
 
-`maps`, `rows`, `wide_rows` and `staged_rows` each say how a mode's threads share the work. Nothing depends on the order in which blocks or
+`maps`, `tiles`, `rows`, `wide_rows` and `staged_rows` each say how a mode's threads share the work. Nothing depends on the order in which blocks or
 threads run: equal inputs give equal bits.
 """
 
@@ -38,14 +38,16 @@ from hybridml.kernels.emit_cuda.printer import Parameter, Phase, Printer, parame
 from hybridml.kernels.emit_cuda.rows import RowPrinter
 from hybridml.kernels.emit_cuda.staged_rows import StagedRowPrinter
 from hybridml.kernels.emit_cuda.staging import staged_bytes
+from hybridml.kernels.emit_cuda.tiles import TilePrinter
 from hybridml.kernels.emit_cuda.tree import Reduction, is_splittable, reductions, space
+from hybridml.kernels.emit_cuda.turns import tiles, turn
 from hybridml.kernels.emit_cuda.wide_rows import WideRowPrinter
 from hybridml.kernels.launch import Shape
 from hybridml.kernels.spec import KernelSpec, Mode
 
 __all__ = [
     "Parameter", "Phase", "Reduction", "emit", "held_words", "is_grouped", "is_splittable", "parameters", "reductions", "space",
-    "staged_bytes", "width",
+    "staged_bytes", "tiles", "turn", "width",
 ]  # fmt: skip
 
 
@@ -70,8 +72,12 @@ def emit(
         raise ValueError(
             f"shared memory holds one row a block, of a kernel that reads some of it twice: {spec.title} got {shape}"
         )
+    if shape.turn is not None and (spec.mode is not Mode.MAP or grouped):
+        raise ValueError(f"tiles are of MAP kernels, and of one element a thread, got {shape} for {spec.title}")
     kind: type[Printer] = RowPrinter
-    if spec.mode is Mode.MAP:
+    if shape.turn is not None:
+        kind = TilePrinter
+    elif spec.mode is Mode.MAP:
         kind = MapPrinter
     elif grouped:
         kind = StagedRowPrinter if shape.staged and phase == "whole" else WideRowPrinter

@@ -21,8 +21,8 @@ Kind = Literal["same", "unit", "strided"]
 
 def kind(index: str, axis: str) -> Kind:
     """How an index moves along an axis."""
-    terms = list(_terms(index))
-    if axis in terms and sum(axis in names([t]) for t in terms) == 1:
+    addends = list(terms(index))
+    if axis in addends and sum(axis in names([t]) for t in addends) == 1:
         return "unit"
     return "strided" if axis in names([index]) else "same"
 
@@ -35,7 +35,7 @@ def width(spec: KernelSpec, words: Sequence[int]) -> int:
     axis = _innermost(spec)
     found = [s for s in _accesses(spec) if kind(s.index, axis) == "unit"]
     kept, reduced = axes(spec)
-    steps = [_step(t, value) for s in found for t in _terms(s.index) if t != axis]
+    steps = [_step(t, value) for s in found for t in terms(s.index) if t != axis]
     if spec.mode is Mode.ROW or len(kept) > 1:
         steps.append(value[(reduced or kept)[-1].size])
     moved = [
@@ -149,7 +149,7 @@ def _varying(body: list[Statement], axis: str) -> list[Statement]:
     return found
 
 
-def _terms(index: str) -> Iterator[str]:
+def terms(index: str) -> Iterator[str]:
     """The addends of an index."""
     waiting = [ast.parse(index, mode="eval").body]
     while waiting:
