@@ -160,7 +160,9 @@ def plan(
     # A loop variable passes the end of its range by up to one stride.
     step = parts * lanes * max(vector, STAGED_BATCH * bool(shared)) if mode is not Mode.MAP else 0
     furthest = max(kept + blocks * tile, reduced + step, parts * kept, *map(abs, words), 0)
-    return Launch(Shape(x, y, 32 if furthest < 2**31 else 64, vector, held, shared > 0, turn), (blocks, parts), shared)
+    return Launch(
+        Shape(x, y, 32 if furthest < 2**31 else 64, vector, held, shared > 0, turn), (blocks, parts), shared
+    )
 
 
 def _rows_of_lanes(kept: int, lanes: int) -> tuple[int, int]:

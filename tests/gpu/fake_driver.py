@@ -263,7 +263,9 @@ class FakeDriver:
         del self.traffic[:-100]
         most = self.shared_bytes if command.kernel.source in self.granted else SHARED_BYTES
         tables = re.findall(r"shared\.array\((\d+)", command.kernel.source)
-        assert command.shared + 8 * sum(map(int, tables)) <= most, "more shared memory than the block may have"
+        assert command.shared + 8 * sum(map(int, tables)) <= most, (
+            "more shared memory than the block may have"
+        )
         function, cuda, waits = self._kernels[command.kernel.source][1]
         (gx, gy), (bx, by) = command.grid, command.block
         cuda.blockDim, cuda.gridDim = Index(bx, by), Index(gx, gy)

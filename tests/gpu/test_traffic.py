@@ -79,12 +79,13 @@ def test_each_element_is_read_once_and_written_once(gpu: FakeGpu, name: str, n: 
     assert [t.bytes_per_element for t in found if t.operand[0] == "o"] == [(0.0, 4.0)] * outputs
 
 
-@pytest.mark.parametrize("n", [96, 51], ids=["16 bytes", "one by one"])
+@pytest.mark.parametrize("n", [804, 603], ids=["16 bytes", "one by one"])
 @pytest.mark.parametrize("name", CASES)
 def test_rows_beyond_the_registers_are_read_once_too(
     gpu: FakeGpu, name: str, n: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launch, "HELD", ())
+    monkeypatch.setattr(launch, "WIDEST", 64)  # so that each thread has several batches of elements
     f, arguments, inputs, outputs = CASES[name]
     found = traffic(gpu, f, *arguments(n))
     assert [t.bytes_per_element for t in found if t.operand[0] == "x"] == [(4.0, 0.0)] * inputs
@@ -98,7 +99,10 @@ def test_one_long_row_is_one_kernel_that_reads_it_once(gpu: FakeGpu) -> None:
         y = f(hml.asarray(x).to("gpu:0")).to("cpu").numpy()
     np.testing.assert_allclose(y, hml.nn.softmax(hml.asarray(x)).numpy(), rtol=2e-5, atol=0)
     assert len([entry for entry in gpu.driver.log if entry.startswith("launch")]) == 1
-    assert {t.operand: t.bytes_per_element for t in gpu.driver.traffic} == {"x0": (4.0, 0.0), "o0": (0.0, 4.0)}
+    assert {t.operand: t.bytes_per_element for t in gpu.driver.traffic} == {
+        "x0": (4.0, 0.0),
+        "o0": (0.0, 4.0),
+    }
 
 
 def test_a_device_with_little_shared_memory_reads_long_rows_again(

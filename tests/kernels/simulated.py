@@ -185,7 +185,9 @@ def check(name: str, case: Case) -> None:
         flags = {low.check.flag for low in lows if low.check is not None}
         spec = lows[0].spec
         for shape in widened(lows, SHAPES[spec.mode]):
-            for parts in [1, 3] if emit_cuda.is_splittable(spec) and not (shape.held or shape.staged) else [1]:
+            for parts in (
+                [1, 3] if emit_cuda.is_splittable(spec) and not (shape.held or shape.staged) else [1]
+            ):
                 for pair in (None, *(lows[0].in_place[:2] if len(lows) == parts == 1 else ())):
                     buffers = fresh(lows, pair)
                     for low in lows:

@@ -418,14 +418,20 @@ def test_strides_decide_what_is_turned() -> None:
     x = floats(40, 40)
     assert turned(lambda x: x.T + 1, x) == launch.Turn("i", ("x0",))
     assert turned(lambda x: x * x.T, x) == launch.Turn("i", ("x1",)), "one buffer, read in two ways"
-    assert turned(lambda x: x.T[:, ::-1] + 1, x) == launch.Turn("i", ("x0",)), "backwards is along the axis too"
+    assert turned(lambda x: x.T[:, ::-1] + 1, x) == launch.Turn("i", ("x0",)), (
+        "backwards is along the axis too"
+    )
     assert turned(lambda x: x.T[::2] + 1, x) is None, "every other element is another sector anyway"
     assert turned(lambda x: x + 1, x) is None
     assert turned(lambda x: x[::-1] * x[:, :1], x) is None
     assert turned(lambda x: x.T + 1, floats(15, 400)) is None, "most of a tile would be idle"
-    assert turned(lambda x: hml.permute_dims(x, (0, 2, 1, 3)) + 1, floats(2, 20, 20, 20)) is None, "heads of attention"
+    assert turned(lambda x: hml.permute_dims(x, (0, 2, 1, 3)) + 1, floats(2, 20, 20, 20)) is None, (
+        "heads of attention"
+    )
     channels_first = hml.permute_dims
-    assert turned(lambda x: channels_first(x, (0, 3, 1, 2)) + 1, floats(2, 8, 8, 16)) == launch.Turn("i1", ("x0",))
+    assert turned(lambda x: channels_first(x, (0, 3, 1, 2)) + 1, floats(2, 8, 8, 16)) == launch.Turn(
+        "i1", ("x0",)
+    )
     assert turned(lambda x: channels_first(x, (0, 3, 1, 2)) + 1, floats(2, 8, 8, 3)) is None
     more = [floats(20, 30, 40) for _ in range(13)]
     found = turned(lambda *xs: sum(x.T for x in xs), *more)
@@ -457,7 +463,10 @@ def test_what_shared_memory_holds_of_a_row() -> None:
     assert of(hml.nn.softmax, half) == 2
     assert of(lambda x: hml.nn.layer_norm(x, x[0], x[0]), x) == 4, "what all rows share is none of it"
     assert of(lambda y, g: y * (g - hml.sum(y * g, axis=1, keepdims=True)), x, x) == 8
-    assert of(lambda x, b: hml.where(b, x, 0.0) / hml.sum(hml.where(b, x, 0.0), axis=1, keepdims=True), x, x > 0) == 5
+    assert (
+        of(lambda x, b: hml.where(b, x, 0.0) / hml.sum(hml.where(b, x, 0.0), axis=1, keepdims=True), x, x > 0)
+        == 5
+    )
     assert of(lambda x: hml.sum(x, axis=1), x) == 0, "read once anyway"
     assert of(hml.tanh, x) == 0
     with pytest.raises(ValueError, match="reads some of it twice"):

@@ -131,7 +131,9 @@ def test_rows_too_long_for_registers_wait_in_shared_memory_where_it_holds_them()
     assert staged(58_112, accumulators=[4, 4], **h100).shared == 0, "their tables are in shared memory too"
     assert staged(40_000).shared == 0, "48 KiB are too few"
     assert staged(40_000, kept=1, **h100).grid == (1, 1)
-    assert plan(Mode.ROW, 9, 40_000, held_words=1, splittable=True, **h100).shared == 0, "nothing is read twice"
+    assert plan(Mode.ROW, 9, 40_000, held_words=1, splittable=True, **h100).shared == 0, (
+        "nothing is read twice"
+    )
 
 
 def test_a_staged_row_at_the_end_of_narrow_indices() -> None:

@@ -45,7 +45,8 @@ def resolve(place: Place, externals: Sequence[int]) -> int:
 class Launch:
     """One kernel over a grid. `words` are its arguments in order: a place for a pointer, else the value.
 
-    A block gets `shared` bytes of shared memory beside what stands in the text. Each argument has eight bytes of its own in `slots`; `pointers` holds their addresses, which is what CUDA is given.
+    A block gets `shared` bytes of shared memory beside what stands in the text. Each argument has eight bytes of its own in `slots`;
+    `pointers` holds their addresses, which is what CUDA is given.
     """
 
     def __init__(

@@ -189,7 +189,9 @@ class CudaRegion(Region):
             for p in phases
         ]
         self.meter.emit_seconds += time.perf_counter() - started
-        kernels = [(p, self._load(name, source, tuple(given), plan.shared > 0)) for p, name, source, given in texts]
+        kernels = [
+            (p, self._load(name, source, tuple(given), plan.shared > 0)) for p, name, source, given in texts
+        ]
         partial = [
             Value(TensorSpec((kept * plan.parts,), r.step.dtype.name), f"part of {r.name}")
             for r in (found if plan.parts > 1 else ())

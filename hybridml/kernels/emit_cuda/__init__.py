@@ -23,8 +23,8 @@ A softmax whose rows are shared by eight threads of two neighbouring elements ea
             a0 = m_maximum_f32(a0, shuffle_xor(a0, 4))      # 4, 2, 1: the largest of the row
             ...
 
-`maps`, `tiles`, `rows`, `wide_rows` and `staged_rows` each say how a mode's threads share the work. Nothing depends on the order in which blocks or
-threads run: equal inputs give equal bits.
+`maps`, `tiles`, `rows`, `wide_rows` and `staged_rows` each say how a mode's threads share the work. Nothing depends on the order in
+which blocks or threads run: equal inputs give equal bits.
 """
 
 from __future__ import annotations
@@ -73,7 +73,9 @@ def emit(
             f"shared memory holds one row a block, of a kernel that reads some of it twice: {spec.title} got {shape}"
         )
     if shape.turn is not None and (spec.mode is not Mode.MAP or grouped):
-        raise ValueError(f"tiles are of MAP kernels, and of one element a thread, got {shape} for {spec.title}")
+        raise ValueError(
+            f"tiles are of MAP kernels, and of one element a thread, got {shape} for {spec.title}"
+        )
     kind: type[Printer] = RowPrinter
     if shape.turn is not None:
         kind = TilePrinter

@@ -1,8 +1,8 @@
 """ROW kernels whose rows wait in shared memory between the passes, where registers cannot hold them.
 
-A thread takes `STAGED_BATCH` elements at a time: first all their loads from memory, so that many are under way at once, then the results. What
-later passes read again goes to shared memory; they find it there, and an output is stored when it has its last value. So each
-element is read once and written once, like a row in registers:
+A thread takes `STAGED_BATCH` elements at a time: first all their loads, so that many are under way at once, then the results. What later
+passes read again goes to shared memory; they find it there, and an output is stored when it has its last value. So each element is
+read once and written once, like a row in registers:
 
         for g_0 in range(lane, groups, ix(LANES * 2)):
             j_0 = ix(g_0 * 4)
@@ -17,8 +17,7 @@ element is read once and written once, like a row in registers:
             t0[ux(g_0 + groups)] = x0_1
             ...
 
-Where a row of shared memory begins no barrier is needed: a thread reads only what it has written. Neighbouring threads write
-neighbouring words: the first elements of all groups lie together, then the second ones, and so on.
+Neighbouring threads use neighbouring words: the first elements of all groups lie together, then the second ones, and so on.
 """
 
 from __future__ import annotations
@@ -57,18 +56,20 @@ class StagedRowPrinter(WideRowPrinter):
     def _batched(self, function: Element, number: int) -> None:
         """All elements of the thread, a batch at a time."""
         out, staging = self.out, self.staging
-        fresh = [s for s in function.loads if s.operand.name not in staging.of or s.operand not in self.present]
-        kept = [s for s in function.loads if s not in fresh]
-        self.present |= {s.operand for s in (*function.loads, *function.stores)}
+        kept = [s for s in function.loads if s.operand in self.present and s.operand.name in staging.of]
+        fresh = [s for s in function.loads if s not in kept]
+        self.present |= {s.operand for s in function.loads} | {s.operand for s in function.stores}
         out.open(f"for g_0 in range(lane, groups, ix(LANES * {self.batch})):")
         for u in range(self.batch):
             if u:
                 out(f"g_{u} = ix(g_0 + LANES * {u})" if u > 1 else "g_1 = ix(g_0 + LANES)")
                 out(f"inside_{u} = g_{u} < groups")
-            out(f"{self._at(u)} = {f'ix(g_{u} * {self.shape.vector})'}" if self.shape.vector > 1 else f"{self._at(u)} = g_{u}")
+            first = f"g_{u}" if self.shape.vector == 1 else f"ix(g_{u} * {self.shape.vector})"
+            out(f"{self._at(u)} = {first}")
         for s in fresh:
             for u in range(self.batch):
                 self.groups.load(s, self._at(u), u, f"inside_{u}" if u else "True")
+        changed = dict.fromkeys([*[s.operand for s in fresh], *[s.operand for s in function.stores]])
         last = [s for s in function.stores if not self._stored_after(s.operand, number)]
         for u in range(self.batch):
             if u:
@@ -76,8 +77,7 @@ class StagedRowPrinter(WideRowPrinter):
             for s in kept:
                 self._take(s.operand, u)
             self.groups.compute(function, self._at(u), u)
-            written = {s.operand: None for s in (*fresh, *function.stores)}
-            for operand in written:
+            for operand in changed:
                 if staging.is_read_after(operand, number):
                     self._put(operand, u)
             self._stores(last, self._at(u), u)
@@ -88,7 +88,7 @@ class StagedRowPrinter(WideRowPrinter):
     def _at(self, u: int) -> str:
         return f"{self.axis.name}_{u}"
 
-    def _places(self, operand: Operand, u: int) -> list[str]:
+    def _slots_of(self, operand: Operand, u: int) -> list[str]:
         """Where the elements of a group lie in shared memory. Unsigned, because Numba counts a negative index from the end."""
         slot = self.staging.of[operand.name]
         begin = f" + {self.begins[slot.name]}" if slot.name in self.begins else ""
@@ -99,9 +99,9 @@ class StagedRowPrinter(WideRowPrinter):
         return found
 
     def _take(self, operand: Operand, u: int) -> None:
-        for name, place in zip(self.groups.names(operand, u), self._places(operand, u), strict=True):
+        for name, place in zip(self.groups.names(operand, u), self._slots_of(operand, u), strict=True):
             self.out(f"{name} = {memory.load(place, operand.dtype)}")
 
     def _put(self, operand: Operand, u: int) -> None:
-        for name, place in zip(self.groups.names(operand, u), self._places(operand, u), strict=True):
+        for name, place in zip(self.groups.names(operand, u), self._slots_of(operand, u), strict=True):
             self.out(f"{place} = {memory.as_stored(name, operand.dtype)}")

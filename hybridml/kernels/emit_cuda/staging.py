@@ -55,7 +55,9 @@ class Staging:
 
     def _assign(self, spec: KernelSpec) -> None:
         kept, reduced = axes(spec)
-        everywhere = reduced[-1].name if kept else None  # the index of what all rows share: a cache keeps that
+        everywhere = (
+            reduced[-1].name if kept else None
+        )  # the index of what all rows share: a cache keeps that
         first: dict[Operand, int] = {}
         last: dict[Operand, int] = {}
         for k, body in enumerate(bodies(spec)):

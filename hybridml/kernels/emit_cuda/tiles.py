@@ -49,7 +49,9 @@ class TilePrinter(Printer):
         (axis,) = [a for a in self.kept if a.name == turn.axis]
         inner = self.kept[-1]
         (statements,) = bodies(self.spec)
-        loads = {s.operand.name: s for s in statements if isinstance(s, Load) and s.operand.name in turn.operands}
+        loads = {
+            s.operand.name: s for s in statements if isinstance(s, Load) and s.operand.name in turn.operands
+        }
         for name, s in loads.items():
             dtype = memory.in_memory(s.operand.dtype)
             out(f"{name}_tile = cuda.shared.array(({TILE}, {row_length(dtype.itemsize)}), {suffix(dtype)})")

@@ -69,7 +69,11 @@ def _steps(index: str, names: Sequence[str], value: Mapping[str, int]) -> dict[s
     found = dict.fromkeys(names, 0)
     for term in terms(index):
         node = ast.parse(term, mode="eval").body
-        factors = [node.left, node.right] if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) else [node]
+        factors = (
+            [node.left, node.right]
+            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)
+            else [node]
+        )
         if not all(isinstance(f, (ast.Name, ast.Constant)) for f in factors):
             return None
         step, axis = 1, None
