@@ -8,6 +8,8 @@ environment variable     field           meaning
 ``HYBRIDML_DEVICE``      ``device``      ``cpu``, ``cpu:0``, ``gpu``, ``gpu:N``; empty: chosen at use
 ``HYBRIDML_MATMUL_PRECISION`` ``matmul_precision`` on a GPU, what float32 matrix products are computed
                                          in: ``float32`` (default), ``tf32``, ``bfloat16``; sums are float32
+``HYBRIDML_FAST_MATH``   ``fast_math``   ``1``: generated kernels of a GPU take the hardware's approximations of
+                                         exp, log, tanh and the like, and of quotients; ``0`` (default)
 ======================== =============== =============================================================
 """
 
@@ -38,6 +40,7 @@ class Config:
     num_threads: int
     device: str = ""
     matmul_precision: str = "float32"
+    fast_math: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.cache_dir, Path):
@@ -47,6 +50,8 @@ class Config:
             raise ValueError(_refusal("num_threads", threads, "a whole number from 1 to 1024"))
         if self.matmul_precision not in ("float32", "tf32", "bfloat16"):
             raise ValueError(_refusal("matmul_precision", self.matmul_precision, "float32, tf32 or bfloat16"))
+        if not isinstance(self.fast_math, bool):
+            raise ValueError(_refusal("fast_math", self.fast_math, "0 or 1 (in Python True or False)"))
         if self.device and not (isinstance(self.device, str) and _DEVICE.fullmatch(self.device)):
             raise ValueError(
                 _refusal("device", self.device, "cpu, cpu:0, gpu, or gpu:N with N a device number")
@@ -67,12 +72,14 @@ def from_environment(environ: Mapping[str, str] | None = None) -> Config:
     threads: object = environ.get("HYBRIDML_NUM_THREADS", "").strip() or available_cpus()
     if isinstance(threads, str) and threads.isdecimal():
         threads = int(threads)
+    fast = environ.get("HYBRIDML_FAST_MATH", "").strip()
     directory = environ.get("HYBRIDML_CACHE_DIR", "").strip()
     return Config(
         cache_dir=Path(directory).expanduser() if directory else default_cache_dir(environ),
         num_threads=threads,  # type: ignore[arg-type]  # Config refuses what is not an int, naming the variable
         device=environ.get("HYBRIDML_DEVICE", "").strip(),
         matmul_precision=environ.get("HYBRIDML_MATMUL_PRECISION", "").strip() or "float32",
+        fast_math={"": False, "0": False, "1": True}.get(fast, fast),  # type: ignore[arg-type]  # likewise
     )
 
 

@@ -41,6 +41,17 @@ def test_thread_counts_that_are_none(value):
         config.from_environment({"HYBRIDML_NUM_THREADS": value})
 
 
+@pytest.mark.parametrize(("value", "meant"), [("", False), ("0", False), ("1", True)])
+def test_fast_math_is_off_unless_asked_for(value, meant):
+    assert config.from_environment({"HYBRIDML_FAST_MATH": value}).fast_math is meant
+
+
+@pytest.mark.parametrize("value", ["yes", "2", "true"])
+def test_fast_math_is_one_or_nought(value):
+    with pytest.raises(ValueError, match=r"fast_math='.*HYBRIDML_FAST_MATH.*expected 0 or 1"):
+        config.from_environment({"HYBRIDML_FAST_MATH": value})
+
+
 @pytest.mark.parametrize("value", ["tpu", "gpu:", "cpu:1", "gpu:-1", "GPU"])
 def test_devices_that_are_none(value):
     with pytest.raises(ValueError, match=r"HYBRIDML_DEVICE.*gpu:N"):

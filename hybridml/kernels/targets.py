@@ -1,4 +1,4 @@
-"""The scalar functions of a target: one source text, three ways to run it.
+"""The scalar functions of a target: one source text, four ways to run it.
 
 >>> m = scalar_functions("python")
 >>> float(m.m_exp_f32(m.f32(0.0)))
@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from . import primitives, scalar_math
 
-Target = Literal["cpu", "cuda", "python"]
-TARGETS: tuple[Target, ...] = ("cpu", "cuda", "python")
+Target = Literal["cpu", "cuda", "cuda_fast", "python"]
+TARGETS: tuple[Target, ...] = ("cpu", "cuda", "cuda_fast", "python")
 
 
 def source_files() -> tuple[Path, ...]:
@@ -49,7 +49,8 @@ def scalar_functions(target: Target) -> types.ModuleType:
     """The module of scalar functions `m_<name>_<dtype>`, ready to be called from kernels of `target`.
 
     "cpu": Numba functions that LLVM inlines and vectorises; they refuse calls from Python. "cuda": Numba CUDA
-    device functions (under `NUMBA_ENABLE_CUDASIM=1`, Python functions). "python": functions of NumPy scalars,
+    device functions (under `NUMBA_ENABLE_CUDASIM=1`, Python functions). "cuda_fast": those, but for some that are the hardware's
+    approximations. "python": functions of NumPy scalars,
     for checks and debugging. Nothing is compiled here: Numba compiles a function at its first use.
 
     Raises ValueError for an unknown target and ImportError where "cuda" has no Numba CUDA to import.

@@ -10,7 +10,7 @@ import pytest
 from fake_gpu import FakeGpu
 
 import hybridml as hml
-from hybridml import pytree
+from hybridml import config, pytree
 from hybridml.eager.tensor import wrap
 from hybridml.errors import DeviceError, DeviceMemoryError, IndexOutOfRangeError, NonFiniteError
 
@@ -274,6 +274,18 @@ def test_gradients_through_a_traced_call(gpu: FakeGpu) -> None:
     got = hml.grad(f)(wrap(gpu.put(x)))
     assert got.device == "gpu:0"
     np.testing.assert_allclose(got.numpy(), expected.numpy(), rtol=1e-5)
+
+
+def test_fast_math_is_asked_of_the_settings_when_a_function_is_compiled(gpu: FakeGpu) -> None:
+    x = floats(4, 12)
+    expected = hml.nn.softmax(hml.asarray(x)).numpy()
+    for fast in (False, True):
+        f = hml.function(hml.nn.softmax)
+        with config.scope(fast_math=fast):
+            f(wrap(gpu.put(x)))
+        np.testing.assert_allclose(f(wrap(gpu.put(x))).numpy(), expected, rtol=1e-5)
+    texts = [k.source for k, _ in gpu.driver._kernels.values()]
+    assert ["cuda_fast" in text for text in texts] == [False, True]
 
 
 def test_no_memory_left_is_an_error_that_says_so(gpu: FakeGpu) -> None:

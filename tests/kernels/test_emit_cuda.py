@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.metadata
 import itertools
-import platform
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from cuda_assembly import ARCHITECTURES, assemble, compiles, instructions, kernels, only_kernel
 from cuda_cases import (
     CASES,
     PHASES,
     build,
     extents,
     floats,
-    lowerings,
     planned,
-    scratch,
     shapes,
     traced,
 )
@@ -33,25 +27,12 @@ import hybridml as hml
 from hybridml.errors import DTypeError
 from hybridml.kernels import emit_cuda, launch
 from hybridml.kernels.emit_cuda import Phase
-from hybridml.kernels.emit_cuda.turns import row_length, tile_bytes
 from hybridml.kernels.launch import Shape
 from hybridml.kernels.lower import Lowered
 from hybridml.kernels.ptx import compile_ptx
 from hybridml.kernels.spec import Mode
 from hybridml.ops.registry import OPS, Op
 from hybridml.testing import public_functions, recast, samples_of
-
-ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
-
-
-def kernels(graph: Any) -> list[Lowered]:
-    return [low for _, lows in lowerings(graph) for low in lows]
-
-
-def only_kernel(f: Any, *args: Any) -> Lowered:
-    (low,) = kernels(traced(f, *args)[0])
-    return low
-
 
 # text
 
@@ -215,34 +196,6 @@ def test_simulated_kernels_equal_the_interpreter(names: list[str], fresh_process
 
 # machine code
 
-ON_LINUX = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64")
-compiles = pytest.mark.skipif(
-    not ON_LINUX, reason="NVIDIA's compilers are packaged for Linux on x86-64 and ARM64"
-)
-
-
-@functools.cache
-def ptxas() -> Path:
-    files = importlib.metadata.files("nvidia-cuda-nvcc") or []
-    (found,) = [f for f in files if f.name == "ptxas"]
-    return Path(str(found.locate()))
-
-
-def assemble(low: Lowered, shape: Shape, phase: Phase, directory: Path, architectures: Any) -> str:
-    """The PTX of a kernel, whose machine code needs at most 128 registers and no memory for more."""
-    name, source = emit_cuda.emit(low.spec, shape, phase, scratch(low))
-    _, text = compile_ptx(name, source, emit_cuda.parameters(low.spec, shape, phase), (8, 0))
-    path = directory / "kernel.ptx"
-    path.write_text(text)
-    for architecture in architectures:
-        command = [str(ptxas()), "-v", "-arch", architecture, "-o", "/dev/null", str(path)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120)
-        assert done.returncode == 0, f"{done.stderr}\n{source}"
-        (registers,) = re.findall(r"Used (\d+) registers", done.stderr)
-        assert int(registers) <= 128, source
-        assert re.findall(r"(\d+) bytes (?:stack frame|spill)", done.stderr) == ["0"] * 3, source
-    return text
-
 
 def widest(low: Lowered) -> list[Shape]:
     """What asks most of the registers: accesses as wide as the operands allow, and as many elements of a row as a thread may hold."""
@@ -310,11 +263,6 @@ def test_kernels_of_rows_assemble(op: Op, tmp_path: Path) -> None:
         assemble(low, shape, "whole", tmp_path, ["sm_90"])
 
 
-def instructions(text: str, name: str) -> int:
-    """How often an instruction stands in a kernel's PTX."""
-    return len(re.findall(rf"\b{re.escape(name)}\b", text))
-
-
 @compiles
 @pytest.mark.parametrize(
     ("args", "load", "store"),
@@ -346,133 +294,6 @@ def test_a_held_row_is_loaded_16_bytes_at_a_time_and_only_once(tmp_path: Path) -
     assert instructions(text, "ld.global.f32") == 32, (
         "the same elements, where addresses forbid wide accesses"
     )
-
-
-@compiles
-def test_a_row_in_shared_memory_is_loaded_16_bytes_at_a_time_and_only_once(tmp_path: Path) -> None:
-    low = only_kernel(hml.nn.softmax, floats(65, 40_000))
-    shape = planned(low, shared_bytes=227 * 1024).shape
-    assert shape == Shape(512, 1, 32, vector=4, staged=True)
-    text = assemble(low, shape, "whole", tmp_path, ARCHITECTURES)
-    assert text.count(".extern .shared") == 1, "its size is the launch's"
-    wide = instructions(text, "ld.global.v4.f32")
-    assert wide == 2, "in the first pass alone, two groups at once"
-    assert instructions(text, "ld.global.f32") == 4 * wide, "the same elements, one by one"
-
-
-def test_the_text_of_a_transposed_read() -> None:
-    low = only_kernel(lambda x: hml.exp(x.T), floats(48, 64))
-    name, source = emit_cuda.emit(low.spec, planned(low).shape)
-    text = source[source.index(f"def {name}") :]
-    assert (
-        text
-        == f"""def {name}(o0, x0, n_i, n_j, o0_i, x0_i, x0_j):
-    x0_tile = cuda.shared.array((32, 33), f32)
-    tx, ty = ix(cuda.threadIdx.x), ix(cuda.threadIdx.y)
-    i_tiles = ix(ux(n_i + 31) // ux(32))
-    j_tiles = ix(ux(n_j + 31) // ux(32))
-    tiles = ix(i_tiles * j_tiles)
-    tile = ix(cuda.blockIdx.x)
-    while tile < tiles:
-        tile1 = ix(ux(tile) // ux(j_tiles))
-        j_tile = ix(tile - tile1 * j_tiles)
-        i_tile = tile1
-        i_first = ix(i_tile * 32)
-        j_first = ix(j_tile * 32)
-        i = ix(i_first + tx)
-        j_0 = ix(j_first + ty)
-        inside_0 = i < n_i and j_0 < n_j
-        j_1 = ix(j_first + ty + 8)
-        inside_1 = i < n_i and j_1 < n_j
-        j_2 = ix(j_first + ty + 16)
-        inside_2 = i < n_i and j_2 < n_j
-        j_3 = ix(j_first + ty + 24)
-        inside_3 = i < n_i and j_3 < n_j
-        (x0_0,) = load_1(x0, i * x0_i + j_0 * x0_j, True, inside_0)
-        (x0_1,) = load_1(x0, i * x0_i + j_1 * x0_j, True, inside_1)
-        (x0_2,) = load_1(x0, i * x0_i + j_2 * x0_j, True, inside_2)
-        (x0_3,) = load_1(x0, i * x0_i + j_3 * x0_j, True, inside_3)
-        x0_tile[ux(ty), ux(tx)] = x0_0
-        x0_tile[ux(ty + 8), ux(tx)] = x0_1
-        x0_tile[ux(ty + 16), ux(tx)] = x0_2
-        x0_tile[ux(ty + 24), ux(tx)] = x0_3
-        cuda.syncthreads()
-        j = ix(j_first + tx)
-        for k in range(0, 32, 8):
-            i = ix(i_first + ty + k)
-            if j < n_j and i < n_i:
-                v0 = x0_tile[ux(tx), ux(ty + k)]
-                v1 = m_exp_f32(v0)  # exp
-                o0[i * o0_i + j] = v1
-        cuda.syncthreads()
-        tile = ix(tile + cuda.gridDim.x)
-"""
-    )
-
-
-def test_strides_decide_what_is_turned() -> None:
-    def turned(f: Any, *args: Any) -> launch.Turn | None:
-        low = only_kernel(f, *args)
-        return emit_cuda.turn(low.spec, low.words)
-
-    x = floats(40, 40)
-    assert turned(lambda x: x.T + 1, x) == launch.Turn("i", ("x0",))
-    assert turned(lambda x: x * x.T, x) == launch.Turn("i", ("x1",)), "one buffer, read in two ways"
-    assert turned(lambda x: x.T[:, ::-1] + 1, x) == launch.Turn("i", ("x0",)), (
-        "backwards is along the axis too"
-    )
-    assert turned(lambda x: x.T[::2] + 1, x) is None, "every other element is another sector anyway"
-    assert turned(lambda x: x + 1, x) is None
-    assert turned(lambda x: x[::-1] * x[:, :1], x) is None
-    assert turned(lambda x: x.T + 1, floats(15, 400)) is None, "most of a tile would be idle"
-    assert turned(lambda x: hml.permute_dims(x, (0, 2, 1, 3)) + 1, floats(2, 20, 20, 20)) is None, (
-        "heads of attention"
-    )
-    channels_first = hml.permute_dims
-    assert turned(lambda x: channels_first(x, (0, 3, 1, 2)) + 1, floats(2, 8, 8, 16)) == launch.Turn(
-        "i1", ("x0",)
-    )
-    assert turned(lambda x: channels_first(x, (0, 3, 1, 2)) + 1, floats(2, 8, 8, 3)) is None
-    more = [floats(20, 30, 40) for _ in range(13)]
-    found = turned(lambda *xs: sum(x.T for x in xs), *more)
-    assert found is not None
-    assert len(found.operands) == 11, "as many tiles as shared memory holds"
-    (*_, cumsum) = kernels(traced(lambda x: hml.cumsum(x.T, axis=1), x)[0])
-    assert emit_cuda.turn(cumsum.spec, cumsum.words) is None, "steps in order"
-    with pytest.raises(ValueError, match="tiles are of MAP kernels"):
-        emit_cuda.emit(only_kernel(hml.nn.softmax, x).spec, Shape(32, 8, turn=launch.Turn("i", ("x0",))))
-
-
-@pytest.mark.parametrize("itemsize", [1, 2, 4, 8])
-def test_columns_of_a_tile_lie_in_different_banks(itemsize: int) -> None:
-    length = row_length(itemsize)
-    assert tile_bytes(itemsize) == 32 * length * itemsize
-    together = 32 if itemsize <= 4 else 16  # threads whose accesses are one transaction
-    for column in range(32):
-        words = [(row * length + column) * itemsize // 4 for row in range(together)]
-        banks = {w + k for w in words for k in range(max(itemsize // 4, 1))}
-        assert len({b % 32 for b in banks}) == len(banks)
-
-
-def test_what_shared_memory_holds_of_a_row() -> None:
-    def of(f: Any, *args: Any) -> int:
-        return emit_cuda.staged_bytes(only_kernel(f, *args).spec)
-
-    x, half = floats(5, 40), floats(5, 40, dtype=np.float16)
-    assert of(hml.nn.softmax, x) == 4, "the exponentials take the place of the row"
-    assert of(hml.nn.softmax, half) == 2
-    assert of(lambda x: hml.nn.layer_norm(x, x[0], x[0]), x) == 4, "what all rows share is none of it"
-    assert of(lambda y, g: y * (g - hml.sum(y * g, axis=1, keepdims=True)), x, x) == 8
-    assert (
-        of(lambda x, b: hml.where(b, x, 0.0) / hml.sum(hml.where(b, x, 0.0), axis=1, keepdims=True), x, x > 0)
-        == 5
-    )
-    assert of(lambda x: hml.sum(x, axis=1), x) == 0, "read once anyway"
-    assert of(hml.tanh, x) == 0
-    with pytest.raises(ValueError, match="reads some of it twice"):
-        emit_cuda.emit(only_kernel(lambda x: hml.sum(x, axis=1), x).spec, Shape(512, staged=True))
-    with pytest.raises(ValueError, match="one row a block"):
-        emit_cuda.emit(only_kernel(hml.nn.softmax, x).spec, Shape(32, 8, staged=True))
 
 
 def test_broadcast_operands_are_loaded_once_for_all_elements_of_an_access() -> None:

@@ -293,6 +293,11 @@ def test_float_division_is_numpys(name: str, kind: str) -> None:
     assert_same(apply(name, kind, x, y), quiet(BINARY[name], x, y), x, y)
 
 
+def test_a_quotient_that_is_a_call_is_the_operator_s() -> None:
+    x, y = pairs("f32", 10_000)
+    assert_same(apply("divide", "f32", x, y), quiet(np.divide, x, y), x, y)
+
+
 @pytest.mark.parametrize("kind", FLOATS)
 @pytest.mark.parametrize("name", ["maximum", "minimum"])
 def test_extrema_propagate_nan(name: str, kind: str) -> None:

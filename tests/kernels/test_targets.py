@@ -62,9 +62,9 @@ def test_targets_are_memoised_and_named() -> None:
     assert scalar_functions("cpu") is scalar_functions("cpu")
     names = [{name for name in vars(scalar_functions(t)) if name.startswith("m_")} for t in ("cpu", "python")]
     assert names[0] == names[1] and "m_exp_f32" in names[0]
-    with pytest.raises(ValueError, match=r"unknown target 'gpu'.*cpu, cuda, python"):
+    with pytest.raises(ValueError, match=r"unknown target 'gpu'.*cpu, cuda, cuda_fast, python"):
         scalar_functions("gpu")  # type: ignore[arg-type]
-    assert TARGETS == ("cpu", "cuda", "python")
+    assert TARGETS == ("cpu", "cuda", "cuda_fast", "python")
 
 
 def test_cpu_functions_refuse_calls_from_python() -> None:
@@ -94,7 +94,7 @@ SIMULATED_KERNEL = """
 import numpy as np
 from numba import cuda
 from hybridml.kernels.targets import scalar_functions
-m_tanh_f32 = scalar_functions("cuda").m_tanh_f32
+m_tanh_f32 = scalar_functions(TARGET).m_tanh_f32
 @cuda.jit
 def kernel(x, out):
     i = cuda.grid(1)
@@ -107,6 +107,7 @@ print(np.abs(out - np.tanh(x)).max() < 2e-7)
 """
 
 
-def test_cuda_target_runs_in_the_simulator(tmp_path: Path) -> None:
-    (tmp_path / "a_kernel.py").write_text(SIMULATED_KERNEL, encoding="utf-8")
+@pytest.mark.parametrize("target", ["cuda", "cuda_fast"])
+def test_cuda_targets_run_in_the_simulator(target: str, tmp_path: Path) -> None:
+    (tmp_path / "a_kernel.py").write_text(SIMULATED_KERNEL.replace("TARGET", repr(target)), encoding="utf-8")
     assert run_python(["-c", "import a_kernel"], tmp_path, NUMBA_ENABLE_CUDASIM="1") == "True"

@@ -185,7 +185,11 @@ class CudaRegion(Region):
         }  # fmt: skip
         phases: tuple[Phase, ...] = ("partial", "finish") if plan.parts > 1 else ("whole",)
         texts = [
-            (p, *emit_cuda.emit(spec, plan.shape, p, unread), emit_cuda.parameters(spec, plan.shape, p))
+            (
+                p,
+                *emit_cuda.emit(spec, plan.shape, p, unread, config.get().fast_math),
+                emit_cuda.parameters(spec, plan.shape, p),
+            )
             for p in phases
         ]
         self.meter.emit_seconds += time.perf_counter() - started

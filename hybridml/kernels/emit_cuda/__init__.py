@@ -32,6 +32,7 @@ from __future__ import annotations
 from collections.abc import Collection
 
 from hybridml.kernels.emit_cuda.accesses import held_words, is_grouped, width
+from hybridml.kernels.emit_cuda.fast import with_calls
 from hybridml.kernels.emit_cuda.halves import in_single
 from hybridml.kernels.emit_cuda.maps import MapPrinter
 from hybridml.kernels.emit_cuda.printer import Parameter, Phase, Printer, parameters
@@ -52,13 +53,14 @@ __all__ = [
 
 
 def emit(
-    spec: KernelSpec, shape: Shape, phase: Phase = "whole", scratch: Collection[str] = ()
+    spec: KernelSpec, shape: Shape, phase: Phase = "whole", scratch: Collection[str] = (), fast: bool = False
 ) -> tuple[str, str]:
     """(name, source) of the kernel for blocks of this shape; equal structures give equal text.
 
     Args:
         phase: "partial" reduces part `blockIdx.y` of the reduced axes into the buffers `w0`, `w1`...; "finish" combines them.
         scratch: operands that nobody reads afterwards. Threads keep such values in registers.
+        fast: whether float32 functions and quotients may be the hardware's approximations.
 
     Raises:
         ValueError: the kernel cannot be printed in this phase, or for this shape.
@@ -83,4 +85,7 @@ def emit(
         kind = MapPrinter
     elif grouped:
         kind = StagedRowPrinter if shape.staged and phase == "whole" else WideRowPrinter
-    return kind(in_single(spec), shape, phase, scratch).print()
+    spec = in_single(spec)
+    return kind(with_calls(spec) if fast else spec, shape, phase, scratch).print(
+        "cuda_fast" if fast else "cuda"
+    )

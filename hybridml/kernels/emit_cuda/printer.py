@@ -16,6 +16,7 @@ from hybridml.kernels.emit_cuda.memory import in_memory, load, store
 from hybridml.kernels.emit_cuda.tree import axes, is_splittable, reductions
 from hybridml.kernels.launch import Shape
 from hybridml.kernels.spec import Axis, Flag, KernelSpec, Let, Load, Mode, Statement, Store
+from hybridml.kernels.targets import Target
 from hybridml.kernels.text import CALL, Lines
 
 Phase = Literal["whole", "partial", "finish"]
@@ -73,18 +74,18 @@ class Printer:
         """Print the kernel's statements."""
         raise NotImplementedError
 
-    def print(self) -> tuple[str, str]:
-        """(name, source)."""
+    def print(self, target: Target) -> tuple[str, str]:
+        """(name, source), with the scalar functions of a target."""
         self.body()
         body = "\n".join(self.out.text)
         functions = "".join(f"\n\n{e.definition()}" for e in self.elements if e.lines)
-        header = self._header(body, functions)
+        header = self._header(body, functions, target)
         digest = hashlib.sha256(f"{header}{functions}{body}".encode()).hexdigest()[:12]
         name = f"{self.spec.title[:60]}_{digest}"
         arguments = ", ".join(p.name for p in parameters(self.spec, self.shape, self.phase))
         return name, f"{header}{functions}\n\ndef {name}({arguments}):\n{body}\n"
 
-    def _header(self, body: str, functions: str) -> str:
+    def _header(self, body: str, functions: str, target: Target) -> str:
         bits = self.shape.index
         lines = ["import numpy as np", "from numba import cuda", ""]
         if "shuffle_xor(" in body:
@@ -96,7 +97,7 @@ class Printer:
         wide = sorted(set(_WIDE.findall(body)))
         if wide:
             lines.append(f"from hybridml.kernels.wide import {', '.join(wide)}")
-        lines += ["", 'm = scalar_functions("cuda")']
+        lines += ["", f'm = scalar_functions("{target}")']
         used = {*CALL.findall(body + functions), *_SHARED.findall(body)}
         lines += [f"{f} = m.{f}" for f in sorted(used)]
         lines += [f"ix, ux = np.int{bits}, np.uint{bits}  # of sizes, strides and loop variables"]

@@ -68,6 +68,12 @@ def remainder_exact_f32(x, y):
 
 
 @device
+def m_divide_f32(x, y):
+    """x / y, for kernels that may take an approximation in its place."""
+    return x / y
+
+
+@device
 def m_remainder_f32(x, y):
     """x - floor(x / y) * y, with the sign of y; NaN where y is 0."""
     r = remainder_exact_f32(x, y)
