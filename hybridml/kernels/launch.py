@@ -165,6 +165,25 @@ def plan(
     )
 
 
+def plan_together(
+    kept: Sequence[int], words: Sequence[int], vector: int = 1, multiprocessors: int = MULTIPROCESSORS
+) -> tuple[Shape, list[int]]:
+    """The block of a MAP kernel over several sets of operands with so many elements each, and how many blocks each set has.
+
+    All of them share the device, in proportion to their sizes; `words` are those of all sets.
+
+    >>> plan_together([1000, 10], [1000, 10])
+    (Shape(x=256, y=1, index=32, vector=1, held=0, staged=False, turn=None), [4, 1])
+    """
+    vector = vector if sum(kept) >= vector * multiprocessors * THREADS else 1
+    tile = THREADS * vector
+    tiles = [-(-n // tile) for n in kept]
+    resident, wanted = multiprocessors * BLOCKS, sum(tiles)
+    blocks = [max(1, min(t, t * resident // wanted)) for t in tiles]
+    furthest = max([n + b * tile for n, b in zip(kept, blocks, strict=True)] + [abs(w) for w in words])
+    return Shape(THREADS, 1, 32 if furthest < 2**31 else 64, vector), blocks
+
+
 def _rows_of_lanes(kept: int, lanes: int) -> tuple[int, int]:
     """Rows a block, and blocks that all rows need."""
     tile = max(1, THREADS // lanes) if lanes <= WARP else 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -265,19 +266,21 @@ Step: TypeAlias = (
 )
 
 
-def merge_equal_updates(steps: list[Step]) -> list[Step]:
-    """Kernels of one text whose results nobody reads (updates of parameters) become one horizontal launch at the end."""
+def merge_equal_updates(
+    steps: list[Step], kind: Callable[[KernelStep], str | None] = lambda step: step.kernel.name
+) -> list[Step]:
+    """Kernels of one kind whose results nobody reads (updates of parameters) become one horizontal launch at the end."""
     read = {v for s in steps for v in s.reads}
     writers = Counter(v for s in steps for v in s.writes)
-    by_kernel: dict[str, list[KernelStep]] = {}
+    by_kind: dict[str | None, list[KernelStep]] = {}
     for s in steps:
         if (
             isinstance(s, KernelStep)
             and not s.checks
             and not any(v in read or writers[v] > 1 for v in s.writes)
         ):
-            by_kernel.setdefault(s.kernel.name, []).append(s)
-    groups = [group for group in by_kernel.values() if len(group) > 1]
+            by_kind.setdefault(kind(s), []).append(s)
+    groups = [group for name, group in by_kind.items() if len(group) > 1 and name is not None]
     moved = {id(s) for group in groups for s in group}
     return [s for s in steps if id(s) not in moved] + [HorizontalStep(group) for group in groups]
 

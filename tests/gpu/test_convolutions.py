@@ -17,7 +17,7 @@ from hybridml import pytree
 from hybridml.kernels.cuda.convolutions import convolutions
 from hybridml.kernels.cuda.cudnn import ConvolutionPlan, described, unsupported
 from hybridml.kernels.cuda.epilogue import Epilogue
-from hybridml.kernels.cuda.region import Eager
+from hybridml.kernels.cuda.items import Eager
 from hybridml.kernels.ptx import compile_ptx
 from hybridml.ops.registry import OPS
 from hybridml.testing import public_functions, recast, samples_of

@@ -18,10 +18,11 @@ from hybridml.errors import DeviceMemoryError
 from hybridml.kernels import memory
 from hybridml.kernels.address import External
 from hybridml.kernels.cuda.commands import Kernel
+from hybridml.kernels.cuda.items import Array, Where
 from hybridml.kernels.cuda.lt import ALIGNED
 from hybridml.kernels.cuda.program import Call, Program
-from hybridml.kernels.cuda.region import Array, CudaRegion, Where
-from hybridml.kernels.cuda.steps import CudaStep
+from hybridml.kernels.cuda.region import CudaRegion
+from hybridml.kernels.cuda.steps import CudaHorizontalStep, CudaStep
 from hybridml.kernels.executable import Executable
 from hybridml.kernels.fuser import Fusions
 from hybridml.kernels.region import Meter
@@ -57,8 +58,9 @@ class CudaExecutable(Executable):
     @property
     def loads(self) -> list[Kernel]:  # type: ignore[override]  # kernels of another target
         """Kernels that were not in memory yet."""
-        steps = [s for s in self.kernels if isinstance(s, CudaStep)]
-        return [k for s in steps for _, k in s.phases if k.origin != "memory"]
+        phases = [k for s in self.kernels if isinstance(s, CudaStep) for _, k in s.phases]
+        together = [s.together for s in self.kernels if isinstance(s, CudaHorizontalStep)]
+        return [k for k in (*phases, *together) if k.origin != "memory"]
 
     def _time(self) -> dict[str, float]:
         """Numba's compiler makes the PTX; the driver's own time to load it counts as planning."""

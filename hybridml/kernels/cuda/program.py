@@ -16,7 +16,7 @@ import numpy as np
 from hybridml.backends import Backend
 from hybridml.errors import GraphError, located
 from hybridml.kernels.cuda.commands import Clear, Command, Copy, Launch, Library, Loop, Place, When, resolve
-from hybridml.kernels.cuda.region import Array, Branch, Eager, Item, Look, Repeat, While
+from hybridml.kernels.cuda.items import Array, Branch, Eager, Item, Look, Repeat, While
 from hybridml.kernels.cuda.segment import Segment
 from hybridml.kernels.steps import run_eagerly
 from hybridml.ops.registry import Layout

@@ -5,10 +5,10 @@ Branches and while-loops are items that the host decides, scans are written out 
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import numpy as np
 
@@ -18,18 +18,27 @@ from hybridml.kernels.address import External, Fixed
 from hybridml.kernels.control import ControlStep
 from hybridml.kernels.cuda import cudnn, patches
 from hybridml.kernels.cuda.absorb import absorb, product_step
-from hybridml.kernels.cuda.commands import Command, Copy, Kernel, Launch, Library, Place, ProductPlan
+from hybridml.kernels.cuda.commands import Copy, Kernel, Launch, Library, Place, ProductPlan
 from hybridml.kernels.cuda.convolutions import convolutions
 from hybridml.kernels.cuda.epilogue import PRODUCT
+from hybridml.kernels.cuda.items import Array, Branch, Eager, Item, Look, Repeat, Where, While
 from hybridml.kernels.cuda.join import join
-from hybridml.kernels.cuda.steps import CudaStep, LibraryStep
+from hybridml.kernels.cuda.steps import CudaHorizontalStep, CudaStep, LibraryStep
 from hybridml.kernels.emit_cuda import Phase
 from hybridml.kernels.fuser import Fuser, Fusions, Refusal
-from hybridml.kernels.lower import Check, Lowered
+from hybridml.kernels.lower import Lowered
 from hybridml.kernels.memory import ALIGN
 from hybridml.kernels.products import GemmStep, gemm_steps
 from hybridml.kernels.region import Meter, Region
-from hybridml.kernels.steps import EmptyStep, KernelStep, PythonStep, RoutineStep, Step
+from hybridml.kernels.steps import (
+    EmptyStep,
+    HorizontalStep,
+    KernelStep,
+    PythonStep,
+    RoutineStep,
+    Step,
+    merge_equal_updates,
+)
 from hybridml.kernels.views import places
 from hybridml.kernels.windows import GENERATED, lower_windows
 from hybridml.ops.spec import TensorSpec
@@ -37,73 +46,6 @@ from hybridml.trace.graph import Graph, Node, Value
 from hybridml.trace.passes.rewrite import Rewriter
 
 MAX_UNROLLED = 20_000  # commands of a scan that are written out; longer ones are repeated by the host
-
-
-@dataclass
-class Array:
-    """An array of the call: an input, a variable, an output, or a row that moves from one iteration to the next."""
-
-    nbytes: int
-    role: Literal["input", "variable", "output", "row"]
-
-
-@dataclass(frozen=True)
-class Where:
-    """The base of a region's arena, the places of what is given to it by number, and all arrays of the call."""
-
-    base: int
-    given: Sequence[Place]
-    arrays: list[Array]
-
-
-@dataclass
-class Branch:
-    """A cond: the host reads the predicate and runs one of two lists."""
-
-    predicate: Place
-    true: list[Item]
-    false: list[Item]
-
-
-@dataclass
-class While:
-    """A while-loop: the host reads the predicate after each run of `cond`."""
-
-    cond: list[Item]
-    predicate: Place
-    body: list[Item]
-
-
-@dataclass
-class Repeat:
-    """A long scan: the body, with arrays that point at row t. `rows` are (number of the array, first row, bytes to the next)."""
-
-    length: int
-    rows: list[tuple[int, Place, int]]
-    body: list[Item]
-
-
-@dataclass
-class Look:
-    """The host reads a flag, and raises what the node's eager form says where it is set."""
-
-    check: Check
-    flag: Place
-    operands: dict[Value, Place]
-    region: Region
-
-
-@dataclass
-class Eager:
-    """A node that has no kernel: its row's eager form on device arrays."""
-
-    step: PythonStep
-    operands: dict[Value, Place]
-    results: dict[Value, Place]
-    region: Region
-
-
-Item: TypeAlias = "Command | Branch | While | Repeat | Look | Eager"
 
 
 class CudaRegion(Region):
@@ -133,7 +75,34 @@ class CudaRegion(Region):
         return fuser
 
     def _merged(self, steps: list[Step]) -> tuple[list[Step], list[Refusal]]:
-        return steps, []  # a graph launches many small kernels at the price of one
+        merged = merge_equal_updates(steps, lambda s: s.kind if isinstance(s, CudaStep) else None)
+        return [t for s in merged for t in (self._shared(s) if isinstance(s, HorizontalStep) else [s])], []
+
+    def _shared(self, s: HorizontalStep) -> list[Step]:
+        """The launches of many kernels of one kind: as many in each as one kernel takes, and of one text if sizes allow."""
+        parts: list[Any] = s.parts
+        most = emit_cuda.most_copies(parts[0].lowered.spec, parts[0].plan.shape)
+        launches = -(-len(parts) // most)
+        copies = -(-len(parts) // launches)
+        return [self._together(parts[k::launches], copies) for k in range(launches)]
+
+    def _together(self, parts: list[CudaStep], copies: int) -> CudaHorizontalStep:
+        """One launch. Each part's own kernel was compiled for nothing, once a kind."""
+        started = time.perf_counter()
+        spec = parts[0].lowered.spec
+        kept, _ = emit_cuda.space(spec)
+        words = [p.lowered.words for p in parts]
+        shape, blocks = launch.plan_together(
+            [launch.sizes(kept, spec.words, w) for w in words],
+            [x for w in words for x in w],
+            min(emit_cuda.width(spec, w) for w in words),
+            self.driver.multiprocessors,
+        )
+        name, source = emit_cuda.emit_horizontal(spec, shape, copies, config.get().fast_math)
+        given = emit_cuda.horizontal_parameters(spec, shape, copies)
+        self.meter.emit_seconds += time.perf_counter() - started
+        kernel = self._load(name, source, tuple(given), False)
+        return CudaHorizontalStep(parts, together=kernel, blocks=blocks, copies=copies)  # type: ignore[arg-type]  # parts of a GPU
 
     def _convolution(self, r: Rewriter, n: Node) -> bool:
         return cudnn.lower(r, n, config.get().matmul_precision, self.driver.refuse)
@@ -244,6 +213,8 @@ class CudaRegion(Region):
             if check is not None:
                 operands = {v: self.place(where, self.places[v][0]) for v in check.node.values}
                 yield Look(check, self.place(where, check.flag), operands, self)
+        elif isinstance(s, CudaHorizontalStep):
+            yield self._horizontal(s, where)
         elif isinstance(s, LibraryStep):
             yield from self._calls(s, where)
         elif isinstance(s, PythonStep):
@@ -264,12 +235,22 @@ class CudaRegion(Region):
             moved = [p.at(d) for p, d in zip((*reads[:2], *writes[:1]), steps, strict=True)]
             yield Library(s.plan, (*moved[:2], *reads[2:]), (*moved[2:], *writes[1:]))
 
-    def _launches(self, s: CudaStep, where: Where) -> Iterator[Launch]:
-        low = s.lowered
+    def _arguments(self, low: Lowered, where: Where) -> list[Any]:
         operands = [self.place(where, v).at(offset) for v, offset in low.operands]
         with np.errstate(over="ignore"):  # a literal beyond float16 is infinite there
             scalars = [dtype.type(value) for value, dtype in low.scalars]
-        values: list[Any] = [*operands, *low.words, *scalars]
+        return [*operands, *low.words, *scalars]
+
+    def _horizontal(self, s: CudaHorizontalStep, where: Where) -> Launch:
+        sets = [self._arguments(p.lowered, where) for p in s.parts]
+        ends = list(itertools.accumulate(s.blocks))
+        missing = s.copies - len(sets)  # they repeat the last set, without blocks
+        values = [x for words in sets + sets[-1:] * missing for x in words]
+        ends += ends[-1:] * missing
+        return Launch(s.together, (ends[-1], 1), (launch.THREADS, 1), [*values, *ends])
+
+    def _launches(self, s: CudaStep, where: Where) -> Iterator[Launch]:
+        values = self._arguments(s.lowered, where)
         for phase, kernel in s.phases:
             parts = [] if phase == "whole" else [*[self.place(where, v) for v in s.partial], s.plan.parts]
             grid = s.plan.finish if phase == "finish" else s.plan.grid

@@ -34,6 +34,7 @@ from collections.abc import Collection
 from hybridml.kernels.emit_cuda.accesses import held_words, is_grouped, width
 from hybridml.kernels.emit_cuda.fast import with_calls
 from hybridml.kernels.emit_cuda.halves import in_single
+from hybridml.kernels.emit_cuda.horizontal import HorizontalPrinter, horizontal_parameters, most_copies
 from hybridml.kernels.emit_cuda.maps import MapPrinter
 from hybridml.kernels.emit_cuda.printer import Parameter, Phase, Printer, parameters
 from hybridml.kernels.emit_cuda.rows import RowPrinter
@@ -47,8 +48,8 @@ from hybridml.kernels.launch import Shape
 from hybridml.kernels.spec import KernelSpec, Mode
 
 __all__ = [
-    "Parameter", "Phase", "Reduction", "emit", "held_words", "is_grouped", "is_splittable", "parameters", "reductions", "space",
-    "staged_bytes", "tiles", "turn", "width",
+    "Parameter", "Phase", "Reduction", "emit", "emit_horizontal", "held_words", "horizontal_parameters", "is_grouped", "is_splittable",
+    "most_copies", "parameters", "reductions", "space", "staged_bytes", "tiles", "turn", "width",
 ]  # fmt: skip
 
 
@@ -89,3 +90,14 @@ def emit(
     return kind(with_calls(spec) if fast else spec, shape, phase, scratch).print(
         "cuda_fast" if fast else "cuda"
     )
+
+
+def emit_horizontal(spec: KernelSpec, shape: Shape, copies: int, fast: bool = False) -> tuple[str, str]:
+    """(name, source) of a MAP kernel over that many sets of operands; see `horizontal`."""
+    if spec.mode is not Mode.MAP or shape.turn is not None:
+        raise ValueError(
+            f"kernels that go over several sets of operands are plain MAP kernels, got {spec.title}"
+        )
+    spec = in_single(spec)
+    printer = HorizontalPrinter(with_calls(spec) if fast else spec, shape, "whole", (), copies)
+    return printer.print("cuda_fast" if fast else "cuda")

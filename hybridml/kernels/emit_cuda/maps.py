@@ -32,8 +32,7 @@ class MapPrinter(Printer):
 
     def body(self) -> None:
         out, width = self.out, self.shape.vector
-        out("row = ix(cuda.grid(1))")
-        out("step = ix(cuda.gridsize(1))")
+        self.start()
         out(f"rows = {self.product(self.kept)}")
         if width > 1:
             self._several(width)
@@ -46,6 +45,11 @@ class MapPrinter(Printer):
             self._flat(self.spec.body)
         out("row = ix(row + step)")
         out.close()
+
+    def start(self) -> None:
+        """Where the thread begins, and how far it is to its next element."""
+        self.out("row = ix(cuda.grid(1))")
+        self.out("step = ix(cuda.gridsize(1))")
 
     def _several(self, width: int) -> None:
         out = self.out

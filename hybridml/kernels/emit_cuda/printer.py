@@ -74,6 +74,10 @@ class Printer:
         """Print the kernel's statements."""
         raise NotImplementedError
 
+    def arguments(self) -> list[Parameter]:
+        """What the kernel is given."""
+        return parameters(self.spec, self.shape, self.phase)
+
     def print(self, target: Target) -> tuple[str, str]:
         """(name, source), with the scalar functions of a target."""
         self.body()
@@ -82,7 +86,7 @@ class Printer:
         header = self._header(body, functions, target)
         digest = hashlib.sha256(f"{header}{functions}{body}".encode()).hexdigest()[:12]
         name = f"{self.spec.title[:60]}_{digest}"
-        arguments = ", ".join(p.name for p in parameters(self.spec, self.shape, self.phase))
+        arguments = ", ".join(p.name for p in self.arguments())
         return name, f"{header}{functions}\n\ndef {name}({arguments}):\n{body}\n"
 
     def _header(self, body: str, functions: str, target: Target) -> str:
