@@ -123,8 +123,8 @@ def plan(
     (4, 1)
     >>> plan(Mode.ROW, 1, 2**24, splittable=True).grid
     (1, 264)
-    >>> plan(Mode.ROW, 65536, 1024, vector=4, held_words=1).shape
-    Shape(x=32, y=8, index=32, vector=4, held=8)
+    >>> plan(Mode.ROW, 65536, 1024, vector=4, held_words=1).shape == Shape(32, 8, index=32, vector=4, held=8)
+    True
     """
     if kept < 1 or reduced < 1:
         raise ValueError(f"a kernel runs over at least one element, got {kept} x {reduced}")
@@ -165,23 +165,29 @@ def plan(
     )
 
 
-def plan_together(
+def shape_together(
     kept: Sequence[int], words: Sequence[int], vector: int = 1, multiprocessors: int = MULTIPROCESSORS
-) -> tuple[Shape, list[int]]:
-    """The block of a MAP kernel over several sets of operands with so many elements each, and how many blocks each set has.
+) -> Shape:
+    """The block of a MAP kernel over several sets of operands with so many elements each; `words` are those of all sets.
 
-    All of them share the device, in proportion to their sizes; `words` are those of all sets.
-
-    >>> plan_together([1000, 10], [1000, 10])
-    (Shape(x=256, y=1, index=32, vector=1, held=0, staged=False, turn=None), [4, 1])
+    >>> shape_together([1000, 10], [1000, 10]).vector
+    1
     """
     vector = vector if sum(kept) >= vector * multiprocessors * THREADS else 1
-    tile = THREADS * vector
-    tiles = [-(-n // tile) for n in kept]
+    step = multiprocessors * BLOCKS * THREADS * vector
+    furthest = max(max(kept) + step, *map(abs, words), 0)
+    return Shape(THREADS, 1, 32 if furthest < 2**31 else 64, vector)
+
+
+def shares(kept: Sequence[int], vector: int, multiprocessors: int = MULTIPROCESSORS) -> list[int]:
+    """How many blocks each set has of those that fill the device: in proportion to its elements, and none that would be idle.
+
+    >>> shares([1000, 10], 1)
+    [4, 1]
+    """
+    tiles = [-(-n // (THREADS * vector)) for n in kept]
     resident, wanted = multiprocessors * BLOCKS, sum(tiles)
-    blocks = [max(1, min(t, t * resident // wanted)) for t in tiles]
-    furthest = max([n + b * tile for n, b in zip(kept, blocks, strict=True)] + [abs(w) for w in words])
-    return Shape(THREADS, 1, 32 if furthest < 2**31 else 64, vector), blocks
+    return [max(1, min(t, t * resident // wanted)) for t in tiles]
 
 
 def _rows_of_lanes(kept: int, lanes: int) -> tuple[int, int]:

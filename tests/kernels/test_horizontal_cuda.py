@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 import hybridml as hml
 from hybridml.kernels import emit_cuda
 from hybridml.kernels.emit_cuda.horizontal import PARAMETER_BYTES
-from hybridml.kernels.launch import BLOCKS, Shape, plan_together
+from hybridml.kernels.launch import BLOCKS, Shape, shape_together, shares
 from hybridml.kernels.lower import Lowered
 from hybridml.kernels.ptx import compile_ptx
 
@@ -107,15 +107,19 @@ def test_as_many_sets_as_one_launch_has_assemble(tmp_path: Path) -> None:
 
 @given(st.lists(st.integers(1, 10**7), min_size=2, max_size=40), st.integers(1, 200))
 def test_sets_share_the_device_by_their_sizes(kept: list[int], multiprocessors: int) -> None:
-    shape, blocks = plan_together(kept, kept, 4, multiprocessors)
-    assert shape.vector in (1, 4)
-    tile = 256 * shape.vector
-    assert all(1 <= b <= -(-n // tile) for n, b in zip(kept, blocks, strict=True)), "no block is idle"
+    vector = shape_together(kept, kept, 4, multiprocessors).vector
+    assert vector == (4 if sum(kept) >= 4 * multiprocessors * 256 else 1), "small sets together may be large"
+    blocks = shares(kept, vector, multiprocessors)
+    tiles = [-(-n // (256 * vector)) for n in kept]
+    assert all(1 <= b <= t for b, t in zip(blocks, tiles, strict=True)), "no block is idle"
     assert sum(blocks) <= multiprocessors * BLOCKS + len(kept)
+    assert blocks == tiles or sum(tiles) > multiprocessors * BLOCKS, (
+        "all blocks that there is work for, if they fit"
+    )
 
 
 def test_sets_past_the_narrow_index() -> None:
-    assert plan_together([2**31 - 2**21, 7], [], 4)[0] == Shape(256, 1, 32, vector=4)
-    shape, blocks = plan_together([2**33, 7], [2**33, 7], 4)
-    assert shape == Shape(256, 1, 64, vector=4)
-    assert blocks == [132 * BLOCKS - 1, 1]
+    assert shape_together([2**31 - 2**21, 7], [7], 4) == Shape(256, 1, 32, vector=4)
+    assert shape_together([2**33, 7], [7], 4) == Shape(256, 1, 64, vector=4)
+    assert shape_together([9, 7], [2**31], 4) == Shape(256, 1, 64), "a stride"
+    assert shares([2**33, 7], 4) == [132 * BLOCKS - 1, 1]

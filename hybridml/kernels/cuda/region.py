@@ -79,30 +79,28 @@ class CudaRegion(Region):
         return [t for s in merged for t in (self._shared(s) if isinstance(s, HorizontalStep) else [s])], []
 
     def _shared(self, s: HorizontalStep) -> list[Step]:
-        """The launches of many kernels of one kind: as many in each as one kernel takes, and of one text if sizes allow."""
-        parts: list[Any] = s.parts
-        most = emit_cuda.most_copies(parts[0].lowered.spec, parts[0].plan.shape)
-        launches = -(-len(parts) // most)
-        copies = -(-len(parts) // launches)
-        return [self._together(parts[k::launches], copies) for k in range(launches)]
-
-    def _together(self, parts: list[CudaStep], copies: int) -> CudaHorizontalStep:
-        """One launch. Each part's own kernel was compiled for nothing, once a kind."""
+        """The launches of many kernels of one kind, of one text, as many kernels in each as it takes. The parts' own kernel, once compiled,
+        is not needed."""
         started = time.perf_counter()
-        spec = parts[0].lowered.spec
-        kept, _ = emit_cuda.space(spec)
-        words = [p.lowered.words for p in parts]
-        shape, blocks = launch.plan_together(
-            [launch.sizes(kept, spec.words, w) for w in words],
-            [x for w in words for x in w],
-            min(emit_cuda.width(spec, w) for w in words),
-            self.driver.multiprocessors,
-        )
+        parts: list[Any] = s.parts
+        spec, words = parts[0].lowered.spec, [p.lowered.words for p in parts]
+        axes, _ = emit_cuda.space(spec)
+        kept = [launch.sizes(axes, spec.words, w) for w in words]
+        vector = min(emit_cuda.width(spec, w) for w in words)
+        processors = self.driver.multiprocessors
+        shape = launch.shape_together(kept, [x for w in words for x in w], vector, processors)
+        launches = -(-len(parts) // emit_cuda.most_copies(spec, shape))
+        copies = -(-len(parts) // launches)
         name, source = emit_cuda.emit_horizontal(spec, shape, copies, config.get().fast_math)
         given = emit_cuda.horizontal_parameters(spec, shape, copies)
         self.meter.emit_seconds += time.perf_counter() - started
         kernel = self._load(name, source, tuple(given), False)
-        return CudaHorizontalStep(parts, together=kernel, blocks=blocks, copies=copies)  # type: ignore[arg-type]  # parts of a GPU
+        return [
+            CudaHorizontalStep(
+                parts[k::launches], together=kernel, blocks=launch.shares(kept[k::launches], shape.vector, processors), copies=copies
+            )
+            for k in range(launches)
+        ]  # fmt: skip
 
     def _convolution(self, r: Rewriter, n: Node) -> bool:
         return cudnn.lower(r, n, config.get().matmul_precision, self.driver.refuse)
