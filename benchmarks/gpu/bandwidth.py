@@ -13,7 +13,7 @@ from typing import Any
 from libraries import rows as library_rows
 
 import hybridml as hml
-from hybridml import backends
+from hybridml import backends, config
 
 GPU: Any = backends.named("gpu:0")
 CUPY: Any = GPU.xp
@@ -58,6 +58,17 @@ def layer_norm_gradient(x: Any, scale: Any, offset: Any, g: Any) -> Any:
     return y, *tape.gradient(y, [x, scale, offset], output_gradients=g)
 
 
+def approximately(f: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, traced and compiled under `fast_math`."""
+    traced = hml.function(f)
+
+    def call(*args: Any) -> Any:
+        with config.scope(fast_math=True):
+            return traced(*args)
+
+    return call
+
+
 def softmax_gradient(x: Any, g: Any) -> Any:
     with hml.GradientTape() as tape:
         tape.watch(x)
@@ -87,6 +98,7 @@ def main() -> None:
             ),
             ("x + 1 in float16", hml.function(lambda x: x + 1), (x.astype(hml.float16),), 4 * n),
             ("gelu(x*y+1.5)*sigmoid(x)-y", chain, (x, y), 12 * n),
+            ("the same with fast_math", approximately(chain.python_function), (x, y), 12 * n),
             ("sum of everything", hml.function(lambda x: hml.sum(x)), (x,), 4 * n),
         ]
         for m, d in ((65536, 1024), (16384, 4096), (1_000_000, 64)):
@@ -112,6 +124,8 @@ def main() -> None:
                 (f"sum over columns {m}x{d}", hml.function(lambda x: hml.sum(x, axis=0)), (z,), e),
                 (f"transposed copy {m}x{d}", hml.function(lambda x: hml.copy(x.T)), (z,), 2 * e),
             ]
+        long = random.uniform((4096, 40_000))
+        cases.append(("softmax 4096x40000", hml.function(hml.nn.softmax), (long,), 8 * 4096 * 40_000))
         for name, f, args, least in cases:
             try:
                 t = seconds(lambda f=f, args=args: f(*args), rounds=7, n=5)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import hybridml as hml
-from hybridml import backends, pytree
+from hybridml import backends, config, pytree
 from hybridml.errors import DeviceMemoryError, IndexOutOfRangeError
 from hybridml.ops.registry import OPS, Kind
 from hybridml.testing import TOLERANCE, public_functions, recast, samples_of
@@ -123,7 +123,19 @@ def test_training_takes_the_steps_of_the_cpu() -> None:
 
 
 @pytest.mark.parametrize(
-    "shape", [(1, 1), (3, 31), (7, 33), (5, 257), (2, 5000), (1, 300_001), (4097, 9), (70_000, 3)]
+    "shape",
+    [
+        (1, 1),
+        (3, 31),
+        (7, 33),
+        (5, 257),
+        (2, 5000),
+        (2, 40_000),
+        (300, 50_257),
+        (1, 300_001),
+        (4097, 9),
+        (70_000, 3),
+    ],
 )
 def test_rows_of_every_length(shape: tuple[int, int]) -> None:
     """Softmax, sums and layer norm with all the blocks that a launch may have, one and several phases."""
@@ -146,6 +158,42 @@ def test_rows_of_every_length(shape: tuple[int, int]) -> None:
     for _ in range(3):
         for got, want in zip(traced(hml.asarray(x)), expected, strict=True):
             np.testing.assert_allclose(got.numpy(), want, rtol=2e-5, atol=2e-5 * np.sqrt(x.size))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bool"])
+def test_transposed_reads_give_what_the_cpu_gives(dtype: str) -> None:
+    for shape in ((33, 1000), (1024, 16), (15, 70)):
+        x = (floats(3, *shape) > 0).astype(dtype) if dtype == "bool" else floats(3, *shape).astype(dtype)
+
+        def f(x: Any) -> Any:
+            y = hml.permute_dims(x, (0, 2, 1))
+            return hml.where(y == y[:1], y, y[:, ::-1])
+
+        with hml.device("cpu"):
+            expected = f(hml.asarray(x)).numpy()
+        traced = hml.function(f)
+        for _ in range(3):
+            np.testing.assert_array_equal(traced(hml.asarray(x)).numpy(), expected)
+
+
+def test_approximate_functions_are_near() -> None:
+    x = np.linspace(0.1, 3, 1000, dtype=np.float32)
+
+    def f(x: Any) -> Any:
+        return (
+            hml.exp(x), hml.exp2(x), hml.log(x), hml.log2(x), hml.log10(x), hml.sin(x), hml.cos(x), hml.tanh(x), hml.sqrt(x),
+            hml.rsqrt(x), hml.sigmoid(x), 1 / x,
+        )  # fmt: skip
+
+    wide = x.astype(np.float64)
+    with hml.device("cpu"):
+        expected = [t.numpy() for t in f(hml.asarray(wide))]
+    for fast, tolerance in ((False, 3e-7), (True, 6e-4)):
+        traced = hml.function(f)
+        with config.scope(fast_math=fast):
+            traced(hml.asarray(x))
+        for got, want in zip(traced(hml.asarray(x)), expected, strict=True):
+            np.testing.assert_allclose(got.numpy(), want, rtol=tolerance, atol=tolerance)
 
 
 def test_large_tensors() -> None:
