@@ -17,9 +17,10 @@ from hybridml.kernels.lower import Lowered
 from hybridml.kernels.movement.boxes import fill
 from hybridml.kernels.steps import CHUNK_NANOSECONDS, RoutineStep
 from hybridml.kernels.views import Place
+from hybridml.kernels.walk import Walk, pieces
 from hybridml.ops.registry import Layout
 from hybridml.ops.spec import spec
-from hybridml.symbolic import hint
+from hybridml.symbolic import has_dims, hint
 from hybridml.trace.graph import Node, Value
 
 Places = dict[Value, Place]
@@ -32,6 +33,8 @@ _PIECE_WORK = 1 << 18  # multiplications that make a piece worth handing to anot
 _PART_WORK = 1 << 20  # multiplications that make a part of a sum worth its own memory
 _MOST_PARTS = 16
 _PARTS_BYTES = 1 << 25
+_NEAR_BYTES = 1 << 17  # of a results' gradient that are still in a near cache once a part of it has been made
+_SHARE = 16  # of a gradient's bytes that may be added for parts of sums
 _MULTIPLICATIONS_A_NANOSECOND = {False: 25.0, True: 5.0}  # depthwise or not
 _FEW_FILTERS = 16
 _NARROW = 24  # windows in a row: fewer do not fill the tiles of a product
@@ -62,7 +65,8 @@ def forward(n: Node, places: Places, threads: int) -> Steps | None:
     words = _words(n, x.shape, w.shape, n.out.shape)
     operands = ((*_at(x, places), at.X), (*_at(w, places), at.W), (n.out, 0, at.G))
     work = n.out.spec.size * math.prod(w.shape[:3])
-    return [_step("forward", n, words, operands, work, words[at.ROWS], threads)]
+    walks = (_images(x, places, n.out.shape[1]), _whole(w, places, words[at.ROWS]), _rows(n.out))
+    return [_step("forward", n, words, operands, work, words[at.ROWS], threads, walks)]
 
 
 def by_input(n: Node, places: Places, threads: int) -> Steps | None:
@@ -77,14 +81,16 @@ def by_input(n: Node, places: Places, threads: int) -> Steps | None:
     rows = n.out.shape[0] * n.out.shape[1]
     if is_depthwise(w.shape, n.attrs["groups"]):
         operands = ((n.out, 0, at.X), (*_at(w, places), at.W), (*_at(g, places), at.G))
-        return [_step("by_input", n, words, operands, work, rows, threads)]
+        walks = (_images(g, places, n.out.shape[1]), _whole(w, places, rows), _rows(n.out))
+        return [_step("by_input", n, words, operands, work, rows, threads, walks)]
     if n.attrs["strides"] == (1, 1) and n.attrs["groups"] == 1 and g.shape[2] < _NARROW:
         return _as_forward(n, places, threads, work)
     turned = Value(spec((*w.shape[:2], w.shape[3], w.shape[2]), w.dtype))
     operands = ((n.out, 0, at.X), (turned, 0, at.W), (*_at(g, places), at.G))
+    walks = (_images(g, places, n.out.shape[1]), pieces(turned, False, 1, w.spec.size, rows), _rows(n.out))
     return [
         _turn(w, turned, places, threads, around=False),
-        _step("by_input", n, words, operands, work, rows, threads),
+        _step("by_input", n, words, operands, work, rows, threads, walks),
     ]
 
 
@@ -98,9 +104,11 @@ def _as_forward(n: Node, places: Places, threads: int, work: int) -> Steps:
     (top, _), (left, _) = n.attrs["padding"]
     words[at.TOP], words[at.LEFT] = (kh - 1) * dh - top, (kw - 1) * dw - left
     operands = ((*_at(g, places), at.X), (turned, 0, at.W), (n.out, 0, at.G))
+    rows = words[at.ROWS]
+    walks = (_images(g, places, n.out.shape[1]), pieces(turned, False, 1, w.spec.size, rows), _rows(n.out))
     return [
         _turn(w, turned, places, threads, around=True),
-        _step("forward", n, words, operands, work, words[at.ROWS], threads),
+        _step("forward", n, words, operands, work, rows, threads, walks),
     ]
 
 
@@ -126,6 +134,9 @@ def by_filter(n: Node, places: Places, threads: int) -> Steps | None:
     words = _words(n, x.shape, n.out.shape, g.shape)
     work = g.spec.size * math.prod(n.out.shape[:3])
     rows, wanted = words[at.ROWS], min(_MOST_PARTS, hint(work) // _PART_WORK)
+    # Of few filters there may be many parts: small ones are still in the cache after what made them.
+    small, cheap = g.spec.nbytes // _NEAR_BYTES, g.spec.nbytes // (_SHARE * n.out.spec.nbytes)
+    wanted = max(wanted, min(hint(small), hint(cheap)))
     fitting = min(wanted, hint(_PARTS_BYTES // n.out.spec.nbytes))
     while fitting > 1 and rows < fitting:
         fitting -= 1
@@ -134,7 +145,8 @@ def by_filter(n: Node, places: Places, threads: int) -> Steps | None:
     )  # a power of two: any usual number of threads shares it evenly
     out = n.out if parts == 1 else Value(spec((parts, *n.out.shape), n.out.dtype))
     operands = ((*_at(x, places), at.X), (out, 0, at.W), (*_at(g, places), at.G))
-    steps: Steps = [_step("by_filter", n, words, operands, work, parts, threads, writes=(out,))]
+    walks = (_share(x, places, parts), pieces(out, True, parts, n.out.spec.size), _share(g, places, parts))
+    steps: Steps = [_step("by_filter", n, words, operands, work, parts, threads, walks, writes=(out,))]
     if parts > 1:
         size = n.out.spec.size
         steps.append(
@@ -149,7 +161,7 @@ def by_filter(n: Node, places: Places, threads: int) -> Steps | None:
 
 def _step(
     entry: str, n: Node, words: list[int], operands: tuple[tuple[Value, int, int], ...], work: int, extent: int, threads: int,
-    writes: tuple[Value, ...] | None = None,
+    walks: tuple[Walk, ...], writes: tuple[Value, ...] | None = None,
 ) -> RoutineStep:  # fmt: skip
     kind, writes = n.out.dtype.name, writes or (n.out,)
     depthwise = is_depthwise(
@@ -171,13 +183,38 @@ def _step(
         load(entry, kind, depthwise), words, operands, tuple([v for v, _, _ in operands if v not in writes]), writes, extent,
         work / _MULTIPLICATIONS_A_NANOSECOND[depthwise], work / _PIECE_WORK, threads, blocks=blocks, flops=2 * work,
         carries=at.EPILOGUE if entry == "forward" and not depthwise else 0,
-        fits_block=words[at.BLOCK_WINDOWS] * n.out.shape[-1] * n.out.dtype.itemsize <= at.BLOCK_BYTES,
+        fits_block=words[at.BLOCK_WINDOWS] * n.out.shape[-1] * n.out.dtype.itemsize <= at.BLOCK_BYTES, own_walks=walks,
     )  # fmt: skip
 
 
 def _at(v: Value, places: Places) -> tuple[Value, int]:
     base, layout = places[v]
     return base, layout.offset * base.dtype.itemsize
+
+
+def _rows(v: Value) -> Walk:
+    """Rows of images, one at each step."""
+    return pieces(v, True, v.shape[0] * v.shape[1], v.shape[2] * v.shape[3])
+
+
+def _images(v: Value, places: Places, rows: int) -> Walk:
+    """Images, each of them at so many steps."""
+    base, layout = places[v]
+    return pieces(base, False, v.shape[0], math.prod(v.shape[1:]), rows, layout.offset)
+
+
+def _whole(v: Value, places: Places, steps: int) -> Walk:
+    """All of it at every step."""
+    base, layout = places[v]
+    return pieces(base, False, 1, v.spec.size, steps, layout.offset)
+
+
+def _share(v: Value, places: Places, parts: int) -> Walk:
+    """At each step the part of the windows' rows, and of the images, that `by_filter` goes through; all of it where parts are uneven."""
+    if has_dims(v.shape) or v.shape[0] % parts:
+        return _whole(v, places, parts)
+    base, layout = places[v]
+    return pieces(base, False, parts, v.spec.size // parts, 1, layout.offset)
 
 
 def _zeros(n: Node) -> Any:

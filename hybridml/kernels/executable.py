@@ -263,8 +263,9 @@ def _traced_bytes(region: Region) -> float:
             share = 2 if s.node.op.provider == "cond" else 1
             total += s.node.attrs.get("length", 1) * sum(map(_traced_bytes, s.regions.values())) / share
         else:
-            steps = s.members if isinstance(s, SweepStep) else [s]
-            total += sum(v.spec.nbytes for t in steps for v in (*dict.fromkeys(t.reads), *t.writes))
+            steps, own = (s.members, s.own) if isinstance(s, SweepStep) else ([s], ())
+            touched = (v for t in steps for v in (*dict.fromkeys(t.reads), *t.writes) if v not in own)
+            total += sum(v.spec.nbytes for v in touched)
     return total
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from pathlib import Path
 
 from hybridml.kernels import jit
@@ -10,6 +11,7 @@ from hybridml.kernels.convolution import Places, Steps
 from hybridml.kernels.group import NATIVE
 from hybridml.kernels.jit import Kernel
 from hybridml.kernels.steps import CHUNK_NANOSECONDS, RoutineStep
+from hybridml.kernels.walk import pieces
 from hybridml.trace.graph import Node, Value
 
 _NANOSECONDS = 0.15  # for one channel of one tap
@@ -58,15 +60,21 @@ def _step(
         0, 0, 0, *image.shape[1:], *over.shape[1:3], *attrs["window"], *attrs["strides"],
         attrs["padding"][0][0], attrs["padding"][1][0],
     ]  # fmt: skip
-    found = []
+    found, walks = [], []
+    again = 1 if entry == "scatter" else over.shape[1]  # steps that an image takes
     for word, v in enumerate(operands):
         base, layout = places[v] if v in n.values else (v, None)
-        found.append((base, layout.offset * base.dtype.itemsize if layout is not None else 0, word))
+        offset = layout.offset if layout is not None else 0
+        found.append((base, offset * base.dtype.itemsize, word))
+        if v is image or entry == "scatter":
+            walks.append(pieces(base, v in n.outputs, v.shape[0], math.prod(v.shape[1:]), again, offset))
+        else:
+            walks.append(pieces(base, v in n.outputs, extent, math.prod(v.shape[2:]), 1, offset))
     taps = attrs["window"][0] * attrs["window"][1]
     nanoseconds = _NANOSECONDS * over.spec.size * taps
     step = RoutineStep(
         f"{n.op.name}: windows of {attrs['window']}", load(entry, image.dtype.name, positions.dtype.name), words,
         tuple(found), tuple([b for b, _, _ in found if b not in n.outputs]), n.outputs, extent, nanoseconds,
-        nanoseconds / CHUNK_NANOSECONDS, threads,
+        nanoseconds / CHUNK_NANOSECONDS, threads, own_walks=tuple(walks),
     )  # fmt: skip
     return [step]

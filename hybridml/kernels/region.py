@@ -39,6 +39,7 @@ from hybridml.kernels.steps import (
     kernel_nanoseconds,
     merge_equal_updates,
 )
+from hybridml.kernels.sweep_memory import Inside, OwnMemory, inside
 from hybridml.kernels.views import Place, Places
 from hybridml.kernels.windows import lower_windows
 from hybridml.ops.registry import Kind
@@ -75,6 +76,18 @@ class Site:
     base: int
     given: Sequence[Address]
     faults: list[Fault]  # a program that stops with code k does so for the k-th, counted from 1
+    own: OwnMemory | None = None  # of the sweep that is being emitted
+
+    def block(self, words: list[int], named: Sequence[tuple[Address | Inside, int]]) -> int:
+        """A new argument block; what is `named` are addresses and the words they belong in."""
+        for a, word in named:
+            words[word] = a.address
+        block = self.table.block(words)
+        if self.own is not None:
+            self.own.lengths[block] = len(words)
+        for a, word in named:
+            a.bind(self.table, block, word)
+        return block
 
 
 class Region:
@@ -172,7 +185,8 @@ class Region:
 
     def _merged(self, steps: list[Step]) -> tuple[list[Step], list[Refusal]]:
         """The steps, those that may share a launch put together, and which could not."""
-        return sweep.plan(merge_equal_updates(steps), self._hints)
+        results = {self.places[v][0] for v in self.graph.results}
+        return sweep.plan(merge_equal_updates(steps), results, self._hints)
 
     def _inner(self, graph: Graph) -> Region:
         """The region of a branch or a loop body."""
@@ -299,11 +313,11 @@ class Region:
             self._add_horizontal(site, s)
         elif isinstance(s, GemmStep):
             p = s.plan
-            site.table.run(p.kernel.address, self._gemm_block(site, s), p.extent, p.chunks, p.grain)
+            site.table.run(p.kernel.address, self._block(site, s), p.extent, p.chunks, p.grain)
         elif isinstance(s, sweep.SweepStep):
             self._add_sweep(site, s)
         elif isinstance(s, RoutineStep):
-            self._add_routine(site, s)
+            site.table.run(s.kernel.address, self._block(site, s), s.extent, s.pieces, s.grain)
         elif isinstance(s, control.ControlStep):
             at = {v: self.address(site, v) for v in (*s.reads, *s.writes)}
             s.emit(replace(site, base=site.base + self.offset[s.key], given=()), at)
@@ -314,26 +328,33 @@ class Region:
 
     def address(self, site: Site, v: Value) -> Address:
         """Where a base value's buffer lies."""
+        own = None if site.own is None else site.own.address(v)
+        if own is not None:
+            return own
         if v in self.external:
             return site.given[self.external[v]]
         if v in self.constants:
             return Fixed(int(self.constants[v].ctypes.data))
         return Fixed(site.base + self.offset[v])
 
-    def _block(self, site: Site, s: KernelStep) -> int:
-        """The argument block of a generated kernel."""
-        return self._lowered_block(site, s.lowered)
+    def _block(self, site: Site, s: KernelStep | GemmStep | RoutineStep) -> int:
+        """The argument block of a kernel."""
+        if isinstance(s, GemmStep):
+            return self._gemm_block(site, s)
+        return (
+            self._routine_block(site, s)
+            if isinstance(s, RoutineStep)
+            else self._lowered_block(site, s.lowered)
+        )
 
     def _lowered_block(self, site: Site, low: Lowered, given: int = 0) -> int:
         """The argument block of what was lowered, but for the first operands, which are `given` otherwise."""
-        addresses = [self.address(site, v).at(offset) for v, offset in low.operands[given:]]
-        words = [a.address for a in addresses]
-        words += low.words
+        operands = low.operands[given:]
+        words = [0] * len(operands) + low.words
         words += [driver.scalar_word(x, dtype) for x, dtype in low.scalars]
-        block = site.table.block(words)
-        for word, a in enumerate(addresses):
-            a.bind(site.table, block, word)
-        return block
+        return site.block(
+            words, [(self.address(site, v).at(offset), word) for word, (v, offset) in enumerate(operands)]
+        )
 
     def _add_check(self, site: Site, check: Check) -> None:
         operands = {v: self.address(site, self.places[v][0]) for v in check.node.values}
@@ -355,47 +376,43 @@ class Region:
             for m in s.members:
                 self.add(site, m)
             return
-        kernels = [m.plan.kernel if isinstance(m, GemmStep) else m.kernel for m in s.members]
-        blocks = [
-            self._gemm_block(site, m) if isinstance(m, GemmStep) else self._block(site, m) for m in s.members
-        ]
-        args = site.table.block(sweep.words([k.address for k in kernels], blocks, s))
+        own = OwnMemory(s)
+        inner = replace(site, own=own)
+        blocks = [self._block(inner, m) for m in s.members]
+        args = site.table.block(own.words([sweep.kernel(m).address for m in s.members], blocks))
         chunks, grain = s.chunks(self.threads)
-        site.table.run(jit.load(sweep.SOURCE, "sweep").address, args, s.units, chunks, grain)
+        site.table.run(sweep.load().address, args, s.units, chunks, grain)
 
     def _gemm_block(self, site: Site, s: GemmStep) -> int:
         """The argument block of a matrix product."""
         p, e = s.plan, s.epilogue
         a, b = [self.address(site, v).at(offset) for v, offset in (s.a, s.b)]
-        places = [(a, p.a_word), (b, p.b_word)]
+        named: list[tuple[Address | Inside, int]] = [(a, p.a_word), (b, p.b_word)]
         if e is None:
-            places.append((self.address(site, s.c[0]).at(s.c[1]), p.c_word))
+            named.append((self.address(site, s.c[0]).at(s.c[1]), p.c_word))
         elif e.place is not None:
-            places.append((self.address(site, e.place), p.c_word))
+            named.append((self.address(site, e.place), p.c_word))
         words = p.words()
         if e is not None:
-            words[gemm.Words.EPILOGUE :] = self._epilogue_words(site, e)
-        for at, word in places:
-            words[word] = at.address
-        block = site.table.block(words)
-        for at, word in places:
-            at.bind(site.table, block, word)
-        return block
+            named.append(self._with_riders(site, e, words, gemm.Words.EPILOGUE))
+        return site.block(words, named)
 
-    def _epilogue_words(self, site: Site, e: epilogue.Epilogue) -> list[int]:
-        """An epilogue's kernel, its argument block, and whether the product is nowhere but in the block at hand."""
-        return [e.kernel.address, self._lowered_block(site, e.lowered, given=1), int(e.place is None)]
+    def _with_riders(
+        self, site: Site, e: epilogue.Epilogue, words: list[int], at: int
+    ) -> tuple[Fixed | Inside, int]:
+        """Put an epilogue's kernel into the words of a product, and whether the product is nowhere but in the block at hand; returns its
+        argument block, and in which word that belongs."""
+        words[at], words[at + 2] = e.kernel.address, int(e.place is None)
+        return inside(site.own, self._lowered_block(site, e.lowered, given=1)), at + 1
 
-    def _add_routine(self, site: Site, s: RoutineStep) -> None:
+    def _routine_block(self, site: Site, s: RoutineStep) -> int:
+        """The argument block of a routine."""
         words = list(s.words)
-        if s.epilogue is not None:
-            words[s.carries : s.carries + 3] = self._epilogue_words(site, s.epilogue)
         for word, content in s.blocks:
             words[word] = site.table.block(content)
-        at = [(self.address(site, v).at(offset), word) for v, offset, word in s.operands]
-        for a, word in at:
-            words[word] = a.address
-        block = site.table.block(words)
-        for a, word in at:
-            a.bind(site.table, block, word)
-        site.table.run(s.kernel.address, block, s.extent, s.pieces, s.grain)
+        named: list[tuple[Address | Inside, int]] = [
+            (self.address(site, v).at(offset), word) for v, offset, word in s.operands
+        ]
+        if s.epilogue is not None:
+            named.append(self._with_riders(site, s.epilogue, words, s.carries))
+        return site.block(words, named)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import numpy as np
 
 from hybridml.errors import HybridMLError, located
+from hybridml.kernels.gemm_cost import Split
 from hybridml.kernels.jit import Kernel
 from hybridml.kernels.lower import Lowered
 from hybridml.kernels.spec import Let, Loop, Statement, Store
@@ -186,6 +187,24 @@ class RoutineStep:
     carries: int = 0  # the word of an epilogue's kernel, before its arguments' and whether blocks are alone; 0 where it takes none
     fits_block: bool = False
     epilogue: Epilogue | None = None
+    own_walks: tuple[Walk, ...] = ()  # of the operands, without an epilogue's; empty where they are not known
+
+    @property
+    def generated(self) -> list[Lowered]:
+        """What was lowered for it."""
+        return [] if self.epilogue is None else [self.epilogue.lowered]
+
+    @cached_property
+    def walks(self) -> tuple[Walk, ...]:
+        """How it goes through its operands; empty where that is not known."""
+        e = self.epilogue
+        if e is None or not self.own_walks:
+            return self.own_walks
+        own = [
+            replace(w, value=e.place) if w.value is e.product and e.place is not None else w
+            for w in self.own_walks
+        ]
+        return (*[w for w in own if w.value is not e.product or e.place is e.product], *e.walks(Split.ROWS))
 
     def carrying(self, e: Epilogue) -> RoutineStep:
         """With an epilogue."""
@@ -218,6 +237,7 @@ class RoutineStep:
             in_place=tuple([(value(x), value(o)) for x, o in self.in_place]),
             scratch=tuple([(value(v), sizes(n)) for v, n in self.scratch]),
             epilogue=None if self.epilogue is None else self.epilogue.at(sizes),
+            own_walks=tuple([w.at(sizes) for w in self.own_walks]),
         )
 
     @property

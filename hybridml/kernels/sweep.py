@@ -2,25 +2,30 @@
 is still in the cache.
 
 A step of a sweep may read of what another one writes only the part that its own rows have written: row by row chains around a
-matrix product, attention's softmax between its two products. No kernel is compiled for a sweep; one loop calls those that exist on
-parts of their extents. A sweep is one step for the memory plan, so nothing it touches takes the place of anything else it touches,
-except for an output that takes over an input element for element.
+matrix product, attention's softmax between its two products, a convolution and the pooling of its results. No kernel is compiled for a
+sweep; one loop (`sweep_loop`) calls those that exist on parts of their extents. What nobody else reads is its own: memory for one part
+of it is enough (`sweep_memory`). A sweep is one step for the memory plan, so nothing it touches takes the place of anything else it
+touches, except for an output that takes over an input element for element.
 
 (TVM calls it compute_at, Halide's loops over tiles of producers are the same idea; here it happens between compiled kernels.)
 """
 
 from __future__ import annotations
 
-import itertools
+import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
 from typing import TypeGuard
 
-from hybridml.kernels import gemm
+from hybridml.kernels import gemm, jit, memory, sweep_loop
 from hybridml.kernels.fuser import Refusal
+from hybridml.kernels.jit import Kernel
 from hybridml.kernels.products import GemmStep
-from hybridml.kernels.steps import KernelStep, Step
+from hybridml.kernels.steps import KernelStep, RoutineStep, Step
 from hybridml.kernels.walk import Walk
 from hybridml.trace.bind import Sizes
 from hybridml.trace.graph import Value
@@ -37,27 +42,13 @@ MOST_STEPS = 16
 PRODUCT_ROWS = 256
 """Rows of a matrix product in a part: fewer of them do not pay for packing the other operand."""
 
-SOURCE = '''\
-from hybridml.kernels.native import call_kernel
-
-
-def sweep(args, begin, end):
-    """args: number of steps, units in a part, then (kernel, argument block, extent of a unit) of each step."""
-    first = begin
-    while first < end:
-        last = min(first + args[1], end)
-        for step in range(args[0]):
-            scale = args[4 + 3 * step]
-            call_kernel(args[2 + 3 * step], args[3 + 3 * step], first * scale, last * scale)
-        first = last
-'''
-
-Member = KernelStep | GemmStep
+Member = KernelStep | GemmStep | RoutineStep
 
 
 @dataclass
 class SweepStep:
-    """Steps that run together. `units` of equal extents make up each of them, `part` of these are done at a time.
+    """Steps that run together. `units` of equal extents make up each of them, `part` of these are done at a time. `own` are the buffers
+    that nobody else reads.
 
     Without units they run one after the other: for some sizes their parts do not stay apart.
     """
@@ -65,19 +56,22 @@ class SweepStep:
     members: list[Member]
     units: int
     part: int
+    own: tuple[Value, ...] = ()
+    open: bool = False  # planned while sizes were
     checks: bool = False
-    scratch: tuple[tuple[Value, int], ...] = ()
 
     def at(self, sizes: Sizes) -> SweepStep:
         """For these sizes: the same members, parts of their own."""
         members = _members_at(self.members, sizes)
         units = _units(members)
         part = None if units is None else _part(members, units)
-        return SweepStep(members, 0 if part is None else units or 0, part or 0)
+        return SweepStep(
+            members, 0 if part is None else units or 0, part or 0, sizes.all(self.own), self.open
+        )
 
     @property
     def writes(self) -> tuple[Value, ...]:
-        return tuple(dict.fromkeys(v for s in self.members for v in s.writes))
+        return tuple(dict.fromkeys(v for s in self.members for v in s.writes if v not in self.own))
 
     @property
     def reads(self) -> tuple[Value, ...]:
@@ -90,10 +84,30 @@ class SweepStep:
         return tuple(found)
 
     @property
+    def scratch(self) -> list[tuple[Value, int]]:
+        """Where sizes were open it may have to run step after step: then its own buffers are needed whole."""
+        return [(v, 0 if self.units else v.spec.nbytes) for v in self.own] if self.open else []
+
+    @cached_property
+    def own_offsets(self) -> dict[Value, int]:
+        """Where the share of a part lies in the memory of a thread, for each buffer of its own."""
+        if not self.units:
+            return {}
+        found = []
+        for v in self.own:
+            touching = [k for k, s in enumerate(self.members) if v in s.reads or v in s.writes]
+            share = v.spec.nbytes // self.units * self.part
+            found.append(memory.Interval(v, share, touching[0], touching[-1]))
+        offsets, size = memory.plan(found)
+        assert size <= sweep_loop.OWN_BYTES, "a part's buffers fit into the cache"
+        return {v: offsets[v] for v in self.own}
+
+    @property
     def in_place(self) -> list[tuple[Value, Value]]:
         """Outputs that may take over an input of their step: one that no other step of the sweep reads."""
         readers = [v for s in self.members for v in dict.fromkeys(s.reads)]
-        return [pair for s in self.members for pair in s.in_place if readers.count(pair[0]) == 1]
+        pairs = [pair for s in self.members for pair in s.in_place if readers.count(pair[0]) == 1]
+        return [pair for pair in pairs if not set(pair) & set(self.own)]
 
     @property
     def nanoseconds(self) -> float:
@@ -110,28 +124,41 @@ class SweepStep:
         return max(1, min(wanted, -(-self.units // self.part))), self.part
 
 
-def words(kernels: Sequence[int], blocks: Sequence[int], s: SweepStep) -> list[int]:
-    """The argument block of a sweep."""
-    members = zip(kernels, blocks, s.scales, strict=True)
-    return [len(kernels), s.part, *itertools.chain.from_iterable(members)]
-
-
-def plan(steps: Iterable[Step], hints: Sizes | None = None) -> tuple[list[Step], list[Refusal]]:
+def plan(
+    steps: Iterable[Step], results: Collection[Value], hints: Sizes | None = None
+) -> tuple[list[Step], list[Refusal]]:
     """Put neighbours into sweeps where that keeps data in the cache; also, where one step reads another and they stay apart, why.
 
-    Where sizes are open, `hints` are numbers for them that the answers are good for: whether a sweep is worthwhile is an estimate.
+    `results` are the buffers that are wanted after the last step. Where sizes are open, `hints` are numbers for them that the answers
+    are good for: whether a sweep is worthwhile is an estimate.
     """
     steps = list(steps)
-    if hints is None:
-        return _planned(steps)
-    numbered = [_members_at([s], hints)[0] if isinstance(s, Member) else s for s in steps]
+    numbered = steps if hints is None else [_members_at([s], hints)[0] if _is_member(s) else s for s in steps]
     of = {id(s): s_open for s, s_open in zip(numbered, steps, strict=True)}
     planned, refusals = _planned(numbered)
+    touching = Counter(v for s in steps for v in {*s.reads, *s.writes})
     found: list[Step] = []
     for s in planned:
-        members = [of[id(m)] for m in s.members] if isinstance(s, SweepStep) else []
-        found.append(SweepStep(members, s.units, s.part) if isinstance(s, SweepStep) else of[id(s)])  # type: ignore[arg-type]  # the open form of a member is one
+        if isinstance(s, SweepStep):
+            members: list[Member] = [of[id(m)] for m in s.members]  # type: ignore[misc]  # the open form of a member is one
+            own = _own(members, touching, results)
+            found.append(SweepStep(members, s.units, s.part, own, open=hints is not None))
+        else:
+            found.append(of[id(s)])
     return found, refusals
+
+
+def _own(
+    members: Sequence[Member], touching: Counter[Value], results: Collection[Value]
+) -> tuple[Value, ...]:
+    """The buffers that one member hands to others, and that nobody else reads."""
+    inside = Counter(v for s in members for v in {*s.reads, *s.writes})
+    written = dict.fromkeys(v for s in members for v in s.writes)
+    return tuple([v for v in written if 1 < inside[v] == touching[v] and v not in results])
+
+
+def _is_member(s: Step) -> TypeGuard[Member]:
+    return isinstance(s, (KernelStep, GemmStep, RoutineStep))
 
 
 def _members_at(members: Sequence[Member], sizes: Sizes) -> list[Member]:
@@ -168,13 +195,20 @@ def _planned(steps: Sequence[Step]) -> tuple[list[Step], list[Refusal]]:
 def _can(s: Step) -> TypeGuard[Member]:
     if all(v.spec.nbytes < WORTHWHILE_BYTES // MOST_STEPS for v in (*s.reads, *s.writes)):
         return False  # no sweep of such steps is worthwhile
-    if isinstance(s, KernelStep):
-        return not s.checks and not s.scratch and bool(s.walks)
-    return isinstance(s, GemmStep) and s.plan.extent > 0 and not s.scratch
+    if not _is_member(s) or s.checks or s.scratch:
+        return False
+    return s.plan.extent > 0 if isinstance(s, GemmStep) else bool(s.walks)
 
 
 def _extent(s: Member) -> int:
+    if isinstance(s, RoutineStep):
+        return s.extent
     return s.plan.extent if isinstance(s, GemmStep) else s.lowered.extent
+
+
+def kernel(s: Member) -> Kernel:
+    """What computes a member."""
+    return s.plan.kernel if isinstance(s, GemmStep) else s.kernel
 
 
 def _name(s: Step) -> str:
@@ -240,3 +274,13 @@ def _part(members: list[Member], units: int) -> int | None:
     if max(needed, 1) > fitting:
         return None
     return max(needed, min(fitting, units // 8))  # small parts, but not so small that calls count
+
+
+@functools.cache
+def _source() -> str:
+    return Path(sweep_loop.__file__).read_text(encoding="utf-8")
+
+
+def load() -> Kernel:
+    """The loop over parts and steps."""
+    return jit.load(_source(), "sweep")

@@ -59,3 +59,15 @@ class Walk:
         low = self.offset + sum(min(0, (size - 1) * stride) for size, stride in within)
         high = self.offset + sum(max(0, (size - 1) * stride) for size, stride in within)
         return 0 <= low and high < part
+
+
+def pieces(value: Value, written: bool, count: int, size: int, again: int = 1, offset: int = 0) -> Walk:
+    """The walk over `count` pieces that lie one behind the other: all `size` elements of one are touched, at `again` steps each.
+
+    >>> from hybridml.ops.spec import spec
+    >>> images, rows = Value(spec((4, 6, 5), "float32")), Value(spec((4, 3, 5), "float32"))
+    >>> seen, made = pieces(images, False, 4, 30, again=3), pieces(rows, True, 12, 5)
+    >>> [seen.is_local(units) and made.is_local(units) for units in (2, 4, 12)], made.is_local(12)
+    ([True, True, False], True)
+    """
+    return Walk(value, written, ((count, size), (again, 0)), ((size, 1),), offset)
