@@ -182,8 +182,12 @@ def forward(args, begin, end):
     taps_in_all = args[TAPS_DOWN] * args[TAPS_ACROSS]
     first = begin * args[OUT_WIDTH]
     last = end * args[OUT_WIDTH]
+    blocks = (last - first + args[BLOCK_WINDOWS] - 1) // args[BLOCK_WINDOWS]
     while first < last:
-        windows = min(args[BLOCK_WINDOWS], last - first)
+        windows = (
+            last - first + blocks - 1
+        ) // blocks  # shared out evenly: a narrow last one would cost much
+        blocks -= 1
         to = block if args[BLOCK_ALONE] else args[G] + first * filters * ITEM
         for group in range(args[GROUPS]):
             c = to + group * many * ITEM

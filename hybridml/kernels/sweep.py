@@ -30,8 +30,8 @@ from hybridml.kernels.walk import Walk
 from hybridml.trace.bind import Sizes
 from hybridml.trace.graph import Value
 
-CACHE_BYTES = 3 << 18
-"""What the buffers of a part may take: most of a second-level cache of a MiB, beside what all parts read."""
+CACHE_BYTES = 3 << 17
+"""What the buffers of a part may take: most of a second-level cache of half a MiB, beside what all parts read."""
 
 WORTHWHILE_BYTES = 1 << 18
 """Buffers between steps that are smaller than this stay in the cache anyway."""
@@ -172,30 +172,43 @@ def _members_at(members: Sequence[Member], sizes: Sizes) -> list[Member]:
 
 
 def _planned(steps: Sequence[Step]) -> tuple[list[Step], list[Refusal]]:
+    """Runs of neighbours as sweeps. Small steps between them make way: before the run, or behind it if they read of it."""
     out: list[Step] = []
     refusals: list[Refusal] = []
     run: list[Member] = []
+    behind: list[Step] = []
     for s in steps:
-        if len(run) == MOST_STEPS:
-            out += _finished(run)
-            run = []
+        if run and _is_member(s) and _is_small(s) and not s.checks:
+            (behind if _reads(s, [*run, *behind]) else out).append(s)
+            continue
+        if len(run) == MOST_STEPS or (run and _reads(s, behind)):
+            out += _finished(run) + behind
+            run, behind = [], []
         reason = _refusal([*run, s]) if _can(s) else "it cannot run in parts"
         if reason is not None:
-            feeds = [m for m in run if any(v in s.reads for v in m.writes)]
+            feeds = [m for m in run if _reads(s, [m])]
             refusals += [Refusal(_name(m), _name(s), f"not in one sweep: {reason}") for m in feeds[-1:]]
-            out += _finished(run)
-            run = []
+            out += _finished(run) + behind
+            run, behind = [], []
         if _can(s):
             run.append(s)
         else:
             out.append(s)
-    return out + _finished(run), refusals
+    return out + _finished(run) + behind, refusals
+
+
+def _reads(s: Step, others: Sequence[Step]) -> bool:
+    """True if a step reads what one of the others writes."""
+    return any(v in s.reads for other in others for v in other.writes)
+
+
+def _is_small(s: Step) -> bool:
+    """True if no sweep of such steps is worthwhile."""
+    return all(v.spec.nbytes < WORTHWHILE_BYTES // MOST_STEPS for v in (*s.reads, *s.writes))
 
 
 def _can(s: Step) -> TypeGuard[Member]:
-    if all(v.spec.nbytes < WORTHWHILE_BYTES // MOST_STEPS for v in (*s.reads, *s.writes)):
-        return False  # no sweep of such steps is worthwhile
-    if not _is_member(s) or s.checks or s.scratch:
+    if not _is_member(s) or _is_small(s) or s.checks or s.scratch:
         return False
     return s.plan.extent > 0 if isinstance(s, GemmStep) else bool(s.walks)
 
