@@ -32,7 +32,9 @@ class Arguments:
         self.axes = [Axis("", "")] * len(geometry.sizes)
         self._name_axes()
         if geometry.product is not None:
-            self._add_block(geometry.product)
+            self._add_block(geometry.product, self._reads, (geometry.product, (geometry.sizes[1], 1), 0))
+        elif geometry.packed is not None:
+            self._add_block(geometry.packed, self._writes, geometry.packed)
 
     def _name_axes(self) -> None:
         geometry = self._geometry
@@ -41,15 +43,11 @@ class Arguments:
                 name = f"{letter}{position}" if len(members) > 1 else letter
                 self.axes[k] = Axis(name, self._word(f"n_{name}", geometry.sizes[k]))
 
-    def _add_block(self, product: Value) -> None:
-        """The matrix product whose blocks are visited comes first: a block's own address and row length are at hand."""
-        strides = (self._geometry.sizes[1], 1)
-        block = self._operand(False, product, 0, strides)
+    def _add_block(self, v: Value, accesses: dict[Any, Access], key: Any) -> None:
+        """What is visited in blocks comes first: a matrix product, or what it packs. A block's own address and row length are at hand."""
+        block = self._operand(accesses is self._writes, v, 0, (self._geometry.sizes[1], 1))
         rows, columns = self.axes
-        self._reads[product, strides, 0] = (
-            block,
-            f"({rows.name} - begin) * block_row + {columns.name} - first",
-        )
+        accesses[key] = block, f"({rows.name} - begin) * block_row + {columns.name} - first"
 
     def _word(self, name: str, value: int) -> str:
         self.words.append(name)

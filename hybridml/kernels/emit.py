@@ -94,7 +94,7 @@ def finished(out: Lines, spec: KernelSpec, parameters: str) -> tuple[str, str]:
 
 
 def _header(body: str) -> str:
-    pointers = sorted(set(re.findall(r"\b\w+_(?:in|out|scalar|at)(?=\((?:args|at),)", body)) | {"size"})
+    pointers = sorted(set(re.findall(r"\b\w+_(?:in|out|scalar|at|to)(?=\((?:args|at),)", body)) | {"size"})
     used = sorted(set(CALL.findall(body)))
     lines = [f"from hybridml.kernels.pointer import {', '.join(pointers)}"]
     lanes = [u for u in used if u.startswith("lane_")]

@@ -1,4 +1,5 @@
-"""KernelSpec to the text of an epilogue: the same statements as `emit` prints, over a block of a matrix product's result.
+"""KernelSpec to the text of an epilogue or a prologue: the same statements as `emit` prints, over a block of a matrix product's result,
+or for a block of its operand.
 
 Bias and ReLU, for example, are
 
@@ -13,7 +14,8 @@ Bias and ReLU, for example, are
                 v1 = x1[j]
                 ...
 
-`at` is the address of the block. Sums down the columns begin with the first row and are finished with the last; one thread does all
+`at` is the address of the block, which a prologue writes (`o0 = float32_to(at, 0)`). Sums down the columns begin with the first row and are
+finished with the last; one thread does all
 rows of a column, in order.
 """
 
@@ -27,11 +29,11 @@ from hybridml.kernels.text import Lines
 
 
 def emit_block(spec: KernelSpec) -> tuple[str, str]:
-    """(name, source) of an epilogue whose first operand is the block; equal structures give equal text."""
+    """(name, source) of a kernel whose first operand is the block; equal structures give equal text."""
     block = spec.operands[0]
     out = Lines()
     out.depth = 1
-    out(f"{block.name} = {block.dtype.name}_at(at, 0)")
+    out(f"{block.name} = {block.dtype.name}_{'to' if block.written else 'at'}(at, 0)")
     read_arguments(out, spec, given=1)
     if spec.mode is Mode.MAP:
         (rows,) = spec.parallel

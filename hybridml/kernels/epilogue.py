@@ -157,7 +157,7 @@ def _riding(fuser: Fuser, i: int, g: Group) -> Group | str:
         return "it walks along whole rows"
     if math.prod(g.space) != size:
         return "it has another number of elements than the product"
-    columns = _trailing(g.space, width)
+    columns = trailing(g.space, width)
     if columns is None:
         return "its axes do not end with the product's columns"
     rows = frozenset(range(len(g.space) - columns))
@@ -196,7 +196,7 @@ def _riding(fuser: Fuser, i: int, g: Group) -> Group | str:
     return merged
 
 
-def _trailing(space: tuple[int, ...], width: int) -> int | None:
+def trailing(space: tuple[int, ...], width: int) -> int | None:
     """How many axes at the end of a space make up `width` elements; at least one is left for rows."""
     product = 1
     for count, d in enumerate(reversed(space[1:]), start=1):
@@ -221,4 +221,4 @@ def _update_last(fuser: Fuser) -> None:
     fuser.order(wanted)
 
 
-__all__ = ["SIGNATURE", "Epilogue", "place_of", "ride", "riders"]
+__all__ = ["SIGNATURE", "Epilogue", "place_of", "ride", "riders", "trailing"]

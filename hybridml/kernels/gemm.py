@@ -60,6 +60,12 @@ class Words(IntEnum):
     EPILOGUE = 23  # the address of a kernel for each block of C, and of its argument block; see `epilogue`
     EPILOGUE_ARGS = 24
     BLOCK_ALONE = 25  # C is that block alone
+    PROLOGUE_A = (
+        26  # the address of a kernel that makes each block of A, and of its argument block; see `prologue`
+    )
+    PROLOGUE_A_ARGS = 27
+    PROLOGUE_B = 28
+    PROLOGUE_B_ARGS = 29
 
 
 @dataclass(frozen=True)
@@ -137,6 +143,7 @@ def plan(
     chunks: int | None = None,
     provider: str | None = None,
     epilogue: bool = False,
+    saved: float = 0.0,
     beside: float = 0.0,
 ) -> Plan:
     """Plan C = op(A) @ op(B), or C += op(A) @ op(B), on row-major matrices.
@@ -157,7 +164,8 @@ def plan(
         split, chunks, provider: decide what is otherwise chosen: the split axis, the number of pieces, and
             the kernel (``"tiled"`` or ``"library"``).
         epilogue: something could ride in C's blocks; see `carries`.
-        beside: nanoseconds of what does.
+        saved: cycles that tiles save besides.
+        beside: nanoseconds of what rides.
 
     Raises:
         ValueError: a size is negative or too large, a leading dimension is less than a row, the dtype or
@@ -205,9 +213,8 @@ def plan(
         a_word, b_word = b_word, a_word
         split = _SWAPPED.get(split, split)
     product, here = Product(m, n, k, transa, transb, batch), machine(dtype)
-    entry = provider or _choose(
-        product, ldb, here, gemm_cost.saved_by_epilogue(product, here) if epilogue else 0.0
-    )
+    saved += gemm_cost.saved_by_epilogue(product, here) if epilogue else 0.0
+    entry = provider or _choose(product, ldb, here, saved)
     if chunks is None:
         chunks = gemm_cost.worthwhile_chunks(product, threads, here, CYCLES * beside)
     if split is None:
@@ -234,6 +241,30 @@ def plan(
     words[Words.INNER : Words.EPILOGUE] = [inner, outer_a, outer_b, outer_c]
     extent = (m, n, batch)[split] if min(m, n, batch) else 0
     return Plan(load(entry, dtype), extent, chunks, grain, tuple(words), a_word, b_word, int(Words.C))
+
+
+def packs(p: Plan, operand: int, size: int) -> tuple[int, int] | None:
+    """(columns, times) of what is packed of operand A (0) or B (1), all `size` elements of it as they lie in memory: the length of its
+    rows, and how often each element would be packed. None where that does not go in blocks of rows and columns."""
+    if p.kernel.name != "tiled" or p.a_word != Words.A or not p.extent:
+        return None
+    w = p.template
+    m, n, k, batch = w[Words.M], w[Words.N], w[Words.K], w[Words.BATCH]
+    turned = w[(Words.TRANSA, Words.TRANSB)[operand]]
+    rows, columns = ((m, k), (k, n))[operand]
+    if turned:
+        rows, columns = columns, rows
+    inner, outer = w[Words.INNER], batch // w[Words.INNER]
+    step, far = w[(Words.STRIDE_A, Words.STRIDE_B)[operand]], w[(Words.OUTER_A, Words.OUTER_B)[operand]]
+    in_order = (inner == 1 or step == rows * columns) and (outer == 1 or far == inner * rows * columns)
+    whole = min(rows, columns) > 1 and size == batch * rows * columns
+    if not whole or not in_order or w[(Words.LDA, Words.LDB)[operand]] != columns:
+        return None
+    pieces = min(p.chunks, p.extent)
+    if operand == 0:
+        return columns, pieces if p.split is Split.COLUMNS else 1
+    share = -(-m // pieces) if p.split is Split.ROWS else m
+    return columns, -(-share // gemm_cost.BLOCK_ROWS) * (pieces if p.split is Split.ROWS else 1)
 
 
 def carries(p: Plan, n: int) -> bool:

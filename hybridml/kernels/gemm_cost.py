@@ -134,6 +134,12 @@ def saved_by_epilogue(p: Product, machine: Machine) -> float:
     return machine.hand_over + PASS * p.m * p.n * p.batch
 
 
+def saved_by_prologue(elements: int, cycles: float, times: int, machine: Machine) -> float:
+    """Cycles that a kernel of its own would take more than computing an operand where it is packed, `times` over: it is stored and
+    loaded once less, but moved through a block. `cycles` are those of computing it once."""
+    return machine.hand_over + (PASS - machine.pack) * elements - (times - 1) * cycles
+
+
 def best_split(p: Product, chunks: int, machine: Machine) -> Split:
     """The axis whose slowest piece is done first; where it makes no difference the batch, then rows."""
 

@@ -43,6 +43,9 @@ MANY_ROWS = 128 if ON_WIDE else FEW_ROWS  # of A that use a panel of B
 FEW_PANELS = 16 if ON_WIDE else 2  # of B that use columns of A that lie FAR_APART
 MANY_PANELS = 16  # of B that use rows of A that meet in one cache set
 FAR_APART = 1024  # bytes
+A_BLOCK = max(  # elements: rows of A, or columns as they lie where A is transposed
+    BLOCK_ROWS * (STEPS + SLACK), STEPS * (BLOCK_ROWS + SLACK), 2 * STEPS * (BLOCK_ROWS // 2 + SLACK)
+)
 C_COLUMNS = 128  # of a block of C that an epilogue is given at once: with its rows, a quarter of a second-level cache or less
 MOST_STEPS = 2 * STEPS  # along the summed axis for a block of C that is summed up in one go
 
@@ -118,6 +121,9 @@ def tiled(args, begin, end):
     An epilogue, if there is one (word 23), is called on each block of C as soon as that is summed up, while it is in the cache. It has
     an argument block of its own (24) and counts rows over all entries. If nobody else wants C (25), a block of it
     lies on the stack, and is summed up in one go.
+
+    A prologue of A (26) or of B (28) is called, with an argument block of its own (27, 29), for each block of the operand that is
+    packed, and makes it; it counts rows as the operand would lie in memory, over all entries.
     """
     transa = args[1]
     transb = args[2]
@@ -135,6 +141,7 @@ def tiled(args, begin, end):
     else:
         first_entry, last_entry = begin, end
     epilogue, alone = args[23], args[25]
+    prologue_a, prologue_b = args[26], args[28]
     rows = last_row - first_row
     pack_b = transb or rows >= MANY_ROWS or (rows >= FEW_ROWS and ldb * ITEM % 64 != 0)
     # Columns of A that lie far apart, or rows that meet in the same cache sets, are gathered once for all panels.
@@ -148,8 +155,10 @@ def tiled(args, begin, end):
         if alone and depth > STEPS:
             most_rows, most_steps = part(rows, BLOCK_ROWS // 2), depth
     b_panel, a_packed = most_steps * PANEL + SLACK, most_steps + SLACK
+    b_line = (MOST_STEPS if transb else PANELS * PANEL) + SLACK  # elements between rows of B's block
     panels = scratch(PANELS * (MOST_STEPS * PANEL + SLACK) * ITEM)
-    a_block = scratch(BLOCK_ROWS * (STEPS + SLACK) * ITEM)
+    a_block = scratch(A_BLOCK * ITEM)
+    b_block = scratch(MOST_STEPS * (PANELS * PANEL + SLACK) * ITEM)
     c_block = scratch(BLOCK_ROWS * (C_COLUMNS + SLACK) * ITEM)
     for entry in range(first_entry, last_entry):
         a = start_of(args, 0, entry)
@@ -167,7 +176,16 @@ def tiled(args, begin, end):
                 a_here, a_row, a_column = a + (top * lda + start) * ITEM, lda, 1
                 if transa:
                     a_here, a_row, a_column = a + (start * lda + top) * ITEM, 1, lda
-                if pack_a:
+                if prologue_a != 0 and transa:
+                    a_here, a_row, a_column = a_block, 1, bottom - top + SLACK
+                    row = entry * depth + start
+                    call_on_block(prologue_a, args[27], a_block, a_column, row, row + steps, top, bottom)
+                elif prologue_a != 0:
+                    a_here, a_row, a_column = a_block, a_packed, 1
+                    call_on_block(
+                        prologue_a, args[27], a_block, a_row, line + top, line + bottom, start, start + steps
+                    )
+                elif pack_a:
                     pack_rows(a_block, a_packed, a_here, lda, transa, bottom - top, steps)
                     a_here, a_row, a_column = a_block, a_packed, 1
                 for left in range(first_column, last_column, wide):
@@ -177,11 +195,28 @@ def tiled(args, begin, end):
                         c_here, c_row = c_block, C_COLUMNS + SLACK
                     for near in range(left, right, PANELS * PANEL):
                         far = min(near + PANELS * PANEL, right)
-                        if pack_b:
+                        if prologue_b != 0 and transb:
+                            row = entry * args[4]
+                            call_on_block(
+                                prologue_b,
+                                args[29],
+                                b_block,
+                                b_line,
+                                row + near,
+                                row + far,
+                                start,
+                                start + steps,
+                            )
+                            pack_panels(panels, b_panel, b_block, b_line, transb, 0, steps, 0, far - near)
+                        elif prologue_b != 0:
+                            row = entry * depth + start
+                            call_on_block(prologue_b, args[29], b_block, b_line, row, row + steps, near, far)
+                            pack_panels(panels, b_panel, b_block, b_line, transb, 0, steps, 0, far - near)
+                        elif pack_b:
                             pack_panels(panels, b_panel, b, ldb, transb, start, steps, near, far)
                         for column in range(near, far, PANEL):
                             b_here, b_row = b + (start * ldb + column) * ITEM, ldb
-                            if pack_b:
+                            if pack_b or prologue_b != 0:
                                 b_here, b_row = panels + (column - near) // PANEL * b_panel * ITEM, PANEL
                             row = 0
                             while row < bottom - top:

@@ -35,7 +35,9 @@ class Geometry:
 
     def __init__(self, graph: Graph, group: Group, places: dict[Value, Place], outputs: list[Value]) -> None:
         self.nodes, self.group, self.places, self.outputs = graph.nodes, group, places, outputs
-        self.members = [i for i in group.nodes if i != group.product]
+        self.members = [
+            i for i in group.nodes if i != group.product and not any(i in g.nodes for _, g in group.packs)
+        ]
         self._member_of = {self.nodes[i].out: i for i in self.members}
         self.stage: dict[int, int] = {}
         for i in self.members:
@@ -51,6 +53,11 @@ class Geometry:
     def product(self) -> Value | None:
         """The matrix product in whose blocks the group rides."""
         return None if self.group.product is None else self.nodes[self.group.product].out
+
+    @property
+    def packed(self) -> Value | None:
+        """The one result, where it goes into the blocks that a matrix product packs."""
+        return self.outputs[0] if self.group.packed else None
 
     @property
     def last_stage(self) -> int:

@@ -20,7 +20,8 @@ class Group:
     """Nodes of one kernel. `kept` are the nodes that live on the kept level; `reduced` are axes of `space`.
 
     `crossing` are reductions over `crossed`, axes of the rows: one result for each point of the other axes. `product` is a matrix product
-    in whose blocks all others ride (`epilogue`); the last `columns` axes are its columns.
+    in whose blocks all others ride (`epilogue`), but for those of the groups that it `packs` (`prologue`: by the number of its operand);
+    these are `packed`. The last `columns` axes are a block's columns.
     """
 
     nodes: list[int]
@@ -31,6 +32,8 @@ class Group:
     crossed: frozenset[int] = frozenset()
     fusible: bool = True
     product: int | None = None
+    packs: tuple[tuple[int, Group], ...] = ()
+    packed: bool = False
     columns: int = 0
     before: set[Group] = field(default_factory=set, repr=False)
     after: set[Group] = field(default_factory=set, repr=False)

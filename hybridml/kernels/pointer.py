@@ -14,8 +14,8 @@ with::
             o0[i] = x0[i] * s
 
 For each dtype ``D`` of bool, int8..int64, uint8..uint64, float32, float64 there are ``D_in`` (read only),
-``D_out`` (read and write), ``D_scalar``, and ``D_at(address, operand)`` for one to be read whose address is
-at hand. ``p[i]`` is one plain load or store: no bounds check, no negative
+``D_out`` (read and write), ``D_scalar``, and ``D_at(address, operand)`` and ``D_to(address, operand)`` for one to be read or written
+whose address is at hand. ``p[i]`` is one plain load or store: no bounds check, no negative
 indices. A bool is one byte in memory.
 
 **Operands with different numbers must not overlap**, with one exception: an output may be the very memory of
@@ -101,10 +101,10 @@ def _make_pointer_reader(dtype: Type, writable: bool) -> Any:
     return read_pointer
 
 
-def _make_pointer(dtype: Type) -> Any:
+def _make_pointer(dtype: Type, writable: bool) -> Any:
     @intrinsic(prefer_literal=True)
     def pointer_to(typingctx: Any, address: Any, operand: Any) -> Any:
-        result = Pointer(dtype, _literal(operand, "operand number"), writable=False)
+        result = Pointer(dtype, _literal(operand, "operand number"), writable=writable)
 
         def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
             return builder.inttoptr(values[0], context.get_value_type(sig.return_type))
@@ -133,7 +133,8 @@ for _name, _dtype in DTYPES.items():
     globals()[f"{_name}_in"] = _make_pointer_reader(_dtype, writable=False)
     globals()[f"{_name}_out"] = _make_pointer_reader(_dtype, writable=True)
     globals()[f"{_name}_scalar"] = _make_scalar_reader(_dtype)
-    globals()[f"{_name}_at"] = _make_pointer(_dtype)
+    globals()[f"{_name}_at"] = _make_pointer(_dtype, writable=False)
+    globals()[f"{_name}_to"] = _make_pointer(_dtype, writable=True)
 
 size = globals()["int64_scalar"]
 """``size(args, word)``: an extent, a stride or a count, as int64."""

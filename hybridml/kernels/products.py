@@ -23,6 +23,7 @@ from hybridml.trace.graph import Graph, Node, Value
 
 if TYPE_CHECKING:
     from hybridml.kernels.epilogue import Epilogue
+    from hybridml.kernels.prologue import Prologue
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class GemmStep:
     title: str = "matmul"
     checks: bool = False
     epilogue: Epilogue | None = None
+    prologues: tuple[Prologue, ...] = ()
 
     def at(self, sizes: Sizes) -> GemmStep:
         """For these sizes: which kernel and how it is split is decided anew, for it is an estimate."""
@@ -72,17 +74,35 @@ class GemmStep:
             c=c,
             flops=sizes(self.flops),
             epilogue=beside,
+            prologues=tuple([p.at(sizes) for p in self.prologues]),
         )
 
     @property
     def generated(self) -> list[Lowered]:
         """What was lowered for it."""
-        return [] if self.epilogue is None else [self.epilogue.lowered]
+        riding = [] if self.epilogue is None else [self.epilogue.lowered]
+        return [*riding, *[p.lowered for p in self.prologues]]
+
+    @property
+    def _packed(self) -> set[int]:
+        """The operands that it makes itself."""
+        return {p.operand for p in self.prologues}
+
+    @property
+    def operands(self) -> list[tuple[Value, int, int]]:
+        """Base, byte offset and the word of its address, for each operand that lies in memory."""
+        given = ((*self.a, self.plan.a_word), (*self.b, self.plan.b_word))
+        return [x for number, x in enumerate(given) if number not in self._packed]
+
+    @property
+    def _inputs(self) -> tuple[Value, ...]:
+        """What the product and its prologues read."""
+        own = [v for number, (v, _) in enumerate((self.a, self.b)) if number not in self._packed]
+        return tuple(dict.fromkeys([*own, *[v for p in self.prologues for v in p.reads]]))
 
     @property
     def reads(self) -> tuple[Value, ...]:
-        own = (self.a[0], self.b[0])
-        return own if self.epilogue is None else (*own, *self.epilogue.reads)
+        return self._inputs if self.epilogue is None else (*self._inputs, *self.epilogue.reads)
 
     @property
     def writes(self) -> tuple[Value, ...]:
@@ -93,7 +113,7 @@ class GemmStep:
         """(input, output) pairs that may share memory: none that the product itself reads."""
         if self.epilogue is None:
             return []
-        return [(x, o) for x, o in self.epilogue.in_place if x not in (self.a[0], self.b[0])]
+        return [(x, o) for x, o in self.epilogue.in_place if x not in self._inputs]
 
     @property
     def scratch(self) -> list[tuple[Value, int]]:
@@ -101,13 +121,15 @@ class GemmStep:
 
     @property
     def nanoseconds(self) -> float:
-        return self.flops / 50.0 + (
-            0.0 if self.epilogue is None else kernel_nanoseconds(self.epilogue.lowered)
-        )
+        return self.flops / 50.0 + sum(map(kernel_nanoseconds, self.generated))
 
     def carrying(self, e: Epilogue) -> GemmStep:
         """With an epilogue."""
         return replace(self, epilogue=e)
+
+    def packing(self, prologues: tuple[Prologue, ...]) -> GemmStep:
+        """With what makes its operands."""
+        return replace(self, prologues=prologues)
 
     @functools.cached_property
     def walks(self) -> tuple[Walk, ...]:
@@ -121,6 +143,10 @@ class GemmStep:
             for (base, offset), written, (outer, inner) in operands
             if base is not None
         ]
+        if self.prologues:  # no product that is computed as its transpose has any
+            turned = [bool(p.template[word]) for word in (gemm.Words.TRANSA, gemm.Words.TRANSB)]
+            own = [w for number, w in enumerate(own) if number not in self._packed]
+            own += [w for q in self.prologues for w in q.walks(p.split, turned[q.operand], p.extent)]
         return (*own, *(() if self.epilogue is None else self.epilogue.walks(p.split)))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hybridml.kernels import control, driver, epilogue, gemm, horizontal, jit, sweep
+from hybridml.kernels import control, driver, epilogue, gemm, horizontal, jit, prologue, sweep
 from hybridml.kernels.address import Address, Fixed, add_copy
 from hybridml.kernels.emit import emit
 from hybridml.kernels.emit_block import emit_block
@@ -28,6 +28,7 @@ from hybridml.kernels.lower import Check, Lowered, lower
 from hybridml.kernels.movement import lower_movement
 from hybridml.kernels.placement import placed
 from hybridml.kernels.products import GemmStep, gemm_steps
+from hybridml.kernels.prologue import Packing, Prologue
 from hybridml.kernels.steps import (
     EmptyStep,
     HorizontalStep,
@@ -134,7 +135,7 @@ class Region:
                 yield self._kernel(g, tuple([v for v in reads if v not in own]))
                 continue
             if g.product is not None:
-                yield from self._with_epilogue(g, reads)
+                yield from self._with_riders(g)
                 continue
             if is_empty(n):
                 yield EmptyStep(n.op.name, reads, n.outputs)
@@ -175,13 +176,23 @@ class Region:
         only what was merged has to be legal for other sizes, and not what was refused."""
         if self._hints is None:
             fuser = fused(graph, self._known)
-            epilogue.ride(fuser, epilogue.riders(fuser, functools.partial(self._carries, fuser)))
+            self._ridden(fuser)
             return fuser
         numbered = fused(self._hints.graph(graph), self._known)
-        riders = epilogue.riders(numbered, functools.partial(self._carries, numbered))
+        riders, feeders = self._ridden(numbered)
         fuser = fused(graph, self._known)
         epilogue.ride(fuser, riders)
+        prologue.feed(fuser, feeders)
         return fuser
+
+    def _ridden(self, fuser: Fuser) -> tuple[epilogue.Riders, prologue.Feeders]:
+        """Put groups into the blocks of the products that they read or make operands for; which they are."""
+        riders = epilogue.riders(fuser, functools.partial(self._carries, fuser))
+        epilogue.ride(fuser, riders)
+        packing = Packing(fuser, self.threads)
+        feeders = prologue.feeders(fuser, packing.width, packing.pays)
+        prologue.feed(fuser, feeders)
+        return riders, feeders
 
     def _merged(self, steps: list[Step]) -> tuple[list[Step], list[Refusal]]:
         """The steps, those that may share a launch put together, and which could not."""
@@ -217,35 +228,57 @@ class Region:
         last = routines[-1] if routines else None
         return Carry.ELEMENTS if isinstance(last, RoutineStep) and last.carries else Carry.NOTHING
 
-    def _with_epilogue(self, g: Group, reads: tuple[Value, ...]) -> Iterator[Step]:
-        """The steps of a product or a convolution, the last one with what rides in its blocks."""
+    def _with_riders(self, g: Group) -> Iterator[Step]:
+        """The steps of a product or a convolution, the last one with what rides in its blocks, and what makes those that it packs."""
         assert g.product is not None
         n = self.graph.nodes[g.product]
-        started = time.perf_counter()
+        made = {v for i in g.nodes for v in self.graph.nodes[i].outputs}
         outputs = tuple(self._outputs(g))
-        lowered = lower(self.graph, g, self.places, list(outputs))
-        name, source = emit_block(lowered.spec)
-        self.meter.emit_seconds += time.perf_counter() - started
-        kernel = jit.load(source, name, epilogue.SIGNATURE)
-        self._count(kernel)
+        packed = {i for _, h in g.packs for i in h.nodes}
+        riding = [i for i in g.nodes if i != g.product and i not in packed]
+        prologues = tuple([self._prologue(number, h, made) for number, h in g.packs])
+        lowered, kernel, source = self._rider(g, list(outputs)) if riding else (None, None, "")
+        beside = [p.lowered for p in prologues] + ([] if lowered is None else [lowered])
         steps: Sequence[Any] | None
         if n.op.provider == "gemm":
             # Sums down the columns want all rows of a column in one thread.
-            split = gemm.Split.COLUMNS if g.reduced else None
+            split = gemm.Split.COLUMNS if g.reduced and riding else None
             steps = gemm_steps(
                 self.graph, n, self.places, self.threads, provider="tiled", split=split,
-                beside=kernel_nanoseconds(lowered),
+                beside=sum(map(kernel_nanoseconds, beside)),
             )  # fmt: skip
             fits = gemm.fits_block(n.values[0].shape[-2 if n.attrs["ta"] else -1])
         else:
             steps = self._routines(n)
             fits = steps is not None and steps[-1].fits_block
-        assert steps is not None, "a product that carries an epilogue has steps"
-        own = {v for i in g.nodes for v in self.graph.nodes[i].outputs}
-        beside = tuple([v for v in reads if v not in own])
-        place = epilogue.place_of(lowered, n.out, outputs, fits)
+        assert steps is not None, "a product that others ride on has steps"
         yield from steps[:-1]
-        yield steps[-1].carrying(epilogue.Epilogue(lowered, kernel, source, beside, outputs, n.out, place))
+        last = steps[-1].packing(prologues) if prologues else steps[-1]
+        if lowered is not None and kernel is not None:
+            place = epilogue.place_of(lowered, n.out, outputs, fits)
+            reads = self._read_by((*riding, g.product), made)
+            last = last.carrying(epilogue.Epilogue(lowered, kernel, source, reads, outputs, n.out, place))
+        yield last
+
+    def _prologue(self, number: int, g: Group, made: set[Value]) -> Prologue:
+        """What makes an operand of a product block by block."""
+        lowered, kernel, source = self._rider(g, self.graph.nodes[g.nodes[-1]].outputs)
+        return Prologue(number, lowered, kernel, source, self._read_by(g.nodes, made))
+
+    def _rider(self, g: Group, outputs: Sequence[Value]) -> tuple[Lowered, Kernel, str]:
+        """A group as a kernel over blocks."""
+        started = time.perf_counter()
+        lowered = lower(self.graph, g, self.places, list(outputs))
+        name, source = emit_block(lowered.spec)
+        self.meter.emit_seconds += time.perf_counter() - started
+        kernel = jit.load(source, name, epilogue.SIGNATURE)
+        self._count(kernel)
+        return lowered, kernel, source
+
+    def _read_by(self, nodes: Sequence[int], made: set[Value]) -> tuple[Value, ...]:
+        """The buffers that these nodes read, but for those that are made beside them."""
+        read = dict.fromkeys(self.places[v][0] for i in nodes for v in self.graph.nodes[i].values)
+        return tuple([v for v in read if v not in made])
 
     def _count(self, kernel: Kernel) -> None:
         if kernel.origin == "compiled":
@@ -386,24 +419,28 @@ class Region:
     def _gemm_block(self, site: Site, s: GemmStep) -> int:
         """The argument block of a matrix product."""
         p, e = s.plan, s.epilogue
-        a, b = [self.address(site, v).at(offset) for v, offset in (s.a, s.b)]
-        named: list[tuple[Address | Inside, int]] = [(a, p.a_word), (b, p.b_word)]
+        named: list[tuple[Address | Inside, int]] = [
+            (self.address(site, v).at(offset), word) for v, offset, word in s.operands
+        ]
         if e is None:
             named.append((self.address(site, s.c[0]).at(s.c[1]), p.c_word))
         elif e.place is not None:
             named.append((self.address(site, e.place), p.c_word))
         words = p.words()
         if e is not None:
-            named.append(self._with_riders(site, e, words, gemm.Words.EPILOGUE))
+            words[gemm.Words.BLOCK_ALONE] = int(e.place is None)
+            named.append(self._with_rider(site, e, words, gemm.Words.EPILOGUE))
+        for q in s.prologues:
+            word = (gemm.Words.PROLOGUE_A, gemm.Words.PROLOGUE_B)[q.operand]
+            named.append(self._with_rider(site, q, words, word))
         return site.block(words, named)
 
-    def _with_riders(
-        self, site: Site, e: epilogue.Epilogue, words: list[int], at: int
+    def _with_rider(
+        self, site: Site, rider: epilogue.Epilogue | Prologue, words: list[int], at: int
     ) -> tuple[Fixed | Inside, int]:
-        """Put an epilogue's kernel into the words of a product, and whether the product is nowhere but in the block at hand; returns its
-        argument block, and in which word that belongs."""
-        words[at], words[at + 2] = e.kernel.address, int(e.place is None)
-        return inside(site.own, self._lowered_block(site, e.lowered, given=1)), at + 1
+        """Put a rider's kernel into the words of a product; returns its argument block, and in which word that belongs."""
+        words[at] = rider.kernel.address
+        return inside(site.own, self._lowered_block(site, rider.lowered, given=1)), at + 1
 
     def _routine_block(self, site: Site, s: RoutineStep) -> int:
         """The argument block of a routine."""
@@ -414,5 +451,6 @@ class Region:
             (self.address(site, v).at(offset), word) for v, offset, word in s.operands
         ]
         if s.epilogue is not None:
-            named.append(self._with_riders(site, s.epilogue, words, s.carries))
+            words[s.carries + 2] = int(s.epilogue.place is None)
+            named.append(self._with_rider(site, s.epilogue, words, s.carries))
         return site.block(words, named)

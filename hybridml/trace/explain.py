@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from hybridml.kernels.control import ControlStep
 from hybridml.kernels.epilogue import Epilogue
 from hybridml.kernels.products import GemmStep
+from hybridml.kernels.prologue import Prologue
 from hybridml.kernels.steps import EmptyStep, HorizontalStep, KernelStep, PythonStep, RoutineStep, Step
 from hybridml.kernels.sweep import SweepStep
 
@@ -60,9 +61,11 @@ def explain(concrete: ConcreteFunction) -> Explanation:
         ("Graph as traced", str(concrete.graph)),
         ("Graph as compiled", str(concrete.optimized)),
     ]
-    kernels = [getattr(s, "epilogue", None) or s for s in program.kernels]
+    kernels = [
+        k for s in program.kernels for k in (s, getattr(s, "epilogue", None), *getattr(s, "prologues", ()))
+    ]
     seen: dict[str, Any] = {
-        s.kernel.name: s for s in kernels if isinstance(s, (KernelStep, HorizontalStep, Epilogue))
+        s.kernel.name: s for s in kernels if isinstance(s, (KernelStep, HorizontalStep, Epilogue, Prologue))
     }
     sections += [(f"Kernel {name}", s.source) for name, s in seen.items()]
     return Explanation(concrete.name, tuple(sections))
@@ -81,13 +84,14 @@ def _describe(s: Step) -> str:
         product = (
             f"{s.title}: {s.flops / 1e6:.2f} Mflop, {s.plan.kernel.name} kernel in {s.plan.chunks} piece(s)"
         )
-        return product + _epilogue(s)
+        return product + _prologues(s) + _epilogue(s)
     if isinstance(s, RoutineStep):
         work = f", {s.flops / 1e6:.2f} Mflop" if s.flops else ""
         return f"{s.title}{work}, in {s.pieces} piece(s)" + _epilogue(s)
     if isinstance(s, SweepStep):
         inner = [f"\n       {_describe(m)}" for m in s.members]
-        return f"sweep of {s.units} units, {s.part} at a time" + "".join(inner)
+        own = f", {len(s.own)} buffers of its own" if s.own else ""
+        return f"sweep of {s.units} units, {s.part} at a time{own}" + "".join(inner)
     if not isinstance(s, (KernelStep, HorizontalStep)):
         return s.title  # a library's call on a GPU
     kernel = s.kernel.name.rsplit("_", 1)[0]
@@ -95,6 +99,11 @@ def _describe(s: Step) -> str:
         return f"{kernel}: one launch over {len(s.parts)} buffers, {sum(s.extents)} elements"
     spec = s.lowered.spec
     return f"{kernel}: {len(spec.notes)} operation{'s' * (len(spec.notes) != 1)} in one {spec.mode.value} kernel, {s.lowered.work} elements"
+
+
+def _prologues(s: GemmStep) -> str:
+    made = [f", its operand {'AB'[p.operand]} made in blocks by {p.lowered.spec.title}" for p in s.prologues]
+    return "".join(made)
 
 
 def _epilogue(s: GemmStep | RoutineStep) -> str:
