@@ -14,9 +14,8 @@ Bias and ReLU, for example, are
                 v1 = x1[j]
                 ...
 
-`at` is the address of the block, which a prologue writes (`o0 = float32_to(at, 0)`). Sums down the columns begin with the first row and are
-finished with the last; one thread does all
-rows of a column, in order.
+`at` is the address of the block, which a prologue writes (`o0 = float32_to(at, 0)`). Sums down the columns begin with the first row and
+are finished with the last; one thread does all rows of a column, in order.
 """
 
 from __future__ import annotations

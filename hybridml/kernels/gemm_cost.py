@@ -24,7 +24,10 @@ BLOCK_ROWS = 256
 """Rows of A that share one packed panel of B."""
 
 PASS = 0.25
-"""Cycles an element of C to store it and load it again in a kernel of its own, which an epilogue saves."""
+"""Cycles an element to store it and load it again in a kernel of its own, which an epilogue or a prologue saves."""
+
+SHORT = 0.15
+"""The part of its time that a prologue takes longer than one long loop. So what is dear to compute is not worth it: dropout, gelu."""
 
 
 class Split(IntEnum):
@@ -136,8 +139,8 @@ def saved_by_epilogue(p: Product, machine: Machine) -> float:
 
 def saved_by_prologue(elements: int, cycles: float, times: int, machine: Machine) -> float:
     """Cycles that a kernel of its own would take more than computing an operand where it is packed, `times` over: it is stored and
-    loaded once less, but moved through a block. `cycles` are those of computing it once."""
-    return machine.hand_over + (PASS - machine.pack) * elements - (times - 1) * cycles
+    loaded once less, but moved through a block. `cycles` are those of computing it once, in one long loop."""
+    return machine.hand_over + (PASS - machine.pack) * elements - (times * (1 + SHORT) - 1) * cycles
 
 
 def best_split(p: Product, chunks: int, machine: Machine) -> Split:

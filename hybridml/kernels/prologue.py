@@ -76,7 +76,7 @@ def feeders(
         for number, x in enumerate(n.values):
             base = fuser.places[x][0]
             g = fuser.writer(base)
-            if g is None or not g.fusible:
+            if g is None or not g.fusible or n.out.dtype.name not in ("float32", "float64"):
                 continue
             row = width(i, number)
             columns = None if row is None else trailing(g.space, row)
@@ -149,31 +149,31 @@ class Packing:
         self._fuser, self._threads = fuser, threads
 
     def width(self, i: int, number: int) -> int | None:
-        """How long the rows of an operand's blocks are as it lies in memory; None where node i does not pack it in blocks."""
-        found = self._packs(self._plan(i, provider="tiled"), i, number)
+        """How long the rows of an operand's blocks are as it lies in memory; None where node i would not pack it, whatever that saved."""
+        found = self._packs(i, number, self._plan(i, self._saved(i, number, 0.0, 1)))
         return None if found is None else found[0]
 
     def pays(self, i: int, number: int, lowered: Lowered) -> bool:
         """Whether the tiles are faster with a prologue than the best way is with a kernel of its own before it."""
-        plan = self._plan(i, provider="tiled")
-        found = self._packs(plan, i, number)
-        assert plan is not None and found is not None, "its width was asked for"
+        cycles = gemm.CYCLES * kernel_nanoseconds(lowered)
+        found = self._packs(i, number, self._plan(i, self._saved(i, number, 0.0, 1)))
+        assert found is not None, "its width was asked for"
+        saved = self._saved(i, number, cycles, found[1])
+        return saved > 0 and self._packs(i, number, self._plan(i, saved)) is not None
+
+    def _saved(self, i: int, number: int, cycles: float, times: int) -> float:
         n = self._fuser.nodes[i]
         machine = gemm.machine(n.out.dtype.name)
-        elements, cycles = n.values[number].spec.size, gemm.CYCLES * kernel_nanoseconds(lowered)
-        saved = gemm_cost.saved_by_prologue(elements, cycles, found[1], machine)
-        if saved <= 0 or self._fuser.owner[i].product is not None:
-            return saved > 0
-        best = self._plan(i, saved=saved)
-        return best is not None and best.kernel.name == "tiled"
+        return gemm_cost.saved_by_prologue(n.values[number].spec.size, cycles, times, machine)
 
-    def _packs(self, plan: gemm.Plan | None, i: int, number: int) -> tuple[int, int] | None:
+    def _packs(self, i: int, number: int, plan: gemm.Plan | None) -> tuple[int, int] | None:
         base = self._fuser.places[self._fuser.nodes[i].values[number]][0]
         return None if plan is None else gemm.packs(plan, number, base.spec.size)
 
-    def _plan(self, i: int, **options: Any) -> gemm.Plan | None:
-        """The one product of node i."""
+    def _plan(self, i: int, saved: float) -> gemm.Plan | None:
+        """The one product of node i, by whatever is fastest where tiles save so many cycles."""
         g = self._fuser.owner[i]
+        options: dict[str, Any] = {"saved": saved} if g.product is None else {"provider": "tiled"}
         if g.product is not None and g.reduced:
             options["split"] = Split.COLUMNS
         steps = gemm_steps(

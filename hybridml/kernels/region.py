@@ -40,7 +40,7 @@ from hybridml.kernels.steps import (
     kernel_nanoseconds,
     merge_equal_updates,
 )
-from hybridml.kernels.sweep_memory import Inside, OwnMemory, inside
+from hybridml.kernels.sweep_memory import Named, OwnMemory, inside
 from hybridml.kernels.views import Place, Places
 from hybridml.kernels.windows import lower_windows
 from hybridml.ops.registry import Kind
@@ -79,7 +79,7 @@ class Site:
     faults: list[Fault]  # a program that stops with code k does so for the k-th, counted from 1
     own: OwnMemory | None = None  # of the sweep that is being emitted
 
-    def block(self, words: list[int], named: Sequence[tuple[Address | Inside, int]]) -> int:
+    def block(self, words: list[int], named: Sequence[tuple[Named, int]]) -> int:
         """A new argument block; what is `named` are addresses and the words they belong in."""
         for a, word in named:
             words[word] = a.address
@@ -361,14 +361,16 @@ class Region:
 
     def address(self, site: Site, v: Value) -> Address:
         """Where a base value's buffer lies."""
-        own = None if site.own is None else site.own.address(v)
-        if own is not None:
-            return own
         if v in self.external:
             return site.given[self.external[v]]
         if v in self.constants:
             return Fixed(int(self.constants[v].ctypes.data))
         return Fixed(site.base + self.offset[v])
+
+    def _named(self, site: Site, v: Value, offset: int) -> Named:
+        """What a word of an argument block names: a buffer's address, or a place in memory of the sweep's own."""
+        own = None if site.own is None else site.own.address(v)
+        return self.address(site, v).at(offset) if own is None else own.at(offset)
 
     def _block(self, site: Site, s: KernelStep | GemmStep | RoutineStep) -> int:
         """The argument block of a kernel."""
@@ -386,7 +388,7 @@ class Region:
         words = [0] * len(operands) + low.words
         words += [driver.scalar_word(x, dtype) for x, dtype in low.scalars]
         return site.block(
-            words, [(self.address(site, v).at(offset), word) for word, (v, offset) in enumerate(operands)]
+            words, [(self._named(site, v, offset), word) for word, (v, offset) in enumerate(operands)]
         )
 
     def _add_check(self, site: Site, check: Check) -> None:
@@ -419,13 +421,13 @@ class Region:
     def _gemm_block(self, site: Site, s: GemmStep) -> int:
         """The argument block of a matrix product."""
         p, e = s.plan, s.epilogue
-        named: list[tuple[Address | Inside, int]] = [
-            (self.address(site, v).at(offset), word) for v, offset, word in s.operands
+        named: list[tuple[Named, int]] = [
+            (self._named(site, v, offset), word) for v, offset, word in s.operands
         ]
         if e is None:
-            named.append((self.address(site, s.c[0]).at(s.c[1]), p.c_word))
+            named.append((self._named(site, *s.c), p.c_word))
         elif e.place is not None:
-            named.append((self.address(site, e.place), p.c_word))
+            named.append((self._named(site, e.place, 0), p.c_word))
         words = p.words()
         if e is not None:
             words[gemm.Words.BLOCK_ALONE] = int(e.place is None)
@@ -437,7 +439,7 @@ class Region:
 
     def _with_rider(
         self, site: Site, rider: epilogue.Epilogue | Prologue, words: list[int], at: int
-    ) -> tuple[Fixed | Inside, int]:
+    ) -> tuple[Named, int]:
         """Put a rider's kernel into the words of a product; returns its argument block, and in which word that belongs."""
         words[at] = rider.kernel.address
         return inside(site.own, self._lowered_block(site, rider.lowered, given=1)), at + 1
@@ -447,8 +449,8 @@ class Region:
         words = list(s.words)
         for word, content in s.blocks:
             words[word] = site.table.block(content)
-        named: list[tuple[Address | Inside, int]] = [
-            (self.address(site, v).at(offset), word) for v, offset, word in s.operands
+        named: list[tuple[Named, int]] = [
+            (self._named(site, v, offset), word) for v, offset, word in s.operands
         ]
         if s.epilogue is not None:
             words[s.carries + 2] = int(s.epilogue.place is None)

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
-from hybridml.kernels.address import Address, Fixed
+from hybridml.kernels.address import External, Fixed, Pointer
 from hybridml.kernels.driver import Table
 from hybridml.kernels.sweep import SweepStep
 from hybridml.kernels.sweep_loop import COPY_BYTES
@@ -27,7 +28,7 @@ class OwnMemory:
     )  # block, word, offset, bytes of a unit
     nested: list[tuple[int, int, int]] = field(default_factory=list)  # block, word, the block inside
 
-    def address(self, v: Value) -> Address | None:
+    def address(self, v: Value) -> Own | None:
         """Where a buffer of the sweep's own lies; None for others."""
         offset = self.step.own_offsets.get(v)
         return None if offset is None else Own(self, offset, v.spec.nbytes // self.step.units)
@@ -85,6 +86,9 @@ class Inside:
 
     def bind(self, table: Table, block: int, word: int) -> None:
         self.memory.nested.append((block, word, self.address))
+
+
+Named: TypeAlias = Fixed | External | Pointer | Own | Inside  # what a word of an argument block may name
 
 
 def inside(memory: OwnMemory | None, block: int) -> Fixed | Inside:

@@ -56,6 +56,16 @@ def test_pieces_cover_a_product_once_and_begin_at_tiles():
         assert max(sizes) >= -(-size // chunks)
 
 
+def test_an_operand_is_made_where_it_is_packed_if_that_is_cheap_and_happens_once():
+    elements = 1 << 20
+    assert gemm_cost.saved_by_prologue(elements, 0.8 * elements, 1, NARROW) > 0, "a mask"
+    assert gemm_cost.saved_by_prologue(elements, 2.0 * elements, 1, NARROW) < 0, "gelu"
+    assert gemm_cost.saved_by_prologue(elements, 0.8 * elements, 2, NARROW) < 0, "a mask, twice"
+    assert gemm_cost.saved_by_prologue(100, 80.0, 8, NARROW) > 0, (
+        "a launch is more than a few elements eight times"
+    )
+
+
 def test_products_too_small_to_hand_over_are_not():
     assert gemm_cost.worthwhile_chunks(Product(16, 32, 32), 8, WIDE) == 1
     assert gemm_cost.worthwhile_chunks(Product(512, 512, 512), 8, WIDE) == 8

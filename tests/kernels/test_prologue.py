@@ -9,17 +9,22 @@ import pytest
 
 import hybridml as hml
 from hybridml import config
-from hybridml.kernels import gemm_cost
+from hybridml.kernels import blas, gemm_cost
 from hybridml.kernels.products import GemmStep
 from hybridml.trace.interpret import interpret
 
 rng = np.random.default_rng(0)
 
 
+@pytest.fixture(autouse=True)
+def no_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Products are made of tiles, whatever this machine's BLAS would be better at."""
+    monkeypatch.setattr(gemm_cost, "library", lambda p, machine: float("inf"))
+
+
 @pytest.fixture
 def eager_to_pack(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever can be made where it is packed is."""
-    monkeypatch.setattr(gemm_cost, "library", lambda p, machine: float("inf"))
     monkeypatch.setattr(gemm_cost, "saved_by_prologue", lambda *args: 1.0)
 
 
@@ -212,7 +217,7 @@ def test_nan_and_infinity_pass_through() -> None:
 REFUSED = {
     "others read it too, or what is made with it": (lambda x, w: (lambda y: (y, y @ w))(hml.exp(x)), ((30, 20), (20, 40))),
     "it walks along whole rows": (lambda x, w: hml.nn.softmax(x) @ w, ((30, 20), (20, 40))),
-    "its product does not pack it in blocks": (lambda x, w: hml.exp(x) @ w, ((30, 20), (20, 1))),
+    "its product does not pack it in blocks": (lambda x, w: hml.exp(x)[:, :20] @ w, ((30, 30), (20, 40))),
     "an operand is not walked along rows and columns alone": (
         lambda x, w, y: hml.reshape(hml.reshape(x, (5, 6, 20)) * y, (30, 20)) @ w,
         ((30, 20), (20, 40), (6, 20)),
@@ -259,3 +264,20 @@ def test_where_a_kernel_of_its_own_is_faster_it_stays() -> None:
         hml.function(lambda x, w: x @ hml.nn.gelu(hml.exp(w))).get_concrete_function(x, w).program.refusals
     )
     assert "making it where it is packed takes longer" in [r.reason for r in refusals]
+
+
+def test_what_is_cheap_is_made_where_it_is_packed_by_itself() -> None:
+    """By what it costs, not by a test's wish: a mask once, gelu not, and nothing at all where the BLAS is far ahead."""
+    x, y, w = array(2048, 128), array(2048, 128), array(128, 16)
+    (step,) = compare(lambda x, y, w: hml.where(y > 0, x, 0.0) @ w, x, y, w)
+    assert operands(step) == [0]
+    _, step = compare(lambda x, y, w: hml.nn.gelu(x * y) @ w, x, y, w)
+    assert operands(step) == []
+
+
+@pytest.mark.skipif(blas.find() is None, reason="there is no BLAS in this process")
+def test_nothing_is_packed_where_the_library_is_far_ahead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gemm_cost, "library", lambda p, machine: 0.0)
+    x, w = array(256, 512), array(512, 512)
+    _, step = compare(lambda x, w: hml.nn.relu(x) @ w, x, w)
+    assert operands(step) == [] and step.plan.kernel.name == "library"
