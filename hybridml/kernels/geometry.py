@@ -35,9 +35,7 @@ class Geometry:
 
     def __init__(self, graph: Graph, group: Group, places: dict[Value, Place], outputs: list[Value]) -> None:
         self.nodes, self.group, self.places, self.outputs = graph.nodes, group, places, outputs
-        self.members = [
-            i for i in group.nodes if i != group.product and not any(i in g.nodes for _, g in group.packs)
-        ]
+        self.members = [i for i in group.nodes if i != group.product]
         self._member_of = {self.nodes[i].out: i for i in self.members}
         self.stage: dict[int, int] = {}
         for i in self.members:

@@ -20,8 +20,8 @@ class Group:
     """Nodes of one kernel. `kept` are the nodes that live on the kept level; `reduced` are axes of `space`.
 
     `crossing` are reductions over `crossed`, axes of the rows: one result for each point of the other axes. `product` is a matrix product
-    in whose blocks all others ride (`epilogue`), but for those of the groups that it `packs` (`prologue`: by the number of its operand);
-    these are `packed`. The last `columns` axes are a block's columns.
+    in whose blocks all others ride (`epilogue`), but for those of the groups that it `packs` (`prologue`: by the number of its operand).
+    The last `columns` axes are a block's columns.
     """
 
     nodes: list[int]
@@ -33,7 +33,6 @@ class Group:
     fusible: bool = True
     product: int | None = None
     packs: tuple[tuple[int, Group], ...] = ()
-    packed: bool = False
     columns: int = 0
     before: set[Group] = field(default_factory=set, repr=False)
     after: set[Group] = field(default_factory=set, repr=False)
@@ -41,6 +40,11 @@ class Group:
         0  # routines of their own that lead here, as bits; what merging adds is not among them
     )
     walls_after: int = 0
+
+    @property
+    def packed(self) -> bool:
+        """True if its one result goes into the blocks that a matrix product packs."""
+        return self.product is None and self.columns > 0
 
     @property
     def kept_axes(self) -> tuple[int, ...]:

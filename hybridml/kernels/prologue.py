@@ -129,7 +129,7 @@ def _packed(fuser: Fuser, i: int, number: int, columns: int) -> Group | str:
     made = {v for k in fuser.owner[i].nodes for v in fuser.nodes[k].outputs}
     if any(fuser.places[v][0] in made and fuser.graph.variables[k] in read for k, v in fuser.graph.updates):
         return "the product's epilogue would write over a variable that it reads"
-    packed = replace(g, fusible=False, packed=True, columns=columns, before=set(), after=set())
+    packed = replace(g, fusible=False, columns=columns, before=set(), after=set())
     if len(Geometry(fuser.graph, packed, fuser.places, [base]).sizes) != 2:
         return "an operand is not walked along rows and columns alone"
     return packed

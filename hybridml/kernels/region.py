@@ -234,15 +234,16 @@ class Region:
         n = self.graph.nodes[g.product]
         made = {v for i in g.nodes for v in self.graph.nodes[i].outputs}
         outputs = tuple(self._outputs(g))
-        packed = {i for _, h in g.packs for i in h.nodes}
-        riding = [i for i in g.nodes if i != g.product and i not in packed]
+        apart = {i for _, h in g.packs for i in h.nodes}
+        behind = replace(g, nodes=[i for i in g.nodes if i not in apart])
         prologues = tuple([self._prologue(number, h, made) for number, h in g.packs])
-        lowered, kernel, source = self._rider(g, list(outputs)) if riding else (None, None, "")
+        rides = len(behind.nodes) > 1
+        lowered, kernel, source = self._rider(behind, outputs) if rides else (None, None, "")
         beside = [p.lowered for p in prologues] + ([] if lowered is None else [lowered])
         steps: Sequence[Any] | None
         if n.op.provider == "gemm":
             # Sums down the columns want all rows of a column in one thread.
-            split = gemm.Split.COLUMNS if g.reduced and riding else None
+            split = gemm.Split.COLUMNS if g.reduced else None
             steps = gemm_steps(
                 self.graph, n, self.places, self.threads, provider="tiled", split=split,
                 beside=sum(map(kernel_nanoseconds, beside)),
@@ -256,7 +257,7 @@ class Region:
         last = steps[-1].packing(prologues) if prologues else steps[-1]
         if lowered is not None and kernel is not None:
             place = epilogue.place_of(lowered, n.out, outputs, fits)
-            reads = self._read_by((*riding, g.product), made)
+            reads = self._read_by(behind.nodes, made)
             last = last.carrying(epilogue.Epilogue(lowered, kernel, source, reads, outputs, n.out, place))
         yield last
 
