@@ -18,6 +18,7 @@ import numpy as np
 
 from hybridml.kernels import control, driver, epilogue, gemm, horizontal, jit, prologue, sweep
 from hybridml.kernels.address import Address, Fixed, add_copy
+from hybridml.kernels.blocks import Blocks
 from hybridml.kernels.emit import emit
 from hybridml.kernels.emit_block import emit_block
 from hybridml.kernels.epilogue import Carry
@@ -40,7 +41,7 @@ from hybridml.kernels.steps import (
     kernel_nanoseconds,
     merge_equal_updates,
 )
-from hybridml.kernels.sweep_memory import Named, OwnMemory, inside
+from hybridml.kernels.sweep_memory import OwnMemory
 from hybridml.kernels.views import Place, Places
 from hybridml.kernels.windows import lower_windows
 from hybridml.ops.registry import Kind
@@ -77,18 +78,6 @@ class Site:
     base: int
     given: Sequence[Address]
     faults: list[Fault]  # a program that stops with code k does so for the k-th, counted from 1
-    own: OwnMemory | None = None  # of the sweep that is being emitted
-
-    def block(self, words: list[int], named: Sequence[tuple[Named, int]]) -> int:
-        """A new argument block; what is `named` are addresses and the words they belong in."""
-        for a, word in named:
-            words[word] = a.address
-        block = self.table.block(words)
-        if self.own is not None:
-            self.own.lengths[block] = len(words)
-        for a, word in named:
-            a.bind(self.table, block, word)
-        return block
 
 
 class Region:
@@ -340,18 +329,18 @@ class Region:
         """Add one native step's instructions."""
         if isinstance(s, KernelStep):
             chunks, grain = s.chunks(self.threads)
-            site.table.run(s.kernel.address, self._block(site, s), s.lowered.extent, chunks, grain)
+            site.table.run(s.kernel.address, self._blocks(site).of(s), s.lowered.extent, chunks, grain)
             if s.lowered.check is not None:
                 self._add_check(site, s.lowered.check)
         elif isinstance(s, HorizontalStep):
             self._add_horizontal(site, s)
         elif isinstance(s, GemmStep):
             p = s.plan
-            site.table.run(p.kernel.address, self._block(site, s), p.extent, p.chunks, p.grain)
+            site.table.run(p.kernel.address, self._blocks(site).of(s), p.extent, p.chunks, p.grain)
         elif isinstance(s, sweep.SweepStep):
             self._add_sweep(site, s)
         elif isinstance(s, RoutineStep):
-            site.table.run(s.kernel.address, self._block(site, s), s.extent, s.pieces, s.grain)
+            site.table.run(s.kernel.address, self._blocks(site).of(s), s.extent, s.pieces, s.grain)
         elif isinstance(s, control.ControlStep):
             at = {v: self.address(site, v) for v in (*s.reads, *s.writes)}
             s.emit(replace(site, base=site.base + self.offset[s.key], given=()), at)
@@ -368,29 +357,8 @@ class Region:
             return Fixed(int(self.constants[v].ctypes.data))
         return Fixed(site.base + self.offset[v])
 
-    def _named(self, site: Site, v: Value, offset: int) -> Named:
-        """What a word of an argument block names: a buffer's address, or a place in memory of the sweep's own."""
-        own = None if site.own is None else site.own.address(v)
-        return self.address(site, v).at(offset) if own is None else own.at(offset)
-
-    def _block(self, site: Site, s: KernelStep | GemmStep | RoutineStep) -> int:
-        """The argument block of a kernel."""
-        if isinstance(s, GemmStep):
-            return self._gemm_block(site, s)
-        return (
-            self._routine_block(site, s)
-            if isinstance(s, RoutineStep)
-            else self._lowered_block(site, s.lowered)
-        )
-
-    def _lowered_block(self, site: Site, low: Lowered, given: int = 0) -> int:
-        """The argument block of what was lowered, but for the first operands, which are `given` otherwise."""
-        operands = low.operands[given:]
-        words = [0] * len(operands) + low.words
-        words += [driver.scalar_word(x, dtype) for x, dtype in low.scalars]
-        return site.block(
-            words, [(self._named(site, v, offset), word) for word, (v, offset) in enumerate(operands)]
-        )
+    def _blocks(self, site: Site, own: OwnMemory | None = None) -> Blocks:
+        return Blocks(site.table, functools.partial(self.address, site), own)
 
     def _add_check(self, site: Site, check: Check) -> None:
         operands = {v: self.address(site, self.places[v][0]) for v in check.node.values}
@@ -401,7 +369,8 @@ class Region:
         site.table.aim(fine, site.table.next_row)
 
     def _add_horizontal(self, site: Site, s: HorizontalStep) -> None:
-        blocks = [self._block(site, p) for p in s.parts]
+        making = self._blocks(site)
+        blocks = [making.of(p) for p in s.parts]
         chunks, grain = s.chunks(self.threads)
         args = site.table.block(horizontal.words(s.kernel.address, blocks, s.extents))
         launch = jit.load(horizontal.SOURCE, "horizontal")
@@ -413,47 +382,8 @@ class Region:
                 self.add(site, m)
             return
         own = OwnMemory(s)
-        inner = replace(site, own=own)
-        blocks = [self._block(inner, m) for m in s.members]
+        making = self._blocks(site, own)
+        blocks = [making.of(m) for m in s.members]
         args = site.table.block(own.words([sweep.kernel(m).address for m in s.members], blocks))
         chunks, grain = s.chunks(self.threads)
         site.table.run(sweep.load().address, args, s.units, chunks, grain)
-
-    def _gemm_block(self, site: Site, s: GemmStep) -> int:
-        """The argument block of a matrix product."""
-        p, e = s.plan, s.epilogue
-        named: list[tuple[Named, int]] = [
-            (self._named(site, v, offset), word) for v, offset, word in s.operands
-        ]
-        if e is None:
-            named.append((self._named(site, *s.c), p.c_word))
-        elif e.place is not None:
-            named.append((self._named(site, e.place, 0), p.c_word))
-        words = p.words()
-        if e is not None:
-            words[gemm.Words.BLOCK_ALONE] = int(e.place is None)
-            named.append(self._with_rider(site, e, words, gemm.Words.EPILOGUE))
-        for q in s.prologues:
-            word = (gemm.Words.PROLOGUE_A, gemm.Words.PROLOGUE_B)[q.operand]
-            named.append(self._with_rider(site, q, words, word))
-        return site.block(words, named)
-
-    def _with_rider(
-        self, site: Site, rider: epilogue.Epilogue | Prologue, words: list[int], at: int
-    ) -> tuple[Named, int]:
-        """Put a rider's kernel into the words of a product; returns its argument block, and in which word that belongs."""
-        words[at] = rider.kernel.address
-        return inside(site.own, self._lowered_block(site, rider.lowered, given=1)), at + 1
-
-    def _routine_block(self, site: Site, s: RoutineStep) -> int:
-        """The argument block of a routine."""
-        words = list(s.words)
-        for word, content in s.blocks:
-            words[word] = site.table.block(content)
-        named: list[tuple[Named, int]] = [
-            (self._named(site, v, offset), word) for v, offset, word in s.operands
-        ]
-        if s.epilogue is not None:
-            words[s.carries + 2] = int(s.epilogue.place is None)
-            named.append(self._with_rider(site, s.epilogue, words, s.carries))
-        return site.block(words, named)

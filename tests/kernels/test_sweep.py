@@ -9,7 +9,7 @@ import pytest
 
 import hybridml as hml
 from hybridml import config
-from hybridml.kernels import sweep
+from hybridml.kernels import gemm_cost, sweep
 from hybridml.kernels.executable import Executable
 from hybridml.kernels.sweep import SweepStep
 from hybridml.kernels.walk import Walk
@@ -343,3 +343,53 @@ def test_steps_that_no_longer_fit_run_one_after_the_other(monkeypatch: pytest.Mo
     program = f.get_concrete_function(x, w, b).program
     assert [s.units for s in program.steps if isinstance(s, SweepStep)] == [0]
     assert program.arena_bytes >= 4 * 40 * 26 * 26 * 32
+
+
+@pytest.mark.usefixtures("eager_to_sweep")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_what_rides_on_a_product_reads_own_buffers_too(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An epilogue reads the first product's rows, a prologue makes its operand of pooled rows: both have blocks inside of blocks."""
+    monkeypatch.setattr(gemm_cost, "library", lambda p, machine: float("inf"))
+    monkeypatch.setattr(gemm_cost, "saved_by_prologue", lambda *args: 1.0)
+
+    def behind(x: Any, w: Any, u: Any) -> Any:
+        y = x @ w
+        return hml.tanh(hml.nn.softmax(y) @ u) + y
+
+    def before(x: Any, w: Any, u: Any) -> Any:
+        pooled = hml.nn.max_pool2d(hml.nn.conv2d(x, w), 3, 2)
+        return hml.exp(hml.reshape(pooled, (-1, 5)) * 0.1) @ u
+
+    for f, inputs in (
+        (behind, arrays((96, 24), (24, 40), (40, 40))),
+        (before, arrays((4, 15, 17, 3), (3, 3, 3, 5), (5, 33))),
+    ):
+        with config.scope(num_threads=threads):
+            traced = hml.function(f)
+            concrete = traced.get_concrete_function(*inputs)
+            (found,) = [s for s in concrete.program.steps if isinstance(s, SweepStep)]
+            riders = [
+                r
+                for m in found.members
+                for r in (getattr(m, "epilogue", None), *getattr(m, "prologues", ()))
+                if r
+            ]
+            assert any(v in found.own for r in riders for v in r.reads)
+            got = traced(*inputs)
+        (want,), _ = interpret(concrete.graph, inputs)
+        np.testing.assert_allclose(got.numpy(), want, rtol=2e-5, atol=2e-5)
+
+
+def test_small_steps_make_way() -> None:
+    """A few numbers between two steps of a sweep are made before it, or after it where they are made of its results."""
+
+    def f(x: Any, w: Any, b: Any) -> Any:
+        y = hml.nn.conv2d(x, w)
+        mean = hml.mean(b)
+        return hml.nn.max_pool2d(y, 2) + mean
+
+    inputs = arrays((32, 28, 28, 1), (3, 3, 1, 32), (32,))
+    (found,) = sweeps_of(f, inputs)
+    assert len(found.members) == 2
+    expected = hml.nn.max_pool2d(hml.nn.conv2d(*inputs[:2]), 2) + hml.mean(inputs[2])
+    np.testing.assert_allclose(hml.function(f)(*inputs).numpy(), expected.numpy(), rtol=1e-4, atol=1e-5)
