@@ -21,17 +21,15 @@ from functools import cached_property
 from pathlib import Path
 from typing import TypeGuard
 
-from hybridml.kernels import gemm, jit, memory, sweep_loop
+from hybridml.kernels import gemm, jit, memory
 from hybridml.kernels.fuser import Refusal
 from hybridml.kernels.jit import Kernel
 from hybridml.kernels.products import GemmStep
 from hybridml.kernels.steps import KernelStep, RoutineStep, Step
+from hybridml.kernels.sweep_layout import CACHE_BYTES, OWN_BYTES
 from hybridml.kernels.walk import Walk
 from hybridml.trace.bind import Sizes
 from hybridml.trace.graph import Value
-
-CACHE_BYTES = 3 << 17
-"""What the buffers of a part may take: most of a second-level cache of half a MiB, beside what all parts read."""
 
 WORTHWHILE_BYTES = 1 << 18
 """Buffers between steps that are smaller than this stay in the cache anyway."""
@@ -99,7 +97,7 @@ class SweepStep:
             share = v.spec.nbytes // self.units * self.part
             found.append(memory.Interval(v, share, touching[0], touching[-1]))
         offsets, size = memory.plan(found)
-        assert size <= sweep_loop.OWN_BYTES, "a part's buffers fit into the cache"
+        assert size <= OWN_BYTES, "a part's buffers fit into the cache"
         return {v: offsets[v] for v in self.own}
 
     @property
@@ -291,7 +289,7 @@ def _part(members: list[Member], units: int) -> int | None:
 
 @functools.cache
 def _source() -> str:
-    return Path(sweep_loop.__file__).read_text(encoding="utf-8")
+    return Path(__file__).with_name("sweep_loop.py").read_text(encoding="utf-8")
 
 
 def load() -> Kernel:

@@ -7,9 +7,7 @@ argument blocks that say so are copies, one set for each call of this loop.
 
 from hybridml.kernels.gemm_tile import scratch
 from hybridml.kernels.native import call_kernel, copy_bytes, store
-
-OWN_BYTES = 397312  # of buffers: `sweep.CACHE_BYTES`, and what rounding to cache lines takes
-COPY_BYTES = 65536  # of argument blocks
+from hybridml.kernels.sweep_layout import COPY_BYTES, OWN_BYTES
 
 
 def sweep(args, begin, end):

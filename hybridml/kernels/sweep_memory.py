@@ -13,7 +13,7 @@ from typing import TypeAlias
 from hybridml.kernels.address import External, Fixed, Pointer
 from hybridml.kernels.driver import Table
 from hybridml.kernels.sweep import SweepStep
-from hybridml.kernels.sweep_loop import COPY_BYTES
+from hybridml.kernels.sweep_layout import COPY_BYTES
 from hybridml.trace.graph import Value
 
 
