@@ -10,6 +10,7 @@ import pytest
 import hybridml as hml
 from hybridml import config
 from hybridml.kernels import gemm_cost, sweep
+from hybridml.kernels.control import ControlStep
 from hybridml.kernels.executable import Executable
 from hybridml.kernels.sweep import SweepStep
 from hybridml.kernels.walk import Walk
@@ -84,6 +85,13 @@ def two_convolutions(x: Any, w: Any, b: Any) -> Any:
     """The second one reads whole images of the first."""
     first = hml.nn.relu(hml.nn.conv2d(x, w, padding="same") + b)
     return hml.nn.conv2d(first, hml.reshape(w, (3, 3, 5, 3)))
+
+
+def in_a_loop(x: Any, w: Any, b: Any) -> Any:
+    """A sweep in the body of a loop: its argument blocks change from one iteration to the next."""
+    return hml.scan(
+        lambda carry, one: (carry + 1.0, pooled(one, w * carry, b)), hml.asarray(1.0), hml.stack([x, x * 2.0])
+    )
 
 
 def part_of_a_batch(x: Any, w: Any, b: Any) -> Any:
@@ -393,3 +401,18 @@ def test_small_steps_make_way() -> None:
     assert len(found.members) == 2
     expected = hml.nn.max_pool2d(hml.nn.conv2d(*inputs[:2]), 2) + hml.mean(inputs[2])
     np.testing.assert_allclose(hml.function(f)(*inputs).numpy(), expected.numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.usefixtures("eager_to_sweep")
+@pytest.mark.parametrize("threads", [1, 2])
+def test_sweeps_in_the_body_of_a_loop(threads: int) -> None:
+    with config.scope(num_threads=threads):
+        traced = hml.function(in_a_loop)
+        concrete = traced.get_concrete_function(*IMAGES)
+        (loop,) = [s for s in concrete.program.steps if isinstance(s, ControlStep)]
+        found = [s for region in loop.regions.values() for s in region.steps if isinstance(s, SweepStep)]
+        assert any(s.own for s in found)
+        results = hml.pytree.leaves(traced(*IMAGES))
+    expected, _ = interpret(concrete.graph, IMAGES)
+    for got, want in zip(results, expected, strict=True):
+        np.testing.assert_allclose(got.numpy(), want, rtol=2e-5, atol=2e-5)
