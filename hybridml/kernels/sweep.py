@@ -170,15 +170,19 @@ def _members_at(members: Sequence[Member], sizes: Sizes) -> list[Member]:
 
 
 def _planned(steps: Sequence[Step]) -> tuple[list[Step], list[Refusal]]:
-    """Runs of neighbours as sweeps. Small steps between them make way: before the run, or behind it if they read of it."""
+    """Runs of neighbours as sweeps. What lies between them and cannot join makes way: before the run, or behind it if it is small."""
     out: list[Step] = []
     refusals: list[Refusal] = []
     run: list[Member] = []
     behind: list[Step] = []
     for s in steps:
-        if run and _is_member(s) and _is_small(s) and not s.checks:
-            (behind if _reads(s, [*run, *behind]) else out).append(s)
-            continue
+        if run and _is_member(s) and not s.checks and not _can(s):
+            if not _reads(s, [*run, *behind]):
+                out.append(s)
+                continue
+            if _is_small(s):
+                behind.append(s)
+                continue
         if len(run) == MOST_STEPS or (run and _reads(s, behind)):
             out += _finished(run) + behind
             run, behind = [], []

@@ -280,6 +280,8 @@ def test_what_only_a_sweep_reads_has_memory_for_a_part_alone() -> None:
     (found,) = sweeps_of(pooled, inputs)
     (own,) = found.own
     assert own.shape == (32, 26, 26, 32)
+    (segment,) = concrete.program.segments
+    assert segment.instructions == 1, "convolution, bias, ReLU and pooling are one launch"
     assert concrete.program.arena_bytes == 0
     pooled_bytes = 4 * 32 * 13 * 13 * 32
     assert concrete.stats.bytes_traced == sum(x.nbytes for x in inputs) + pooled_bytes
