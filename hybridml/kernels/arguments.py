@@ -92,7 +92,8 @@ class Arguments:
     def index(self, i: int) -> str:
         """The text that {index} of node i stands for."""
         if i not in self._indices:
-            self._indices[i] = f"({self._affine(f'k{i}', self._geometry.index_strides(i))})"
+            name = f"k{len(self._indices)}"
+            self._indices[i] = f"({self._affine(name, self._geometry.index_strides(i))})"
         return self._indices[i]
 
     def scalar(self, value: Any, dtype: np.dtype) -> str:

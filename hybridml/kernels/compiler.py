@@ -7,12 +7,10 @@ knows, has the last word on errors, and is what the translator is tested against
 
 from __future__ import annotations
 
-import contextlib
-import gc
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 
+from hybridml import collection
 from hybridml.kernels import llvm
 from hybridml.kernels.translate import Unsupported, translate
 
@@ -42,7 +40,7 @@ def compile_object(source: str, name: str, signature: str, path: str, unique: st
     """
     started = time.perf_counter()
     symbol = f"{name}_{unique}"
-    with _no_collection():
+    with collection.held():
         try:
             translated = translate(source, name, signature, symbol, path)
         except Unsupported:
@@ -53,15 +51,3 @@ def compile_object(source: str, name: str, signature: str, path: str, unique: st
         middle = time.perf_counter()
         code, declared = llvm.compile_module(translated.text, translated.loops)
     return Compiled(symbol, code, declared, "translator", middle - started, time.perf_counter() - middle)
-
-
-@contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
-    """Hold Python's cycle collector: a compilation makes objects by the hundred thousand and each walk over them finds nothing."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import numpy as np
 
-from hybridml import buffers, config
+from hybridml import buffers, collection, config
 from hybridml.errors import GraphError, located
 from hybridml.kernels import driver, jit, memory
 from hybridml.kernels.address import External
@@ -57,7 +57,7 @@ class Executable:
     def _plan(self, planned: Callable[[Meter], Region]) -> None:
         started = time.perf_counter()
         self.meter = Meter()
-        with jit.recorded() as self.loads:
+        with collection.held(), jit.recorded() as self.loads:
             self.region = planned(self.meter)
             self._build()
         self._seconds = time.perf_counter() - started

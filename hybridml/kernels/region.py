@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import functools
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,14 +22,16 @@ from hybridml.kernels.blocks import Blocks
 from hybridml.kernels.emit import emit
 from hybridml.kernels.emit_block import emit_block
 from hybridml.kernels.epilogue import Carry
+from hybridml.kernels.form import Forms
 from hybridml.kernels.fuser import Fuser, Fusions, Refusal, fused
 from hybridml.kernels.group import Group
 from hybridml.kernels.jit import Kernel
-from hybridml.kernels.lower import Check, Lowered, lower
+from hybridml.kernels.lower import Check, Lowered
 from hybridml.kernels.movement import lower_movement
 from hybridml.kernels.placement import placed
 from hybridml.kernels.products import GemmStep, gemm_steps
 from hybridml.kernels.prologue import Packing, Prologue
+from hybridml.kernels.spec import KernelSpec
 from hybridml.kernels.steps import (
     EmptyStep,
     HorizontalStep,
@@ -103,6 +105,8 @@ class Region:
         self.graph, self.places, self.groups = fuser.graph, fuser.places, fuser.groups
         self.refusals: list[Refusal] = list(fuser.refusals.values())
         self._outputs = fuser.outputs
+        self._forms = Forms(self.graph, self.places)
+        self._texts: dict[int, tuple[KernelSpec, str, str]] = {}  # by identity, which the first of each keeps
         self.steps, apart = self._merged(list(self._steps()))
         self.refusals += apart
         self.placement = placed(self.graph, self.steps, self.places, inner)
@@ -195,17 +199,26 @@ class Region:
     def _kernel(self, g: Group, reads: tuple[Value, ...]) -> KernelStep:
         started = time.perf_counter()
         outputs = self._outputs(g)
-        lowered = lower(self.graph, g, self.places, outputs)
+        lowered = self._forms.lowered(g, outputs)
         self.meter.emit_seconds += time.perf_counter() - started
         return self._compiled(lowered, reads, tuple(outputs))
 
     def _compiled(self, lowered: Lowered, reads: tuple[Value, ...], writes: tuple[Value, ...]) -> KernelStep:
         started = time.perf_counter()
-        name, source = emit(lowered.spec)
+        name, source = self._printed(lowered.spec, emit)
         self.meter.emit_seconds += time.perf_counter() - started
         kernel = jit.load(source, name)
         self._count(kernel)
         return KernelStep(lowered, kernel, source, reads, writes)
+
+    def _printed(
+        self, spec: KernelSpec, printer: Callable[[KernelSpec], tuple[str, str]]
+    ) -> tuple[str, str]:
+        """(name, source) of a kernel: groups of one form share a spec, and so its text."""
+        known = self._texts.get(id(spec))
+        if known is None:
+            known = self._texts[id(spec)] = (spec, *printer(spec))
+        return known[1:]
 
     def _carries(self, fuser: Fuser, n: Node) -> Carry:
         """What can ride in the blocks of a node's result."""
@@ -258,8 +271,8 @@ class Region:
     def _rider(self, g: Group, outputs: Sequence[Value]) -> tuple[Lowered, Kernel, str]:
         """A group as a kernel over blocks."""
         started = time.perf_counter()
-        lowered = lower(self.graph, g, self.places, list(outputs))
-        name, source = emit_block(lowered.spec)
+        lowered = self._forms.lowered(g, list(outputs))
+        name, source = self._printed(lowered.spec, emit_block)
         self.meter.emit_seconds += time.perf_counter() - started
         kernel = jit.load(source, name, epilogue.SIGNATURE)
         self._count(kernel)

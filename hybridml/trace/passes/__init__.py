@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from hybridml import collection
 from hybridml.trace.graph import Graph, Node, subgraphs
 from hybridml.trace.passes.control import control
 from hybridml.trace.passes.cse import cse
@@ -62,6 +63,7 @@ PASSES: tuple[Pass, ...] = (
 
 def optimize(graph: Graph) -> Graph:
     """Run every pass in order."""
-    for p in PASSES:
-        graph = p(graph)
+    with collection.held():
+        for p in PASSES:
+            graph = p(graph)
     return graph

@@ -1,0 +1,25 @@
+"""Python's cycle collector, held while the compiler works."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import threading
+from collections.abc import Iterator
+
+
+@contextlib.contextmanager
+def held() -> Iterator[None]:
+    """No collection while the block runs; in the main thread alone, for elsewhere it would be others' garbage that waits.
+
+    Planning and compiling make objects by the hundred thousand that live to the end: each walk over them finds nothing, and walks grow
+    longer with the graph.
+    """
+    if threading.current_thread() is not threading.main_thread() or not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
