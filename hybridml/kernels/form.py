@@ -9,27 +9,10 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from hybridml.kernels.group import Group
+from hybridml.kernels.group import Group, node_form
 from hybridml.kernels.lower import Lowered, lower
 from hybridml.kernels.views import Place
-from hybridml.trace.graph import Graph, Node, Value, sorted_attributes
-
-
-def node_form(n: Node, numbers: dict[Value, int], places: dict[Value, Place]) -> tuple[Any, ...]:
-    """What a node computes, its operands by number. A buffer that has no number yet gets the next one."""
-    operands: list[Any] = []
-    for x in n.inputs:
-        if isinstance(x, Value):
-            base, layout = places[x]
-            number = numbers.get(base)
-            if number is None:
-                number = numbers[base] = len(numbers)
-            operands.append((number, base.dtype, layout))
-        else:
-            operands.append((type(x), repr(x)))  # 0.0 and -0.0 are equal, and so are 1 and True
-    out = n.out
-    numbers[out] = len(numbers)
-    return n.op, sorted_attributes(n.attrs) if n.attrs else (), tuple(operands), out.dtype, out.shape
+from hybridml.trace.graph import Graph, Value
 
 
 class Forms:

@@ -15,9 +15,10 @@ import itertools
 from typing import Any, NamedTuple
 
 from hybridml.kernels import crossing
-from hybridml.kernels.group import Group
+from hybridml.kernels.group import Group, node_form
 from hybridml.kernels.grouping import Grouping
 from hybridml.kernels.space import Space, canonical, parts, refine, stretch, strides_over
+from hybridml.kernels.unions import Unions
 from hybridml.kernels.views import Place, places
 from hybridml.ops.registry import Kind, Layout
 from hybridml.symbolic import hint
@@ -59,10 +60,11 @@ class Fuser(Grouping):
     (`halves`)."""
 
     def __init__(
-        self, graph: Graph, places: dict[Value, Place], across: bool = False, halves: bool = False
-    ) -> None:
+        self, graph: Graph, places: dict[Value, Place], across: bool = False, halves: bool = False, unions: Unions | None = None
+    ) -> None:  # fmt: skip
         super().__init__(graph, places, halves)
         self.across = across
+        self.unions = Unions() if unions is None else unions
         self.refusals: dict[tuple[int, int], Refusal] = {}
         self.uncut: set[Symbol] = set()  # open numbers of rows that sums across them cannot be cut by
         self._merges: list[tuple[int, int, int]] = []
@@ -155,14 +157,34 @@ class Fuser(Grouping):
             return f"the kernel would have more than {MAX_NODES} operations"
         if self.between(a, b) or self.between(b, a):
             return "another kernel lies between them"
+        for g in (a, b):
+            if g.form < 0:
+                self._describe(g)
+        known = self.unions.get(a, b)
+        if known is None:
+            known = self.unions.put(a, b, self._union(a, b))
+        if isinstance(known, str):
+            return known
+        self._merges.append((a.first, b.first, known.way))
+        self.join(a, b, self.unions.made(a, b, known))
+        return None
+
+    def _union(self, a: Group, b: Group) -> tuple[int, Group] | str:
+        """The first way to put two groups into one kernel, and that; or why there is none."""
         reason: str | None = "their iteration spaces differ"
         for way, merged in self._unifications(a, b):
             reason = self._check(merged)
             if reason is None:
-                self._merges.append((a.first, b.first, way))
-                self.join(a, b, merged)
-                return None
+                return way, merged
+        assert reason is not None
         return reason
+
+    def _describe(self, g: Group) -> None:
+        """Give a group of one node its form: all that decides what it can merge with, but for its place among others."""
+        n = self.nodes[g.first]
+        form = node_form(n, g.buffers, self.places)
+        shapes = tuple([v.shape for v in g.buffers])
+        g.form = self.unions.form((*form, shapes, n.out in self._results, len(self.readers(n.out))))
 
     def _unifications(self, a: Group, b: Group, only: int | None = None) -> list[tuple[int, Group]]:
         """The ways to put both groups into one space, by number: both full (0), one across the rows of the other (1, 2), or one on its
@@ -286,20 +308,21 @@ def fused(graph: Graph, known: Fusions | None = None) -> Fuser:
 
     `known` holds what was decided for the graph at other sizes, and takes what is decided now: the search is most of the work.
     """
-    fuser = _searched(graph, known)
+    unions = Unions()
+    fuser = _searched(graph, known, unions)
     in_blocks = crossing.cut(fuser)
-    return fuser if in_blocks is None else _searched(in_blocks, known)
+    return fuser if in_blocks is None else _searched(in_blocks, known, unions)
 
 
-def _searched(graph: Graph, known: Fusions | None) -> Fuser:
-    fuser = Fuser(graph, places(graph), across=True)
+def _searched(graph: Graph, known: Fusions | None, unions: Unions) -> Fuser:
+    fuser = Fuser(graph, places(graph), across=True, unions=unions)
     if known is None:
         fuser.fuse()
         return fuser
     key = _wiring(graph)
     if key in known and fuser.repeat(known[key]):
         return fuser
-    fuser = Fuser(graph, fuser.places, across=True)
+    fuser = Fuser(graph, fuser.places, across=True, unions=unions)
     fuser.fuse()
     known[key] = fuser.fusion
     return fuser

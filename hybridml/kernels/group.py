@@ -7,10 +7,12 @@ point of the axes that the group's reductions keep.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from hybridml.kernels.space import Space
+from hybridml.kernels.views import Place
 from hybridml.ops.registry import Kind
-from hybridml.trace.graph import Node
+from hybridml.trace.graph import Node, Value, sorted_attributes
 
 NATIVE = frozenset("?bBhHiIlLqQfd")  # dtype characters that kernels compute with
 
@@ -34,6 +36,8 @@ class Group:
     product: int | None = None
     packs: tuple[tuple[int, Group], ...] = ()
     columns: int = 0
+    form: int = -1  # groups of one form are alike but for the buffers, which have places here
+    buffers: dict[Value, int] = field(default_factory=dict, repr=False)
     before: set[Group] = field(default_factory=set, repr=False)
     after: set[Group] = field(default_factory=set, repr=False)
     walls_before: int = (
@@ -79,3 +83,20 @@ def can_fuse(n: Node, halves: bool = False) -> bool:
     if any(s.dtype.char not in native or 0 in s.shape for s in specs):
         return False
     return n.op.reduce is None or bool(reduction_axes(n)[1])
+
+
+def node_form(n: Node, numbers: dict[Value, int], places: dict[Value, Place]) -> tuple[Any, ...]:
+    """What a node computes, its operands by number. A buffer that has no number yet gets the next one."""
+    operands: list[Any] = []
+    for x in n.inputs:
+        if isinstance(x, Value):
+            base, layout = places[x]
+            number = numbers.get(base)
+            if number is None:
+                number = numbers[base] = len(numbers)
+            operands.append((number, base.dtype, layout))
+        else:
+            operands.append((type(x), repr(x)))  # 0.0 and -0.0 are equal, and so are 1 and True
+    out = n.out
+    numbers[out] = len(numbers)
+    return n.op, sorted_attributes(n.attrs) if n.attrs else (), tuple(operands), out.dtype, out.shape

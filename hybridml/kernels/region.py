@@ -211,9 +211,7 @@ class Region:
         self._count(kernel)
         return KernelStep(lowered, kernel, source, reads, writes)
 
-    def _printed(
-        self, spec: KernelSpec, printer: Callable[[KernelSpec], tuple[str, str]]
-    ) -> tuple[str, str]:
+    def _printed(self, spec: KernelSpec, printer: Callable[[KernelSpec], tuple[str, str]]) -> tuple[str, str]:
         """(name, source) of a kernel: groups of one form share a spec, and so its text."""
         known = self._texts.get(id(spec))
         if known is None:
