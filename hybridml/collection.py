@@ -22,4 +22,9 @@ def held() -> Iterator[None]:
     try:
         yield
     finally:
+        if (
+            gc.get_freeze_count() == 0
+        ):  # what lives to the end is old: else the first thing to happen would be a walk over all of it
+            gc.freeze()
+            gc.unfreeze()
         gc.enable()

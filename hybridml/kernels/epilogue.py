@@ -165,7 +165,7 @@ def _riding(fuser: Fuser, i: int, g: Group) -> Group | str:
         return "it reduces other axes than the product's rows"
     made = {v for k in g.nodes for v in fuser.nodes[k].outputs}
     read = {fuser.places[v][0] for v in fuser.nodes[i].values}
-    if any(fuser.places[v][0] in made and fuser.graph.variables[k] in read for k, v in fuser.graph.updates):
+    if any(not read.isdisjoint(fuser.updates.get(v, ())) for v in made):
         return "it would write over a variable that the product reads"
     whole = canonical(g.space)
     operands = set()

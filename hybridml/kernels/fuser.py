@@ -15,7 +15,7 @@ import itertools
 from typing import Any, NamedTuple
 
 from hybridml.kernels import crossing
-from hybridml.kernels.group import Group, node_form
+from hybridml.kernels.group import Group
 from hybridml.kernels.grouping import Grouping
 from hybridml.kernels.space import Space, canonical, parts, refine, stretch, strides_over
 from hybridml.kernels.unions import Unions
@@ -68,6 +68,7 @@ class Fuser(Grouping):
         self.refusals: dict[tuple[int, int], Refusal] = {}
         self.uncut: set[Symbol] = set()  # open numbers of rows that sums across them cannot be cut by
         self._merges: list[tuple[int, int, int]] = []
+        self._names: dict[int, str] = {}
         self._refused: dict[tuple[Group, Group], str] = {}
         self._strides: dict[tuple[Layout, tuple[int, ...], Space], tuple[int, ...]] = {}
 
@@ -132,11 +133,12 @@ class Fuser(Grouping):
         self.refusals[a, b] = Refusal(self._name(a), self._name(b), reason)
 
     def _name(self, i: int) -> str:
-        n = self.nodes[i]
-        result = f" {self.graph.label(n.out)}" if n.outputs else ""
-        return f"{n.op.name}{result}" + (
-            f" ({n.source.file.rsplit('/', 1)[-1]}:{n.source.line})" if n.source else ""
-        )
+        if i not in self._names:
+            n = self.nodes[i]
+            result = f" {self.graph.label(n.out)}" if n.outputs else ""
+            at = f" ({n.source.file.rsplit('/', 1)[-1]}:{n.source.line})" if n.source else ""
+            self._names[i] = f"{n.op.name}{result}{at}"
+        return self._names[i]
 
     def _merge(self, a: Group, b: Group) -> str | None:
         """Merge two groups, or say why not. What was refused once stays so until one of the two has merged: paths between them
@@ -182,9 +184,8 @@ class Fuser(Grouping):
     def _describe(self, g: Group) -> None:
         """Give a group of one node its form: all that decides what it can merge with, but for its place among others."""
         n = self.nodes[g.first]
-        form = node_form(n, g.buffers, self.places)
-        shapes = tuple([v.shape for v in g.buffers])
-        g.form = self.unions.form((*form, shapes, n.out in self._results, len(self.readers(n.out))))
+        form, g.buffers = self.unions.node(n, self.places)
+        g.form = self.unions.form((form, n.out in self._results, len(self.readers(n.out))))
 
     def _unifications(self, a: Group, b: Group, only: int | None = None) -> list[tuple[int, Group]]:
         """The ways to put both groups into one space, by number: both full (0), one across the rows of the other (1, 2), or one on its

@@ -7,6 +7,7 @@ few of them.
 from __future__ import annotations
 
 import heapq
+import itertools
 
 from hybridml.errors import GraphError
 from hybridml.kernels.group import Group, can_fuse, reduction_axes
@@ -14,6 +15,8 @@ from hybridml.kernels.space import squeeze
 from hybridml.kernels.views import Place
 from hybridml.ops.registry import Kind
 from hybridml.trace.graph import Graph, Value, has_effects, runs_python
+
+GAP = 1 << 40  # between the ranks of neighbours: so many merges can put groups there before all get new ones
 
 
 class Grouping:
@@ -26,6 +29,9 @@ class Grouping:
         self._producer = {v: i for i, n in enumerate(self.nodes) for v in n.outputs}
         self._readers: dict[Value, list[int]] = {}
         self._results = {places[v][0] for v in graph.results}
+        self.updates: dict[Value, list[Value]] = {}  # the variables that a base value is the new value of
+        for k, v in graph.updates:
+            self.updates.setdefault(places[v][0], []).append(graph.variables[k])
         self._start()
 
     def _start(self) -> None:
@@ -55,8 +61,12 @@ class Grouping:
                     group.before.add(before)
                     before.after.add(group)
                 python, checks = ([group], []) if seen else (python, [*checks, group])
-        self._order: list[Group | None] = list(self.owner.values())
-        self._rank: dict[Group, int] = {g: k for k, g in enumerate(self.owner.values())}
+        self._previous: dict[Group | None, Group | None] = {}  # of each in the order, whose ends are None
+        self._next: dict[Group | None, Group | None] = {}
+        for g, then in itertools.pairwise((None, *self.owner.values(), None)):
+            self._next[g], self._previous[then] = then, g
+        self._rank: dict[Group, int] = {}
+        self._rank_all()
         self._build_walls()
 
     def _build_walls(self) -> None:
@@ -107,9 +117,11 @@ class Grouping:
 
     def between(self, a: Group, b: Group) -> bool:
         """True if a path leads from a to b through a third group. Paths only climb in rank, and it is looked for from both ends."""
+        rank, low, high = self._rank, self._rank[a], self._rank[b]
+        if low > high:
+            return False
         if a.walls_after & b.walls_before:
             return True
-        rank, low, high = self._rank, self._rank[a], self._rank[b]
         ahead = [g for g in a.after if g is not b and rank[g] < high]
         behind = [g for g in b.before if g is not a and rank[g] > low]
         reached, leading = set(ahead), set(behind)
@@ -154,11 +166,15 @@ class Grouping:
         merged.before = (a.before | b.before) - {a, b}
         merged.after = (a.after | b.after) - {a, b}
         for g in merged.before:
-            g.after -= {a, b}
-            g.after.add(merged)
+            after = g.after
+            after.discard(a)
+            after.discard(b)
+            after.add(merged)
         for g in merged.after:
-            g.before -= {a, b}
-            g.before.add(merged)
+            before = g.before
+            before.discard(a)
+            before.discard(b)
+            before.add(merged)
         self._rank_merged(a, b, merged)
 
     def order(self, pairs: list[tuple[Group, Group]]) -> None:
@@ -177,9 +193,10 @@ class Grouping:
             then.before.add(first)
 
     def _rank_merged(self, a: Group, b: Group, merged: Group) -> None:
-        """Keep the ranks a topological order (Pearce and Kelly's local repair): between the places of a and b, what leads to
-        the merged group moves before it, the rest behind."""
-        low, high = sorted((self._rank.pop(a), self._rank.pop(b)))
+        """Keep the ranks a topological order: the merged group takes the earlier place, and what leads to it from behind moves before it.
+        (Ranks have gaps, as labels in the order-maintenance problem: so moving a group is no matter of all those in between.)"""
+        first = min(a, b, key=self._rank.__getitem__)
+        low = self._rank[first]
         leads: set[Group] = set()
         stack = [merged]
         while stack:
@@ -187,13 +204,25 @@ class Grouping:
                 if g not in leads and self._rank[g] > low:
                     leads.add(g)
                     stack.append(g)
-        if not leads:
-            self._order[low], self._order[high], self._rank[merged] = merged, None, low
-            return
-        window = [g for g in self._order[low : high + 1] if g is not None and g is not a and g is not b]
-        ordered = [g for g in window if g in leads] + [merged] + [g for g in window if g not in leads]
-        for k in range(low, high + 1):
-            placed = ordered[k - low] if k - low < len(ordered) else None
-            self._order[k] = placed
-            if placed is not None:
-                self._rank[placed] = k
+        ordered = [*sorted(leads, key=self._rank.__getitem__), merged]
+        previous = self._previous[first]
+        for g in (a, b, *ordered[:-1]):
+            before, behind = self._previous.pop(g), self._next.pop(g)
+            self._next[before], self._previous[behind] = behind, before
+            del self._rank[g]
+        step = (low - (-GAP if previous is None else self._rank[previous])) // len(ordered)
+        following = self._next[previous]
+        for k, g in enumerate(ordered, start=1):
+            self._previous[g], self._next[previous] = previous, g
+            self._rank[g] = low - (len(ordered) - k) * step
+            previous = g
+        self._next[previous], self._previous[following] = following, previous
+        if not step:
+            self._rank_all()
+
+    def _rank_all(self) -> None:
+        """Ranks with gaps for the order as it is."""
+        g, rank = self._next[None], 0
+        while g is not None:
+            self._rank[g] = rank
+            g, rank = self._next[g], rank + GAP

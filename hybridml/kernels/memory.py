@@ -6,9 +6,10 @@ above which is then good for any sizes: what lives at once stays apart if each b
 
 from __future__ import annotations
 
-import bisect
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
+
+import numpy as np
 
 ALIGN = 64
 
@@ -30,21 +31,20 @@ def plan(intervals: list[Interval]) -> tuple[dict[Hashable, int], int]:
     >>> offsets["a"] == offsets["c"], size
     (True, 256)
     """
-    placed: list[tuple[int, int, int, int]] = []  # offset, end, born, dies; in this order
+    born, dies, start, end = np.zeros((4, len(intervals)), np.int64)  # of those that are placed, by offset
     offsets: dict[Hashable, int] = {}
     size = 0
-    for b in sorted(intervals, key=lambda b: (-b.nbytes, b.born)):
+    for n, b in enumerate(sorted(intervals, key=lambda b: (-b.nbytes, b.born))):
         need = _whole_lines(b.nbytes)
-        best, best_gap, at = None, None, 0
-        for o, e, born, dies in placed:
-            if born > b.dies or dies < b.born:
-                continue
-            gap = o - at
-            if gap >= need and (best_gap is None or gap < best_gap):
-                best, best_gap = at, gap
-            at = max(at, e)
-        offset = at if best is None else best
-        bisect.insort(placed, (offset, offset + need, b.born, b.dies))
+        beside = (born[:n] <= b.dies) & (dies[:n] >= b.born)
+        tops = np.maximum.accumulate(np.append(0, end[:n][beside]))  # below each of them, and above all
+        gaps = start[:n][beside] - tops[:-1]
+        fitting = np.flatnonzero(gaps >= need)
+        offset = int(tops[fitting[np.argmin(gaps[fitting])]] if fitting.size else tops[-1])
+        at = int(np.searchsorted(start[:n], offset))
+        for column, x in zip((born, dies, start, end), (b.born, b.dies, offset, offset + need), strict=True):
+            column[at + 1 : n + 1] = column[at:n]
+            column[at] = x
         offsets[b.key] = offset
         size = max(size, offset + need)
     return offsets, size

@@ -87,11 +87,16 @@ def placed(graph: Graph, steps: Sequence[Step], places: Mapping[Value, Place], i
     for k, v in enumerate(g.outputs):
         external[places[v][0]] = n_in + n_var + k
     copies: list[tuple[Value, int]] = []
+    touched: dict[
+        int, tuple[set[Value], set[tuple[Value, Value]]]
+    ] = {}  # what a step reads, and its pairs in place
     for i, v in g.updates:
         base, variable = places[v][0], g.variables[i]
         t = born[base]
         # A call that raises leaves variables as they were: nothing is overwritten before the last check.
-        if (checked < t or inner) and _may_overwrite(steps[t], t, variable, base, last):
+        if t not in touched:
+            touched[t] = set(steps[t].reads), set(steps[t].in_place)
+        if (checked < t or inner) and _may_overwrite(*touched[t], t, variable, base, last):
             external[base] = n_in + i
         else:
             copies.append((base, n_in + i))
@@ -114,11 +119,13 @@ def placed(graph: Graph, steps: Sequence[Step], places: Mapping[Value, Place], i
     return Placement(external, constants, copies, given, g.outputs, offset, arena_bytes, roots, every, [])
 
 
-def _may_overwrite(step: Step, t: int, variable: Value, new: Value, last: Mapping[Value, int]) -> bool:
+def _may_overwrite(
+    reads: set[Value], in_place: set[tuple[Value, Value]], t: int, variable: Value, new: Value, last: Mapping[Value, int]
+) -> bool:  # fmt: skip
     """True if step t can write the new value over the old one: nobody reads the old one after, or elsewhere."""
     if last.get(variable, -1) > t:
         return False
-    return variable not in step.reads or (variable, new) in step.in_place
+    return variable not in reads or (variable, new) in in_place
 
 
 def _share_in_place(

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from hybridml.kernels.group import Group
+from hybridml.kernels.group import Group, node_form
 from hybridml.kernels.space import Space
+from hybridml.kernels.views import Place
+from hybridml.trace.graph import Node, Value
 
 
 class Union(NamedTuple):
@@ -30,6 +32,16 @@ class Unions:
     def __init__(self) -> None:
         self._forms: dict[Any, int] = {}
         self._known: dict[Any, Union | str] = {}
+        self._nodes: dict[Node, tuple[int, dict[Value, int]]] = {}
+
+    def node(self, n: Node, places: dict[Value, Place]) -> tuple[int, dict[Value, int]]:
+        """The form of what a node computes, and the places of its buffers in it. Where sums are cut, all other nodes stay as they are."""
+        known = self._nodes.get(n)
+        if known is None:
+            buffers: dict[Value, int] = {}
+            text = node_form(n, buffers, places)
+            known = self._nodes[n] = self.form((text, tuple([v.shape for v in buffers]))), buffers
+        return known
 
     def form(self, text: Any) -> int:
         return self._forms.setdefault(text, len(self._forms))

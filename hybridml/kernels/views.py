@@ -31,7 +31,15 @@ class Places(Mapping[Value, Place]):
 
 def places(graph: Graph) -> dict[Value, Place]:
     """Base and layout of every value; a value that is no view is its own base."""
-    found: dict[Value, Place] = {v: (v, Layout.contiguous(v.shape)) for v in graph.sources}
+    whole: dict[tuple[int, ...], Layout] = {}  # graphs have few shapes
+
+    def own(v: Value) -> Place:
+        layout = whole.get(v.shape)
+        if layout is None:
+            layout = whole[v.shape] = Layout.contiguous(v.shape)
+        return v, layout
+
+    found: dict[Value, Place] = {v: own(v) for v in graph.sources}
     for n in graph.nodes:
         if n.op.kind is Kind.VIEW and n.op.view is not None:
             base, layout = found[n.values[0]]
@@ -40,5 +48,5 @@ def places(graph: Graph) -> dict[Value, Place]:
                 raise GraphError(f"{n.op} needs a copy before it: the pass `materialize` has not run")
             found[n.out] = (base, seen)
         else:
-            found.update({v: (v, Layout.contiguous(v.shape)) for v in n.outputs})
+            found.update({v: own(v) for v in n.outputs})
     return found
