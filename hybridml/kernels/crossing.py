@@ -41,7 +41,7 @@ def fits(space: Space, rows: frozenset[int], across: frozenset[int]) -> bool:
 def cut(fuser: Fuser) -> Graph | None:
     """The graph with those sums cut into blocks that could then ride along with rows beside them; None if there are none."""
     wanted: dict[int, Any] = {}  # the node of a sum, and its blocks
-    for pair in fuser.refusals:
+    for pair in fuser.reasons:
         a, b = (fuser.owner[i] for i in pair)
         for row, down in ((a, b), (b, a)):
             if _complement(row, down):

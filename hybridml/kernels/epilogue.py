@@ -140,8 +140,8 @@ def ride(fuser: Fuser, wanted: Riders) -> None:
         else:
             fuser.refuse(i, first, merged)
     if found:
-        fuser.refusals = {
-            (a, b): r for (a, b), r in fuser.refusals.items() if fuser.owner[a] is not fuser.owner[b]
+        fuser.reasons = {
+            (a, b): r for (a, b), r in fuser.reasons.items() if fuser.owner[a] is not fuser.owner[b]
         }
         _update_last(fuser)
 

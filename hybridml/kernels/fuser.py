@@ -10,7 +10,6 @@ recorded with its reason.
 
 from __future__ import annotations
 
-import heapq
 import itertools
 from typing import Any, NamedTuple
 
@@ -49,7 +48,7 @@ class Fusion(NamedTuple):
     """
 
     merges: tuple[tuple[int, int, int], ...]
-    refusals: dict[tuple[int, int], Refusal]
+    reasons: dict[tuple[int, int], str]
 
 
 Fusions = dict[tuple[Any, ...], Fusion]  # of graphs that are one but for their sizes, by their wiring
@@ -65,7 +64,7 @@ class Fuser(Grouping):
         super().__init__(graph, places, halves)
         self.across = across
         self.unions = Unions() if unions is None else unions
-        self.refusals: dict[tuple[int, int], Refusal] = {}
+        self.reasons: dict[tuple[int, int], str] = {}  # why neighbours stayed apart
         self.uncut: set[Symbol] = set()  # open numbers of rows that sums across them cannot be cut by
         self._merges: list[tuple[int, int, int]] = []
         self._names: dict[int, str] = {}
@@ -84,14 +83,13 @@ class Fuser(Grouping):
                 saved = size * (2 if base not in self._results and len(readers) == 1 else 1)
                 queue += [(-saved, source, r) for r in readers]
             queue += [(-size, a, b) for a, b in itertools.pairwise(readers)]
-        heapq.heapify(queue)
-        again: list[tuple[int, int, int]] = []
+        queue.sort()
         reasons: dict[tuple[int, int], str] = {}
         progress = True
         while progress:  # a refusal may become legal once other groups have merged
             progress = False
-            while queue:
-                item = heapq.heappop(queue)
+            again: list[tuple[int, int, int]] = []
+            for item in queue:
                 pair = item[1:]
                 a, b = self.owner[pair[0]], self.owner[pair[1]]
                 if a is b:
@@ -104,19 +102,21 @@ class Fuser(Grouping):
                     reasons[pair] = reason
                     if a.fusible and b.fusible:
                         again.append(item)
-            queue, again = again, []
-            heapq.heapify(queue)
-        self.refusals = {
-            (a, b): Refusal(self._name(a), self._name(b), reason)
-            for (a, b), reason in reasons.items()
-            if self.owner[a] is not self.owner[b]
-        }
+            queue = again
+        self.reasons = {(a, b): r for (a, b), r in reasons.items() if self.owner[a] is not self.owner[b]}
         return self.groups
+
+    @property
+    def refusals(self) -> dict[tuple[int, int], Refusal]:
+        """What stayed apart, by its nodes, for people."""
+        return {
+            (a, b): Refusal(self._name(a), self._name(b), reason) for (a, b), reason in self.reasons.items()
+        }
 
     @property
     def fusion(self) -> Fusion:
         """What was decided, for the same graph at other sizes."""
-        return Fusion(tuple(self._merges), dict(self.refusals))
+        return Fusion(tuple(self._merges), dict(self.reasons))
 
     def repeat(self, fusion: Fusion) -> bool:
         """Merge what was merged for the same graph at other sizes, from the start. False if that is not legal for these sizes."""
@@ -126,11 +126,11 @@ class Fuser(Grouping):
             if not found:
                 return False
             self.join(left, right, found[0][1])
-        self.refusals = dict(fusion.refusals)
+        self.reasons = dict(fusion.reasons)
         return all(self._check(g) is None for g in set(self.owner.values()) if len(g.nodes) > 1)
 
     def refuse(self, a: int, b: int, reason: str) -> None:
-        self.refusals[a, b] = Refusal(self._name(a), self._name(b), reason)
+        self.reasons[a, b] = reason
 
     def _name(self, i: int) -> str:
         if i not in self._names:

@@ -7,6 +7,7 @@ to fall short of the best one on the machine at hand.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass, replace
 from enum import IntEnum
@@ -143,6 +144,7 @@ def saved_by_prologue(elements: int, cycles: float, times: int, machine: Machine
     return machine.hand_over + (PASS - machine.pack) * elements - (times * (1 + SHORT) - 1) * cycles
 
 
+@functools.lru_cache(4096)  # nets repeat their layers
 def best_split(p: Product, chunks: int, machine: Machine) -> Split:
     """The axis whose slowest piece is done first; where it makes no difference the batch, then rows."""
 

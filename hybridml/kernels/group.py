@@ -17,7 +17,7 @@ from hybridml.trace.graph import Node, Value, sorted_attributes
 NATIVE = frozenset("?bBhHiIlLqQfd")  # dtype characters that kernels compute with
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Group:
     """Nodes of one kernel. `kept` are the nodes that live on the kept level; `reduced` are axes of `space`.
 

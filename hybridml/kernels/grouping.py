@@ -195,28 +195,28 @@ class Grouping:
     def _rank_merged(self, a: Group, b: Group, merged: Group) -> None:
         """Keep the ranks a topological order: the merged group takes the earlier place, and what leads to it from behind moves before it.
         (Ranks have gaps, as labels in the order-maintenance problem: so moving a group is no matter of all those in between.)"""
-        first = min(a, b, key=self._rank.__getitem__)
-        low = self._rank[first]
-        leads: set[Group] = set()
+        rank, previous, following = self._rank, self._previous, self._next
+        first, second = (a, b) if rank[a] < rank[b] else (b, a)
+        low = rank.pop(first)
+        leads: dict[Group, None] = {}
         stack = [merged]
         while stack:
             for g in stack.pop().before:
-                if g not in leads and self._rank[g] > low:
-                    leads.add(g)
+                if g not in leads and rank[g] > low:
+                    leads[g] = None
                     stack.append(g)
-        ordered = [*sorted(leads, key=self._rank.__getitem__), merged]
-        previous = self._previous[first]
-        for g in (a, b, *ordered[:-1]):
-            before, behind = self._previous.pop(g), self._next.pop(g)
-            self._next[before], self._previous[behind] = behind, before
-            del self._rank[g]
-        step = (low - (-GAP if previous is None else self._rank[previous])) // len(ordered)
-        following = self._next[previous]
-        for k, g in enumerate(ordered, start=1):
-            self._previous[g], self._next[previous] = previous, g
-            self._rank[g] = low - (len(ordered) - k) * step
-            previous = g
-        self._next[previous], self._previous[following] = following, previous
+        ordered = [*sorted(leads, key=rank.__getitem__), merged]
+        del rank[second]
+        for g in (second, *ordered[:-1]):
+            before, behind = previous.pop(g), following.pop(g)
+            following[before], previous[behind] = behind, before
+        at, behind = previous.pop(first), following.pop(first)
+        step = (low - (-GAP if at is None else rank[at])) // (len(leads) + 1) if leads else GAP
+        for k, g in enumerate(ordered):
+            previous[g], following[at] = at, g
+            rank[g] = low - (len(leads) - k) * step
+            at = g
+        following[at], previous[behind] = behind, at
         if not step:
             self._rank_all()
 

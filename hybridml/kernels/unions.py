@@ -66,7 +66,7 @@ class Unions:
         """The two as one."""
         nodes = sorted(a.nodes + b.nodes)
         first = nodes[0]
-        buffers = dict(a.buffers)
+        buffers = dict(a.buffers) if len(a.nodes) == 1 else a.buffers  # nobody asks for those of `a` any more
         for v in b.buffers:
             if v not in buffers:
                 buffers[v] = len(buffers)

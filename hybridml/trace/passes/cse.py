@@ -14,10 +14,10 @@ def cse(graph: Graph) -> Graph:
     def visit(r: Rewriter, n: Node) -> bool:
         if has_effects(n):
             return False
-        operands = tuple(
-            [id(r[x]) if isinstance(r[x], Value) else (type(r[x]), repr(r[x])) for x in n.inputs]
-        )
-        key = (n.op, operands, sorted_attributes(n.attrs))
+        operands = tuple([
+            id(y) if isinstance(y, Value) else (type(y), repr(y)) for y in [r[x] for x in n.inputs]
+        ])  # fmt: skip
+        key = (n.op, operands, sorted_attributes(n.attrs) if n.attrs else ())
         first = seen.get(key)
         if first is None:
             seen[key] = r.keep(n)

@@ -23,11 +23,11 @@ def fold(graph: Graph) -> Graph:
         if n.op.kind not in _FOLDABLE or len(n.outputs) != 1 or not n.inputs:
             return False
         operands = [r[x] for x in n.inputs]
+        arrays = [r.constants.get(x) if isinstance(x, Value) else x for x in operands]
+        if any([a is None for a in arrays]):
+            return False
         if has_dims(n.out.shape) or has_dims(n.attrs) or has_dims(operands):
             return False  # it takes a size to compute it
-        arrays = [r.constants.get(x) if isinstance(x, Value) else x for x in operands]
-        if any(a is None for a in arrays):
-            return False
         given = sum(a.nbytes for a in arrays if isinstance(a, np.ndarray))
         if n.out.spec.nbytes > (given if n.op.kind is Kind.VIEW else max(given, SMALL)):
             return False

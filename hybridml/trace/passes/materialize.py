@@ -21,7 +21,7 @@ def materialize(graph: Graph) -> Graph:
 
     for n in graph.nodes:
         if n.op.kind is not Kind.VIEW or n.op.view is None:
-            for v in n.values:
+            for v in n.values if n.op.reads is not None or n.op.kind is Kind.CONTROL else ():
                 at = resolved(v)[1]
                 strange = n.op.reads is not None and not n.op.reads(at)
                 if strange or (n.op.kind is Kind.CONTROL and not at.is_contiguous):

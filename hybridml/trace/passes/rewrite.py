@@ -44,7 +44,7 @@ class Rewriter:
 
     def keep(self, n: Node) -> Node:
         """Append an old node with its operands renewed; its outputs keep their identity."""
-        if not self._map.keys().isdisjoint(n.values):
+        if self._map and not self._map.keys().isdisjoint(n.values):
             n = Node(n.op, tuple([self[x] for x in n.inputs]), n.attrs, n.outputs, n.source)
         self.append(n)
         return n

@@ -19,6 +19,8 @@ Box = tuple[tuple[int, int], ...]  # first and one past the last index along eac
 
 def tiles(graph: Graph) -> Graph:
     add, concat, scatter = map(_row, ("add", "concat", "slice_scatter"))
+    if all(n.op is not scatter for n in graph.nodes):
+        return graph
     made = graph.producers()
     uses = Counter([v for n in graph.nodes for v in n.values] + list(graph.results))
     reader = {v: n for n in graph.nodes for v in n.values}
