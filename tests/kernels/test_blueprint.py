@@ -5,7 +5,7 @@ import pytest
 
 import hybridml as hml
 from hybridml import backends, pytree
-from hybridml.kernels import blueprint, crossing, memory, region, sweep
+from hybridml.kernels import blueprint, crossing, form, memory, region, sweep
 from hybridml.kernels.programs import executable
 from hybridml.testing import assert_close
 from hybridml.trace.explain import explain
@@ -109,7 +109,7 @@ def test_a_bound_program_is_the_interpreter_and_the_program_of_the_numbers(name)
 
 
 PLANNING = [
-    (region, "lower"), (region, "emit"), (region, "fused"), (region, "lower_movement"), (region, "lower_windows"),
+    (form.Forms, "lowered"), (region, "emit"), (region, "fused"), (region, "lower_movement"), (region, "lower_windows"),
     (region, "gemm_steps"), (region, "placed"), (memory, "plan"), (memory, "stacked"), (sweep, "plan"), (crossing, "cut"),
     (blueprint, "bound"),
 ]  # fmt: skip
