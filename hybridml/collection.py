@@ -12,8 +12,8 @@ from collections.abc import Iterator
 def held() -> Iterator[None]:
     """No collection while the block runs; in the main thread alone, for elsewhere it would be others' garbage that waits.
 
-    Planning and compiling make objects by the hundred thousand that live to the end: each walk over them finds nothing, and walks grow
-    longer with the graph.
+    Tracing, planning and compiling make objects by the hundred thousand that live to the end: each walk over them finds nothing, and
+    walks grow longer with the graph.
     """
     if threading.current_thread() is not threading.main_thread() or not gc.isenabled():
         yield

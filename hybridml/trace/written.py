@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Collection, Coroutine, Generator, Sequence
 from typing import Any, NamedTuple
 
-from hybridml import pytree
+from hybridml import collection, pytree
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor
 from hybridml.eager.variable import Variable
@@ -45,7 +45,7 @@ def write(
     started = time.perf_counter()
     tapes, state.tapes = state.tapes, []
     try:
-        with builder:
+        with collection.held(), builder:
             symbols = [
                 builder.input(TensorSpec((), NUMBERS[type(x)]), name, weak=True)
                 if i in numbers
