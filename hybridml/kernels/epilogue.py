@@ -140,9 +140,7 @@ def ride(fuser: Fuser, wanted: Riders) -> None:
         else:
             fuser.refuse(i, first, merged)
     if found:
-        fuser.reasons = {
-            (a, b): r for (a, b), r in fuser.reasons.items() if fuser.owner[a] is not fuser.owner[b]
-        }
+        fuser.forget_joined()
         _update_last(fuser)
 
 

@@ -103,7 +103,8 @@ class Fuser(Grouping):
                     if a.fusible and b.fusible:
                         again.append(item)
             queue = again
-        self.reasons = {(a, b): r for (a, b), r in reasons.items() if self.owner[a] is not self.owner[b]}
+        self.reasons = reasons
+        self.forget_joined()
         return self.groups
 
     @property
@@ -131,6 +132,10 @@ class Fuser(Grouping):
 
     def refuse(self, a: int, b: int, reason: str) -> None:
         self.reasons[a, b] = reason
+
+    def forget_joined(self) -> None:
+        """Drop the reasons why groups stayed apart that are one by now."""
+        self.reasons = {(a, b): r for (a, b), r in self.reasons.items() if self.owner[a] is not self.owner[b]}
 
     def _name(self, i: int) -> str:
         if i not in self._names:

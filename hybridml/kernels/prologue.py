@@ -108,7 +108,7 @@ def feed(fuser: Fuser, wanted: Feeders) -> None:
             before=set(), after=set(),
         )  # fmt: skip
         fuser.join(g, product, merged)
-    _forget(fuser)
+    fuser.forget_joined()
 
 
 def _packed(fuser: Fuser, i: int, number: int, columns: int) -> Group | str:
@@ -133,13 +133,6 @@ def _packed(fuser: Fuser, i: int, number: int, columns: int) -> Group | str:
     if len(Geometry(fuser.graph, packed, fuser.places, [base]).sizes) != 2:
         return "an operand is not walked along rows and columns alone"
     return packed
-
-
-def _forget(fuser: Fuser) -> None:
-    """What was refused for groups that are one by now."""
-    fuser.refusals = {
-        pair: r for pair, r in fuser.refusals.items() if fuser.owner[pair[0]] is not fuser.owner[pair[1]]
-    }
 
 
 class Packing:

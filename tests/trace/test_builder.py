@@ -126,5 +126,5 @@ def test_symbolic_tensors_show_what_they_are():
         x = b.input(TensorSpec((2, 3), hml.float64))
         assert (x.shape, x.dtype, x.ndim, x.size, len(x)) == ((2, 3), np.float64, 2, 6, 2)
         assert repr(x) == "SymbolicTensor(float64[2, 3], in shown)"
-        with pytest.raises(TypeError, match="0-d"):
+        with pytest.raises(TypeError, match=r"len\(\) was asked of a tensor of shape \(\)"):
             len(x.sum())
