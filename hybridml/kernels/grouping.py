@@ -50,7 +50,9 @@ class Grouping:
             self.owner[i] = group
             for v in n.values:
                 base = self.places[v][0]
-                self._readers.setdefault(base, []).append(i)
+                readers = self._readers.setdefault(base, [])
+                if readers[-1:] != [i]:  # x * x reads x once
+                    readers.append(i)
                 if base in self._producer:
                     before = self.owner[self._producer[base]]
                     group.before.add(before)

@@ -106,7 +106,7 @@ class Region:
         self.refusals: list[Refusal] = list(fuser.refusals.values())
         self._outputs = fuser.outputs
         self._forms = Forms(self.graph, self.places)
-        self._texts: dict[int, tuple[KernelSpec, str, str]] = {}  # by identity, which the first of each keeps
+        self._texts: dict[Any, tuple[KernelSpec, str, str]] = {}  # by identity, which the first of each keeps
         self.steps, apart = self._merged(list(self._steps()))
         self.refusals += apart
         self.placement = placed(self.graph, self.steps, self.places, inner)
@@ -213,9 +213,10 @@ class Region:
 
     def _printed(self, spec: KernelSpec, printer: Callable[[KernelSpec], tuple[str, str]]) -> tuple[str, str]:
         """(name, source) of a kernel: groups of one form share a spec, and so its text."""
-        known = self._texts.get(id(spec))
+        key = id(spec), printer
+        known = self._texts.get(key)
         if known is None:
-            known = self._texts[id(spec)] = (spec, *printer(spec))
+            known = self._texts[key] = (spec, *printer(spec))
         return known[1:]
 
     def _carries(self, fuser: Fuser, n: Node) -> Carry:

@@ -19,6 +19,7 @@ from hybridml.trace.passes.layout import layout
 from hybridml.trace.passes.masks import masks
 from hybridml.trace.passes.materialize import materialize
 from hybridml.trace.passes.positions import positions
+from hybridml.trace.passes.rematerialize import rematerialize
 from hybridml.trace.passes.rewrite import Rewriter, rewrite
 from hybridml.trace.passes.simplify import simplify
 from hybridml.trace.passes.slices import slices
@@ -57,6 +58,8 @@ PASSES: tuple[Pass, ...] = (
     simplify,
     dce,
     nested,
+    rematerialize,
+    dce,
     materialize,
 )
 
