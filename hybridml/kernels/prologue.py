@@ -119,9 +119,11 @@ def _packed(fuser: Fuser, i: int, number: int, columns: int) -> Group | str:
         return "it runs with another product"
     if g.reduced or g.crossing:
         return "it walks along whole rows"
+    operands = [fuser.places[v][0] for v in fuser.nodes[i].values]
     if (
         fuser.outputs(g) != [base]
         or fuser.readers(base) != [i]
+        or operands.count(base) != 1  # x @ x.T: the other operand is read from memory
         or base in {fuser.places[v][0] for v in fuser.graph.results}
     ):
         return "others read it too, or what is made with it"

@@ -281,3 +281,16 @@ def test_nothing_is_packed_where_the_library_is_far_ahead(monkeypatch: pytest.Mo
     x, w = array(256, 512), array(512, 512)
     _, step = compare(lambda x, w: hml.nn.relu(x) @ w, x, w)
     assert operands(step) == [] and step.plan.kernel.name == "library"
+
+
+@pytest.mark.usefixtures("eager_to_pack")
+@pytest.mark.parametrize("size", [2, 40])
+def test_an_operand_that_a_product_reads_twice_is_made_apart(size: int) -> None:
+    x = array(size, size)
+    for f in (
+        lambda x: hml.abs(x) @ hml.abs(x).T,
+        lambda x: hml.exp(hml.tanh(x) @ hml.tanh(x).T) * 0.5,
+        lambda x: (y := x * x) @ y,
+        lambda x: hml.abs(x)[:1] @ hml.abs(x),
+    ):
+        assert not any(operands(s) for s in compare(f, x) if isinstance(s, GemmStep))
