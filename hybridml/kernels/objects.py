@@ -41,7 +41,8 @@ def _method(address: int, name: str) -> _MethodDef:
 def builtin(address: int, name: str, owner: Any) -> Callable[..., Any]:
     """Native code ``object *(object *owner, object **arguments, int64 count)`` as a function that Python calls as one of its own.
 
-    A tenth of the time that `ctypes` takes, which converts arguments. The interpreter lock is held when the code begins and when it ends.
+    It gets the objects themselves, where `ctypes` would convert each of them at every call. The interpreter lock is held when the code
+    begins and when it ends.
     """
     new = ctypes.pythonapi.PyCFunction_NewEx
     new.restype, new.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.py_object, ctypes.c_void_p]
