@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -156,15 +156,16 @@ def gemm_steps(
     places: dict[Value, Place],
     threads: int,
     plan_of: Callable[..., Any] = gemm.plan,
+    dtypes: Sequence[str] = ("float32", "float64"),
     **options: Any,
 ) -> list[GemmStep] | None:
     """The products that make up a (batched) matmul node, or None where the provider cannot take it.
 
-    `plan_of` says how the target computes one: it takes what `gemm.plan` takes, and the `options`.
+    `plan_of` says how the target computes one: it takes what `gemm.plan` takes, and the `options`; `dtypes` are those that it has.
     """
     x, y = n.values
     out = n.out
-    if out.dtype.name not in ("float32", "float64") or out.spec.size == 0:
+    if out.dtype.name not in dtypes or out.spec.size == 0:
         return None
     batch = out.shape[:-2]
     m, cols = out.shape[-2:]

@@ -59,17 +59,24 @@ def product(p: ProductPlan, reads: Sequence[int], writes: Sequence[int]) -> None
     )
     out = matrix(writes[0], p.m, p.n, p.n, p.strides[2], False)
     if not p.epilogue:
-        out[...] = a @ b
+        out[...] = (a @ b) if p.dtype in ("float32", "float64") else (a.astype("f") @ b.astype("f"))
         return
     e = p.epilogue
-    kept = (
-        ((p.m, -(-p.n // 128) * 16), np.uint8)
-        if "relu" in (e.function, e.derivative)
-        else ((p.m, p.n), dtype)
-    )
-    more = [device_memory(reads[2], (p.n,), dtype)] if e.bias else []
-    more += [device_memory(reads[2], *kept)] if e.derivative else []
-    found = PRODUCT.eager(np, a[0], b[0], *more, ta=False, tb=False, shape=(p.m, p.n), epilogue=e)
-    specs = [((p.m, p.n), dtype), *([kept] if e.keeps else []), *([((p.n,), dtype)] if e.sums else [])]
+    whole = ((p.batch, p.m, p.n), dtype)
+    kept = whole
+    if "relu" in (e.function, e.derivative):
+        kept = ((p.batch * p.m, -(-p.n // 128) * 16), np.dtype(np.uint8))
+    asked = [
+        (e.residual, whole),
+        (e.bias, ((p.batch, p.n) if e.each else (p.n,), dtype)),
+        (e.derivative, kept),
+    ]
+    more = [
+        device_memory(at, *spec)
+        for at, spec in zip(reads[2:], [spec for wanted, spec in asked if wanted], strict=True)
+    ]
+    how = {"ta": False, "tb": False, "shape": (p.batch, p.m, p.n), "batch": p.batch, "epilogue": e}
+    found = PRODUCT.eager(np, a, b, *more, **how)
+    specs = [whole, *([kept] if e.keeps else []), *([((p.batch, p.n), dtype)] if e.sums else [])]
     for at, where, result in zip(writes, specs, found, strict=True):
-        device_memory(at, *where)[...] = result
+        device_memory(at, *where)[...] = result.reshape(where[0])

@@ -1,12 +1,13 @@
 """A pass: matrix products take what follows them as their epilogue.
 
+    x + a @ b + bias                          one product, over x where nobody else reads that
     z = a @ b + bias;  h = relu(z)            one product; what asked for the signs of z asks for those of h
     h = gelu(a @ b + bias)  (by tanh)         one product, which keeps z if anybody still reads it
     (g @ w.T) * f'(z), and its sum over rows  one product, which reads what the product on the way forward kept
     x.T @ g  and  sum(g) over rows            one product
 
-What is not taken stays what it was, a kernel after the product, and why is recorded. Values keep their identity, so whoever
-read a result of the old nodes reads that of the new one.
+The products may be those of a batch, with a bias for all or one for each. What is not taken stays what it was, a kernel after the
+product, and why is recorded. Values keep their identity, so whoever read a result of the old nodes reads that of the new one.
 """
 
 from __future__ import annotations
@@ -18,19 +19,20 @@ from typing import Any
 from hybridml.kernels.cuda.commands import ProductPlan
 from hybridml.kernels.cuda.cudnn import CONVOLUTION, ConvolutionPlan
 from hybridml.kernels.cuda.epilogue import PRODUCT, Epilogue, kept_spec
+from hybridml.kernels.cuda.lt import ALIGNED
 from hybridml.kernels.cuda.order import in_order
 from hybridml.kernels.cuda.patterns import GELU, GELU_BY_ERF, GELU_GRADIENT, Matcher
+from hybridml.kernels.cuda.products import product_steps
 from hybridml.kernels.cuda.uses import Uses
 from hybridml.kernels.fuser import Refusal
-from hybridml.kernels.products import GemmStep, gemm_steps
-from hybridml.ops.linalg import MATMUL
 from hybridml.ops.registry import Kind
 from hybridml.ops.view import RESHAPE
 from hybridml.trace.graph import Graph, Node, Value
 from hybridml.trace.passes.dce import dce
 
 Plan = ProductPlan | ConvolutionPlan
-Refuse = Callable[[Plan], str | None]
+Refuse = Callable[[Plan, int], str | None]
+FLOATS = ("float16", "bfloat16", "float32")  # that the library has epilogues for
 
 
 @dataclass
@@ -42,6 +44,7 @@ class Taken:
     epilogue: Epilogue
     result: Value
     operand: Value
+    residual: Value | None = None
     bias: Value | None = None
     asks: Node | None = None
     kept: Value | None = None
@@ -50,11 +53,13 @@ class Taken:
 
 
 class Absorber(Uses):
-    """One graph. `refuse` says why the library has no such product, or None."""
+    """One graph. `refuse` says why the library has no such product for buffers at multiples of so many bytes, or None. What comes into an
+    `inner` graph, and goes out of it, may be the row of a scan: only its elements are known to be aligned."""
 
-    def __init__(self, graph: Graph, plan_of: Callable[..., ProductPlan], refuse: Refuse) -> None:
+    def __init__(self, graph: Graph, refuse: Refuse, inner: bool) -> None:
         super().__init__(graph)
-        self._plan_of, self._refuse = plan_of, refuse
+        self._refuse = refuse
+        self._anywhere = {*graph.inputs, *graph.variables, *self._results} if inner else set()
         self.refusals: list[Refusal] = []
         self._taken: dict[Node, Taken] = {}
         self._gone: set[Node] = set()  # nodes whose result a product gives
@@ -65,52 +70,63 @@ class Absorber(Uses):
         for n, plan in products:
             self._forward(n, plan)
         for n, plan in products:
-            if n not in self._taken:
-                self._backward(n, plan)
+            self._backward(n, plan)
         for n, plan in products:
-            if n not in self._taken:
-                self._second(n, plan)
+            self._second(n, plan)
         return self._rewritten() if self._taken else self.graph
 
     # what a product may take
 
     def _plan(self, n: Node) -> Plan | None:
-        """The product of a node if it is a single one of float32, whose result somebody computes with."""
-        if n.op.provider != "gemm" or n.out.dtype.name != "float32":
+        """The product of a node if it is one call of a library, and somebody computes with its result."""
+        if n.op.provider != "gemm" or n.out.dtype.name not in FLOATS:
             return None
         if n.op is CONVOLUTION:
             convolution: ConvolutionPlan = n.attrs["plan"]
             return convolution if convolution.direction == "conv" else None
-        computed = any(r.op.kind is Kind.ELEMENTWISE for r in self._readers.get(n.out, []))
-        if not computed and not self._sums_of_second(n):
-            return None
-        steps = gemm_steps(self.graph, n, self.places, 1, self._plan_of)
+        steps = product_steps(self.graph, n, self.places)
         if steps is None:
             return None
         plan: ProductPlan = steps[0].plan
-        if len(steps) > 1 or plan.batch * plan.outer > 1:
-            self._say(n, None, "epilogues are for single products, not for batches")
+        computed = any(r.op.kind is Kind.ELEMENTWISE for r in self._readers.get(n.out, []))
+        if not computed and not self._sums_of_second(n, plan):
+            return None
+        if len(steps) > 1 or plan.outer > 1:
+            self._say(n, None, "epilogues are for a single product, or for a batch at equal distances")
             return None
         return plan
 
     def _forward(self, n: Node, plan: Plan) -> None:
         taken = Taken(n, plan, Epilogue(), n.out, n.out)
-        self._take_bias(taken)
+        while self._take_added(taken):
+            pass
         self._take_function(taken)
         if taken.epilogue:
             self._taken[n] = taken
 
-    def _take_bias(self, t: Taken) -> None:
+    def _take_added(self, t: Taken) -> bool:
+        """A bias or a residual."""
         add = self._only_reader(t.result)
-        if add is None or add.op.name != "add":
-            return
+        if add is None or add.op.name != "add" or add in self._gone:
+            return False
         other = [x for x in add.inputs if not (isinstance(x, Value) and self._is(x, t.result, t.plan.n))]
-        bias = self._vector(other[0], add.out, t.plan.n) if len(other) == 1 else None
-        if bias is None or add.out.spec.size != t.result.spec.size or add.out.shape[-1:] != (t.plan.n,):
-            self._say(t.node, add, "what is added is no vector along the last axis")
-        elif self._fits(t, add, bias=True):
-            t.bias, t.result, t.operand = bias, add.out, add.out
-            self._gone.add(add)
+        whole = add.out.spec.size == t.result.spec.size and add.out.shape[-1:] == (t.plan.n,)
+        x = other[0] if whole and len(other) == 1 else None
+        vector = None if t.bias is not None else self._vector(x, add.out, t.plan.m, t.plan.n)
+        matrix = None if t.residual is not None else self._matrix(x, add.out)
+        if vector is not None and self._fits(t, add, vector[0], bias=True, each=vector[1]):
+            t.bias = vector[0]
+        elif vector is None and matrix is not None and self._fits(t, add, matrix, residual=True):
+            t.residual = matrix
+        else:
+            if vector is None and matrix is None:
+                self._say(
+                    t.node, add, "what is added is neither a vector along the last axis nor a whole matrix"
+                )
+            return False
+        t.result = t.operand = add.out
+        self._gone.add(add)
+        return True
 
     def _take_function(self, t: Taken) -> None:
         z = t.result
@@ -172,10 +188,20 @@ class Absorber(Uses):
         inner = [z, *[m.out for m in inside if m is not root]]
         return any(v in self._results or not inside.issuperset(self._readers.get(v, [])) for v in inner)
 
+    def _open(self, n: Node, plan: Plan) -> Taken | None:
+        """A product that may still take a derivative or sums: it has nothing yet, or a residual."""
+        t = self._taken.get(n) or Taken(n, plan, Epilogue(), n.out, n.out)
+        return t if t.epilogue in (Epilogue(), Epilogue(residual=True)) else None
+
     def _backward(self, n: Node, plan: Plan) -> None:
+        own = self._open(n, plan)
+        if own is None:
+            return
         for t in self._taken.values():
-            if t.epilogue.function and (t.plan.m, t.plan.n) == (plan.m, plan.n):
-                own = Taken(n, plan, Epilogue(), n.out, n.out, reads_kept=t)
+            if t.epilogue.function and all(
+                getattr(t.plan, k) == getattr(plan, k) for k in ("batch", "m", "n")
+            ):
+                own.reads_kept = t
                 root = (self._relu_gradient if t.epilogue.function == "relu" else self._gelu_gradient)(own, t)
                 if root is not None:
                     own.result = root.out
@@ -183,15 +209,19 @@ class Absorber(Uses):
                     self._take_sums(own)
                     self._taken[n] = own
                     return
+                own.reads_kept = None
 
     def _relu_gradient(self, own: Taken, t: Taken) -> Node | None:
         where = self._only_reader(own.result)
         if where is None or self._asks(where, own.result, own.plan.n) is not t.asks or t.asks is None:
             return None
+        before = own.epilogue
         if not self._fits(own, where, derivative="relu") or not self._fits(t, where, keeps=True):
+            own.epilogue = before
             return None
         if t.kept is None:
-            t.kept = Value(kept_spec("relu", t.plan.m, t.plan.n, t.result.spec), "signs")
+            rows = t.plan.batch * t.plan.m
+            t.kept = Value(kept_spec("relu", rows, t.plan.n, t.result.spec), "signs")
         return where
 
     def _gelu_gradient(self, own: Taken, t: Taken) -> Node | None:
@@ -206,37 +236,49 @@ class Absorber(Uses):
 
     def _take_sums(self, t: Taken) -> None:
         """The sum over the rows of a gradient is a bias's gradient."""
-        for s in self._row_sums(t.result, t.plan.n):
+        for s in self._row_sums(t.result, t.plan.batch, t.plan.n):
             if self._fits(t, s, sums="rows"):
                 t.sums = s.out
                 self._gone.add(s)
                 return
 
     def _second(self, n: Node, plan: Plan) -> None:
-        for s in self._sums_of_second(n):
-            t = Taken(n, plan, Epilogue(), n.out, n.out)
-            if s not in self._gone and not self._needs(n, s) and self._fits(t, s, sums="second"):
+        t = self._open(n, plan)
+        if t is None or isinstance(plan, ConvolutionPlan):
+            return
+        read = [*n.values, *([] if t.residual is None else [t.residual])]
+        for s in self._sums_of_second(n, plan):
+            if s not in self._gone and not self._needs(read, s) and self._fits(t, s, sums="second"):
                 t.sums = s.out
                 self._gone.add(s)
                 self._taken[n] = t
                 return
 
-    def _sums_of_second(self, n: Node) -> list[Node]:
-        """Sums over the rows of what a product reads as it is, as its second operand."""
+    def _sums_of_second(self, n: Node, plan: ProductPlan) -> list[Node]:
+        """Sums over the rows of what a product, or each of a batch, reads as it is, as its second operand."""
         b = n.values[1]
-        if n.op is CONVOLUTION or n.attrs["tb"] or not self._is_whole(b):
+        if n.attrs["tb"] or not self._is_whole(b) or b.spec.size != plan.batch * plan.k * plan.n:
             return []
-        return self._row_sums(self.places[b][0], n.out.shape[-1])
+        return self._row_sums(self.places[b][0], plan.batch, plan.n)
 
-    def _fits(self, t: Taken, consumer: Node, **more: Any) -> bool:
+    def _fits(self, t: Taken, consumer: Node, operand: Value | None = None, **more: Any) -> bool:
         """True, and the epilogue is longer by that, if the library can do it."""
         wanted = replace(t.epilogue, **more)
-        reason = self._refuse(replace(t.plan, epilogue=wanted))
+        beside = [v for v in (t.residual, t.bias, operand) if v is not None]
+        touched = [*t.node.values, consumer.out, t.result, *beside]
+        reason = self._refuse(replace(t.plan, epilogue=wanted), min(map(self._aligned, touched)))
         if reason is None:
             t.epilogue = wanted
         else:
             self._say(t.node, consumer, reason)
         return reason is None
+
+    def _aligned(self, v: Value) -> int:
+        """Bytes that a value's buffer begins at a multiple of, as far as that is known and matters."""
+        base, at = self.places[v]
+        start = at.offset * v.dtype.itemsize
+        known = v.dtype.itemsize if base in self._anywhere else ALIGNED
+        return min(known, start & -start) if start else known
 
     def _say(self, producer: Node, consumer: Node | None, reason: str) -> None:
         readers = self._readers.get(producer.out, [])
@@ -259,12 +301,12 @@ class Absorber(Uses):
         return dce(self.graph.replace(nodes=in_order(nodes)))
 
     def _product(self, t: Taken) -> Iterator[Node]:
-        more = []
+        more = [] if t.residual is None else [t.residual]
         if t.bias is not None:
-            bias = t.bias
-            if len(bias.shape) != 1:
-                flat = Value(RESHAPE.infer(bias.spec, shape=(t.plan.n,)))
-                yield Node(RESHAPE, (bias,), {"shape": (t.plan.n,)}, (flat,), t.node.source)
+            bias, shape = t.bias, (t.plan.batch, t.plan.n) if t.epilogue.each else (t.plan.n,)
+            if bias.shape != shape:
+                flat = Value(RESHAPE.infer(bias.spec, shape=shape))
+                yield Node(RESHAPE, (bias,), {"shape": shape}, (flat,), t.node.source)
                 bias = flat
             more.append(bias)
         if t.reads_kept is not None:
@@ -275,24 +317,16 @@ class Absorber(Uses):
             whole = replace(t.plan, epilogue=t.epilogue)
             yield Node(CONVOLUTION, (*t.node.inputs, *more), {"plan": whole}, tuple(outputs), t.node.source)
             return
-        attrs = {**t.node.attrs, "shape": t.result.shape, "epilogue": t.epilogue}
+        attrs = {
+            **t.node.attrs, "shape": t.result.shape, "batch": t.plan.batch, "epilogue": t.epilogue
+        }  # fmt: skip
         yield Node(PRODUCT, (*t.node.inputs, *more), attrs, tuple(outputs), t.node.source)
 
 
-def absorb(graph: Graph, plan_of: Callable[..., ProductPlan], refuse: Refuse) -> tuple[Graph, list[Refusal]]:
+def absorb(graph: Graph, refuse: Refuse, inner: bool = False) -> tuple[Graph, list[Refusal]]:
     """The graph whose products have epilogues, and what was not taken and why."""
-    absorber = Absorber(graph, plan_of, refuse)
+    absorber = Absorber(graph, refuse, inner)
     return absorber.run(), absorber.refusals
 
 
-def product_step(graph: Graph, n: Node, at: Any, plan_of: Callable[..., ProductPlan]) -> GemmStep:
-    """The product of a node with an epilogue: its plan and its operands."""
-    flags = {k: n.attrs[k] for k in ("ta", "tb")}
-    out = Value(MATMUL.infer(*[v.spec for v in n.values[:2]], **flags))
-    steps = gemm_steps(graph, Node(MATMUL, n.inputs[:2], flags, (out,)), at, 1, plan_of)
-    assert steps is not None and len(steps) == 1, "a product was taken that is several"
-    steps[0].plan = replace(steps[0].plan, epilogue=n.attrs["epilogue"])
-    return steps[0]
-
-
-__all__ = ["absorb", "product_step"]
+__all__ = ["absorb"]

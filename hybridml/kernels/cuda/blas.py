@@ -4,7 +4,8 @@ CuPy has cuBLAS too, but refuses to call it while a stream is being recorded
 (https://github.com/cupy/cupy/issues/7079 asks for it; `cupy_backends/cuda/libs/cublas.pyx`, `setStream`, says why not).
 
 cuBLAS is column-major: a row-major c = a @ b is its c' = b' @ a'. The workspace is our own, so that nothing is allocated while recording
-and equal inputs give equal bits on every stream; no two graphs and no two streams share one.
+and equal inputs give equal bits on every stream; no two graphs and no two streams share one. Products of 16-bit elements are summed in
+float32, parts of a sum too, and rounded once.
 """
 
 from __future__ import annotations
@@ -17,10 +18,14 @@ from hybridml.errors import DeviceError
 from hybridml.kernels.cuda.commands import ProductPlan
 
 WORKSPACE = 32 << 20  # bytes; what NVIDIA recommends for Hopper (and 4 MiB before it)
-_REAL = {"float32": 0, "float64": 1, "float16": 2}  # cudaDataType_t: CUDA_R_32F, CUDA_R_64F, CUDA_R_16F
+# cudaDataType_t: CUDA_R_32F, CUDA_R_64F, CUDA_R_16F, CUDA_R_16BF
+_REAL = {"float32": 0, "float64": 1, "float16": 2, "bfloat16": 14}
 # cublasComputeType_t: CUBLAS_COMPUTE_32F, _32F_FAST_TF32, _32F_FAST_16BF, CUBLAS_COMPUTE_64F
 _COMPUTE = {"float32": 68, "tf32": 77, "bfloat16": 75, "float64": 70}
 _DEFAULT_ALGORITHM = -1
+_SUMS_IN_FLOAT32 = (
+    16  # cublasMath_t: CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION, beside CUBLAS_DEFAULT_MATH
+)
 _AS_IS, _TRANSPOSED = 0, 1
 
 
@@ -30,7 +35,10 @@ class CuBlas:
     def __init__(self) -> None:
         self._handle: c_void_p | None = None
 
-    def _open(self) -> None:
+    def open(self) -> None:
+        """Load the library and make the handle, if that was not done. Not while a stream is recorded: cuBLAS allocates memory."""
+        if self._handle is not None:
+            return
         library = ctypes.CDLL(library_path("cublas"))
         f = library.cublasGemmStridedBatchedEx
         matrix: list[Any] = [
@@ -49,12 +57,13 @@ class CuBlas:
         handle = c_void_p()
         library.cublasCreate_v2.argtypes = [c_void_p]
         _check(library.cublasCreate_v2(byref(handle)), "cublasCreate")
+        library.cublasSetMathMode.argtypes = [c_void_p, c_int]
+        _check(library.cublasSetMathMode(handle, _SUMS_IN_FLOAT32), "cublasSetMathMode")
         self._handle = handle
 
     def product(self, p: ProductPlan, a: int, b: int, c: int, workspace: int, stream: int) -> None:
         """c = op(a) @ op(b), in the order of the stream; the workspace is of WORKSPACE bytes."""
-        if self._handle is None:
-            self._open()
+        self.open()
         _check(self._set_stream(self._handle, stream), "cublasSetStream")
         _check(self._set_workspace(self._handle, workspace, WORKSPACE), "cublasSetWorkspace")
         kind = _REAL[p.dtype]

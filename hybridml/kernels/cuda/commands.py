@@ -55,11 +55,9 @@ class Launch:
         grid: Grid,
         block: Grid,
         words: Sequence[Any],
-        together: bool = False,
         shared: int = 0,
     ) -> None:
-        self.kernel, self.grid, self.block, self.together = kernel, grid, block, together
-        self.shared = shared
+        self.kernel, self.grid, self.block, self.shared = kernel, grid, block, shared
         self.places = {i: w for i, w in enumerate(words) if isinstance(w, (Fixed, External))}
         self.slots = np.zeros(max(len(words), 1), np.uint64)
         self.pointers = (self.slots.ctypes.data + 8 * np.arange(len(self.slots))).astype(np.uint64)
@@ -113,13 +111,14 @@ class ProductPlan:
     precision: str  # "float32", "tf32" or "bfloat16": what float32 operands are rounded to
     outer: int = 1  # that many library calls, at these strides
     outer_strides: tuple[int, int, int] = (0, 0, 0)
-    epilogue: Epilogue = NOTHING  # what is done to the result; only where batch and outer are 1
+    epilogue: Epilogue = NOTHING  # what is done to the result; only where outer is 1
 
     @property
     def title(self) -> str:
         batch = f"{self.batch} x " * (self.batch > 1)
         after = f", then {self.epilogue}" if self.epilogue else ""
-        return f"{batch}{self.m} x {self.k} x {self.n} in {self.precision}{after}"
+        computed = self.precision if self.dtype == "float32" else self.dtype
+        return f"{batch}{self.m} x {self.k} x {self.n} in {computed}{after}"
 
 
 @dataclass

@@ -41,6 +41,7 @@ class ConvolutionPlan:
     dilation: tuple[int, int]
     precision: str
     epilogue: Epilogue = NOTHING
+    batch: int = 1
     outer: int = 1
     outer_strides: tuple[int, int, int] = (0, 0, 0)
 
@@ -91,7 +92,7 @@ CONVOLUTION = Op("cudnn", Kind.EXTERN, provider="gemm", infer=_infer, eager=_eag
 def unsupported(p: ConvolutionPlan) -> str | None:
     """What our graphs of cuDNN leave to others."""
     e = p.epilogue
-    rest = e.keeps or e.derivative or e.sums or (e and p.direction != "conv")
+    rest = e.residual or e.keeps or e.derivative or e.sums or (e and p.direction != "conv")
     return f"no convolution of cuDNN's is given the epilogue `{e}` here" if rest else None
 
 

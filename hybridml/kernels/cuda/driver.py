@@ -21,7 +21,7 @@ from hybridml.kernels.cuda.blas import WORKSPACE, CuBlas, library_path
 from hybridml.kernels.cuda.commands import Kernel, Launch, ProductPlan
 from hybridml.kernels.cuda.condition import CONDITION, condition_ptx
 from hybridml.kernels.cuda.cudnn import ConvolutionPlan, CuDnn
-from hybridml.kernels.cuda.lt import CuBlasLt
+from hybridml.kernels.cuda.lt import ALIGNED, CuBlasLt
 from hybridml.kernels.emit_cuda import Parameter
 
 
@@ -137,10 +137,18 @@ class Driver:
 
     # libraries
 
-    def refuse(self, plan: ProductPlan | ConvolutionPlan) -> str | None:
-        """Why no library has this product or convolution, or None."""
+    def refuse(self, plan: ProductPlan | ConvolutionPlan, aligned: int = ALIGNED) -> str | None:
+        """Why no library has this product or convolution of buffers at multiples of so many bytes, or None."""
         with self._lock:
-            return self._cudnn.refuse(plan) if isinstance(plan, ConvolutionPlan) else self._lt.refuse(plan)
+            if isinstance(plan, ConvolutionPlan):
+                return self._cudnn.refuse(plan)
+            return self._lt.refuse(plan, aligned)
+
+    def prepare(self, plan: ProductPlan | ConvolutionPlan) -> None:
+        """Open the library of a plan: that may not happen while a stream is recorded. What was asked whether it refuses is open."""
+        with self._lock:
+            if isinstance(plan, ProductPlan) and not plan.epilogue:
+                self._blas.open()
 
     def library(self, plan: Any, reads: Sequence[int], writes: Sequence[int], stream: int) -> None:
         """A call of a library, in the order of the stream."""

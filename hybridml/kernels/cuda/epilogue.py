@@ -1,14 +1,16 @@
 """What a matrix product does to its result before storing it, said without a library; and the row of such a product.
 
-With p = op(a) @ op(b) over rows of n columns, in this order:
+With p = op(a) @ op(b), one of a batch or several, over rows of n columns, in this order:
 
-    p + bias                      a vector of n elements, added to every row
+    p + residual                  what has the shape of the result
+    p + bias                      a vector of n elements, added to every row; or one for each product of a batch
     f(p)                          relu, or gelu by tanh
     kept                          what the derivative will read: for relu the signs of its operand (bits), for gelu the operand
     p * f'(kept)                  the derivative instead of the function, in the product on the way back
-    sums                          over all rows: of the result ("rows"), or of b over k ("second"), a bias's gradient either way
+    sums                          over a product's rows: of the result ("rows"), or of b over k ("second"), a bias's gradient either way
 
-The row's eager form is the definition, as for every row; it stands here because only the compiler makes such nodes.
+All of that is computed in float32 where elements have 16 bits, and rounded once. The row's eager form is the definition, as for every
+row; it stands here because only the compiler makes such nodes.
 """
 
 from __future__ import annotations
@@ -29,17 +31,20 @@ SIGNS_IN_A_ROW = 128  # rows of signs are padded to so many bits, as cuBLASLt ha
 class Epilogue:
     """See above. `function` and `derivative` are "", "relu" or "gelu"; at most one of them is given."""
 
+    residual: bool = False
     bias: bool = False
+    each: bool = False  # there is a bias for each product of a batch
     function: str = ""
     keeps: bool = False
     derivative: str = ""
-    sums: str = ""  # "", "rows" or "second"
+    sums: str = ""  # "", "rows" or "second"; in a batch, sums for each product
 
     def __bool__(self) -> bool:
         return self != NOTHING
 
     def __str__(self) -> str:
-        said = ["bias"] * self.bias + [self.function] * bool(self.function) + ["kept"] * self.keeps
+        said = ["residual"] * self.residual + [("biases" if self.each else "bias")] * self.bias
+        said += [self.function] * bool(self.function) + ["kept"] * self.keeps
         said += [f"{self.derivative} gradient"] if self.derivative else []
         return ", ".join([*said, *(["bias gradient"] if self.sums else [])]) or "nothing"
 
@@ -77,39 +82,55 @@ def signs(xp: Any, z: Any) -> Any:
 
 
 def _infer(
-    a: TensorSpec, b: TensorSpec, *rest: TensorSpec, ta: bool, tb: bool, shape: Any, epilogue: Epilogue
-) -> Any:
+    a: TensorSpec, b: TensorSpec, *rest: TensorSpec, ta: bool, tb: bool, shape: Any, batch: int, epilogue: Epilogue
+) -> Any:  # fmt: skip
     result, columns = spec(shape, a.dtype), shape[-1]
     found = [result]
     if epilogue.keeps:
         found.append(kept_spec(epilogue.function, math.prod(shape[:-1]), columns, result))
     if epilogue.sums:
-        found.append(spec((columns,), a.dtype))
+        found.append(spec(sums_shape(batch, columns), a.dtype))
     return tuple(found)
 
 
-def _eager(xp: Any, a: Any, b: Any, *rest: Any, ta: bool, tb: bool, shape: Any, epilogue: Epilogue) -> Any:
-    more = list(rest)
-    p = xp.matmul(a.swapaxes(-1, -2) if ta else a, b.swapaxes(-1, -2) if tb else b).reshape(-1, shape[-1])
+def sums_shape(batch: int, columns: int) -> tuple[int, ...]:
+    """Of a bias's gradient."""
+    return (columns,) if batch == 1 else (batch, columns)
+
+
+def _wide(x: Any) -> Any:
+    return x.astype(np.float32) if x.dtype.itemsize < 4 else x
+
+
+def _eager(
+    xp: Any, a: Any, b: Any, *rest: Any, ta: bool, tb: bool, shape: Any, batch: int, epilogue: Epilogue
+) -> Any:
+    more, columns, dtype = list(rest), shape[-1], a.dtype
+    a, b = _wide(a), _wide(b)
+    p = xp.matmul(a.swapaxes(-1, -2) if ta else a, b.swapaxes(-1, -2) if tb else b)
+    p = p.reshape(batch, -1, columns)
+    if epilogue.residual:
+        p = p + more.pop(0).reshape(p.shape)
     if epilogue.bias:
-        p = p + more.pop(0)
+        p = p + more.pop(0).reshape(-1, 1, columns)
     z = p
     if epilogue.function:
         p = xp.where(z <= 0, 0, z) if epilogue.function == "relu" else gelu(xp, z)
     if epilogue.derivative == "relu":
-        bits = xp.unpackbits(more.pop(0), axis=1, bitorder="little")[:, : shape[-1]]
-        p = xp.where(bits == 0, 0, p)
+        bits = xp.unpackbits(more.pop(0), axis=1, bitorder="little")[:, :columns]
+        p = xp.where(bits.reshape(p.shape) == 0, 0, p)
     elif epilogue.derivative:
-        p = p * gelu_derivative(xp, more.pop(0).reshape(p.shape))
-    found = [p.astype(a.dtype).reshape(shape)]
+        p = p * gelu_derivative(xp, _wide(more.pop(0)).reshape(p.shape))
+    found = [p.astype(dtype).reshape(shape)]
     if epilogue.keeps:
-        found.append(signs(xp, z) if epilogue.function == "relu" else z.reshape(shape))
+        relu = epilogue.function == "relu"
+        found.append(signs(xp, z.reshape(-1, columns)) if relu else z.astype(dtype).reshape(shape))
     if epilogue.sums:
-        summed = p if epilogue.sums == "rows" else b.reshape(-1, shape[-1])
-        found.append(summed.sum(axis=0).astype(a.dtype))
+        summed = p if epilogue.sums == "rows" else b.reshape(batch, -1, columns)
+        found.append(summed.sum(axis=1).astype(dtype).reshape(sums_shape(batch, columns)))
     return tuple(found)
 
 
 PRODUCT = Op("matmul_epilogue", Kind.EXTERN, provider="gemm", infer=_infer, eager=_eager)
-"""A matmul node with what follows it. Inputs: a, b, then the bias and what a derivative reads; outputs: the result, then what is kept, then
-the sums."""
+"""A matmul node with what follows it. Inputs: a, b, then the residual, the bias and what a derivative reads; outputs: the result, then
+what is kept, then the sums. `batch` is how many products it is."""

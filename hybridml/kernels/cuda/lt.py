@@ -5,7 +5,8 @@ anyway; its `Matmul` objects hold operands and ask the memory pool while running
 of cublasLt.h 13.
 
 The algorithm is chosen by the library's heuristics, once for each plan and alignment. As for cuBLAS, a row-major d = a @ b is the
-column-major d' = b' @ a', so our columns are its rows: a bias over our last axis is its bias, our b is its matrix A.
+column-major d' = b' @ a', so our columns are its rows: a bias over our last axis is its bias, our b is its matrix A. A residual is its
+matrix C, which may be D itself. Products of 16-bit elements leave out algorithms that add up parts of a sum in 16 bits.
 """
 
 from __future__ import annotations
@@ -21,17 +22,16 @@ from hybridml.kernels.cuda.commands import ProductPlan
 from hybridml.kernels.cuda.epilogue import SIGNS_IN_A_ROW, Epilogue
 
 _R_32F = 0  # cudaDataType_t
+_REAL = {"float32": _R_32F, "float16": 2, "bfloat16": 14}
 _COMPUTE = {"float32": 68, "tf32": 77, "bfloat16": 75}  # cublasComputeType_t
-_TRANSA, _TRANSB, _EPILOGUE, _BIAS_POINTER, _AUX_POINTER, _AUX_LD = (
-    3,
-    4,
-    7,
-    8,
-    11,
-    12,
-)  # cublasLtMatmulDescAttributes_t
-_MOST_WORKSPACE = 1  # cublasLtMatmulPreferenceAttributes_t; then the least alignment of A, B, C and D
-_ALIGNMENTS = (5, 6, 7, 8)
+# cublasLtMatmulDescAttributes_t
+_TRANSA, _TRANSB, _EPILOGUE, _BIAS_POINTER, _BIAS_STEP = 3, 4, 7, 8, 10
+_AUX_POINTER, _AUX_LD, _AUX_STEP = 11, 12, 13
+_BATCH, _STEP = 5, 6  # cublasLtMatrixLayoutAttribute_t
+_MOST_WORKSPACE = 1  # cublasLtMatmulPreferenceAttributes_t
+_REDUCTION = 3
+_ALIGNMENTS = (5, 6, 7, 8)  # the least of A, B, C and D
+_IN_FLOAT32 = 2  # cublasLtReductionScheme_t: parts are added in the compute type
 _TRANSPOSED = 1  # cublasOperation_t
 ALIGNED = 16  # bytes: where every buffer of a call begins at least
 _BIAS, _RELU, _DRELU, _SUMS, _GELU, _DGELU, _KEEPS, _SECOND, _NOTHING = (
@@ -70,7 +70,7 @@ def epilogue_number(e: Epilogue) -> int:
 
 
 def kept_row(e: Epilogue, columns: int) -> int:
-    """Elements from one row of what is kept to the next: bits, or floats."""
+    """Elements from one row of what is kept to the next: bits, or numbers."""
     relu = "relu" in (e.function, e.derivative)
     return -(-columns // SIGNS_IN_A_ROW) * SIGNS_IN_A_ROW if relu else columns
 
@@ -93,10 +93,11 @@ class CuBlasLt:
         self._handle = c_void_p()
         self._known: dict[tuple[ProductPlan, tuple[int, ...]], _Descriptors] = {}
 
-    def refuse(self, p: ProductPlan) -> str | None:
-        """Why there is no such product, or None. Buffers are taken to be aligned."""
+    def refuse(self, p: ProductPlan, aligned: int = ALIGNED) -> str | None:
+        """Why there is no such product of buffers that begin at multiples of so many bytes, or None."""
         try:
-            found = self._descriptors(p, [ALIGNED] * 6)
+            own = "relu" in (p.epilogue.function, p.epilogue.derivative)  # signs lie in a buffer of their own
+            found = self._descriptors(p, [*[aligned] * 5, ALIGNED if own else aligned])
         except DeviceError as error:  # the library is missing
             return str(error)
         return (
@@ -108,22 +109,23 @@ class CuBlasLt:
     def product(
         self, p: ProductPlan, reads: Sequence[int], writes: Sequence[int], workspace: int, stream: int
     ) -> None:
-        """The product of `reads` (a, b, then bias, then what a derivative reads) into `writes` (result, then kept, then sums)."""
+        """The product of `reads` (a, b, then the residual, the bias, what a derivative reads) into `writes` (result, kept, sums)."""
         a, b, *more = reads
         d, *also = writes
+        c = more.pop(0) if p.epilogue.residual else d
         bias = more.pop(0) if p.epilogue.bias else also[-1] if p.epilogue.sums else 0
         kept = also[0] if p.epilogue.keeps else more[0] if p.epilogue.derivative else 0
-        found = self._descriptors(p, [b, a, d, d, bias, kept])
+        found = self._descriptors(p, [b, a, c, d, bias, kept])
         if found.choice is None:
             raise DeviceError(
                 f"cuBLASLt: no product {p} for buffers at {[hex(x) for x in (*reads, *writes)]}"
             )
         self._set(found.product, _BIAS_POINTER, c_void_p(bias))
         self._set(found.product, _AUX_POINTER, c_void_p(kept))
-        one, zero = c_float(1), c_float(0)
+        one, beta = c_float(1), c_float(p.epilogue.residual)
         self._call(
-            "cublasLtMatmul", self._handle, found.product, byref(one), c_void_p(b), found.a, c_void_p(a), found.b, byref(zero),
-            c_void_p(d), found.d, c_void_p(d), found.d, byref(found.choice.algorithm), c_void_p(workspace),
+            "cublasLtMatmul", self._handle, found.product, byref(one), c_void_p(b), found.a, c_void_p(a), found.b, byref(beta),
+            c_void_p(c), found.d, c_void_p(d), found.d, byref(found.choice.algorithm), c_void_p(workspace),
             c_size_t(self._workspace), c_void_p(stream),
         )  # fmt: skip
 
@@ -139,22 +141,36 @@ class CuBlasLt:
         self, p: ProductPlan, addresses: Sequence[int], alignments: tuple[int, ...]
     ) -> _Descriptors:
         self._open()
-        product = c_void_p()
-        self._call("cublasLtMatmulDescCreate", byref(product), c_int(_COMPUTE[p.precision]), c_int(_R_32F))
+        product, e = c_void_p(), p.epilogue
+        compute = _COMPUTE[p.precision if p.dtype == "float32" else "float32"]
+        self._call("cublasLtMatmulDescCreate", byref(product), c_int(compute), c_int(_R_32F))
         self._set(product, _TRANSA, c_int32(_TRANSPOSED * p.tb))
         self._set(product, _TRANSB, c_int32(_TRANSPOSED * p.ta))
-        self._set(product, _EPILOGUE, c_uint32(epilogue_number(p.epilogue)))
+        self._set(product, _EPILOGUE, c_uint32(epilogue_number(e)))
         self._set(product, _BIAS_POINTER, c_void_p(addresses[4]))
-        if p.epilogue.keeps or p.epilogue.derivative:
+        if e.each or e.sums:
+            self._set(product, _BIAS_STEP, c_int64(p.n))
+        if e.keeps or e.derivative:
+            row = kept_row(e, p.n)
             self._set(product, _AUX_POINTER, c_void_p(addresses[5]))
-            self._set(product, _AUX_LD, c_int64(kept_row(p.epilogue, p.n)))
-        a = self._layout(*((p.k, p.n) if p.tb else (p.n, p.k)), p.ldb)
-        b = self._layout(*((p.m, p.k) if p.ta else (p.k, p.m)), p.lda)
-        d = self._layout(p.n, p.m, p.n)
+            self._set(product, _AUX_LD, c_int64(row))
+            self._set(product, _AUX_STEP, c_int64(row * p.m))
+        step_a, step_b, step_d = p.strides
+        a = self._layout(p, *((p.k, p.n) if p.tb else (p.n, p.k)), p.ldb, step_b)
+        b = self._layout(p, *((p.m, p.k) if p.ta else (p.k, p.m)), p.lda, step_a)
+        d = self._layout(p, p.n, p.m, p.n, step_d)
+        choice = self._choice(p, alignments, product, a, b, d)
+        return _Descriptors(product, a, b, d, choice)
+
+    def _choice(
+        self, p: ProductPlan, alignments: tuple[int, ...], product: c_void_p, a: c_void_p, b: c_void_p, d: c_void_p
+    ) -> _Choice | None:  # fmt: skip
+        """What the heuristics put first."""
         preference, choice, count = c_void_p(), _Choice(), c_int()
         self._call("cublasLtMatmulPreferenceCreate", byref(preference))
-        wanted = [(_MOST_WORKSPACE, c_size_t(self._workspace))]
-        wanted += [(name, c_uint32(n)) for name, n in zip(_ALIGNMENTS, alignments[:4], strict=True)]  # type: ignore[misc]  # both are numbers
+        wanted: list[tuple[int, Any]] = [(_MOST_WORKSPACE, c_size_t(self._workspace))]
+        wanted += [(name, c_uint32(n)) for name, n in zip(_ALIGNMENTS, alignments[:4], strict=True)]
+        wanted += [] if p.dtype == "float32" else [(_REDUCTION, c_uint32(_IN_FLOAT32))]
         for name, value in wanted:
             self._call(
                 "cublasLtMatmulPreferenceSetAttribute",
@@ -167,13 +183,20 @@ class CuBlasLt:
             self._handle, product, a, b, d, d, preference, c_int(1), byref(choice), byref(count)
         )
         self._call("cublasLtMatmulPreferenceDestroy", preference)
-        fine = status == 0 and count.value > 0 and choice.state == 0
-        return _Descriptors(product, a, b, d, choice if fine else None)
+        return choice if status == 0 and count.value > 0 and choice.state == 0 else None
 
-    def _layout(self, rows: int, columns: int, ld: int) -> c_void_p:
+    def _layout(self, p: ProductPlan, rows: int, columns: int, ld: int, step: int) -> c_void_p:
         found = c_void_p()
         sizes = (c_uint64(rows), c_uint64(columns), c_int64(ld))
-        self._call("cublasLtMatrixLayoutCreate", byref(found), c_int(_R_32F), *sizes)
+        self._call("cublasLtMatrixLayoutCreate", byref(found), c_int(_REAL[p.dtype]), *sizes)
+        for attribute, value in ((_BATCH, c_int32(p.batch)), (_STEP, c_int64(step))) if p.batch > 1 else ():
+            self._call(
+                "cublasLtMatrixLayoutSetAttribute",
+                found,
+                c_int(attribute),
+                byref(value),
+                c_size_t(sizeof(value)),
+            )
         return found
 
     def _set(self, product: c_void_p, attribute: int, value: Any) -> None:

@@ -17,18 +17,19 @@ from hybridml.kernels import emit_cuda, launch
 from hybridml.kernels.address import External, Fixed
 from hybridml.kernels.control import ControlStep
 from hybridml.kernels.cuda import cudnn, patches
-from hybridml.kernels.cuda.absorb import absorb, product_step
-from hybridml.kernels.cuda.commands import Copy, Kernel, Launch, Library, Place, ProductPlan
+from hybridml.kernels.cuda.absorb import absorb
+from hybridml.kernels.cuda.commands import Copy, Kernel, Launch, Library, Place
 from hybridml.kernels.cuda.convolutions import convolutions
 from hybridml.kernels.cuda.epilogue import PRODUCT
 from hybridml.kernels.cuda.items import Array, Branch, Eager, Item, Look, Repeat, Where, While
 from hybridml.kernels.cuda.join import join
+from hybridml.kernels.cuda.products import product_steps
 from hybridml.kernels.cuda.steps import CudaHorizontalStep, CudaStep, LibraryStep
 from hybridml.kernels.emit_cuda import Phase
 from hybridml.kernels.fuser import Fuser, Fusions, Refusal
 from hybridml.kernels.lower import Lowered
 from hybridml.kernels.memory import ALIGN
-from hybridml.kernels.products import GemmStep, gemm_steps
+from hybridml.kernels.products import GemmStep
 from hybridml.kernels.region import Meter, Region
 from hybridml.kernels.steps import (
     EmptyStep,
@@ -56,7 +57,7 @@ class CudaRegion(Region):
     ) -> None:
         self.driver = driver
         self._uploaded: dict[Value, Any] = {}
-        graph, apart = absorb(convolutions(join(graph), self._convolution), product_plan, driver.refuse)
+        graph, apart = absorb(convolutions(join(graph), self._convolution), driver.refuse, inner)
         super().__init__(graph, 1, meter, inner, known)
         self.refusals += apart
 
@@ -111,19 +112,23 @@ class CudaRegion(Region):
                 (base, at.offset * base.dtype.itemsize) for base, at in (self.places[v] for v in n.values)
             ]
             return [LibraryStep(n.attrs["plan"], tuple(operands), ((n.out, 0),), n.op.name)]
-        found = (
-            [product_step(self.graph, n, self.places, product_plan)]
-            if n.op is PRODUCT
-            else (gemm_steps(self.graph, n, self.places, 1, product_plan))
-        )
+        found = product_steps(self.graph, n, self.places)
         return None if found is None else [self._library(n, s) for s in found]
 
     def _library(self, n: Node, s: GemmStep) -> LibraryStep:
+        self.driver.prepare(s.plan)
         more = [
             (base, at.offset * base.dtype.itemsize) for base, at in (self.places[v] for v in n.values[2:])
         ]
         results = tuple([(v, 0) for v in n.outputs]) if n.op is PRODUCT else (s.c,)
-        return LibraryStep(s.plan, (s.a, s.b, *more), results, n.op.name)
+        step = LibraryStep(s.plan, (s.a, s.b, *more), results, n.op.name)
+        if (
+            s.plan.epilogue.residual
+        ):  # the result may take its place, unless the product reads it otherwise too
+            residual = more[0][0]
+            if step.reads.count(residual) == 1 and residual.spec.nbytes == n.out.spec.nbytes:
+                step.in_place = ((residual, n.out),)
+        return step
 
     def _compiled(self, lowered: Lowered, reads: tuple[Value, ...], writes: tuple[Value, ...]) -> KernelStep:
         started = time.perf_counter()
@@ -253,14 +258,6 @@ class CudaRegion(Region):
             parts = [] if phase == "whole" else [*[self.place(where, v) for v in s.partial], s.plan.parts]
             grid = s.plan.finish if phase == "finish" else s.plan.grid
             yield Launch(kernel, grid, s.plan.block, [*values, *parts], shared=s.plan.shared)
-
-
-def product_plan(
-    m: int, n: int, k: int, dtype: str, ta: bool, tb: bool, batch: int, threads: int, *, lda: int, ldb: int,
-    strides: tuple[int, int, int], outer: int = 1, outer_strides: tuple[int, int, int] = (0, 0, 0),
-) -> ProductPlan:  # fmt: skip
-    precision = config.get().matmul_precision
-    return ProductPlan(m, n, k, dtype, ta, tb, batch, lda, ldb, strides, precision, outer, outer_strides)
 
 
 def copy(source: Place, target: Place, nbytes: int) -> list[Item]:

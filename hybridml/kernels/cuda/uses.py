@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from hybridml.kernels.space import stretch
@@ -39,18 +39,34 @@ class Uses:
         readers = self._readers.get(v, [])
         return readers[0] if len(readers) == 1 and v not in self._results else None
 
-    def _vector(self, x: Any, like: Value, columns: int) -> Value | None:
-        """What has the elements of x as a vector, if x is the same for every row."""
+    def _vector(self, x: Any, like: Value, rows: int, columns: int) -> tuple[Value, bool] | None:
+        """What has the elements of x as a vector, if x is the same for every row of a product's, and False; or as a vector for each product
+        of a batch, and True. A product has that many rows."""
         if not isinstance(x, Value) or x.dtype != like.dtype:
             return None
         base, layout = self.places[x]
-        strides = stretch(layout, like.shape).strides
-        rows = [s for s, d in zip(strides[:-1], like.shape[:-1], strict=True) if d != 1]
-        if any(rows) or (strides[-1] != 1 and columns != 1):
+        *leading, last = stretch(layout, like.shape).strides
+        if last != 1 and columns != 1:
             return None
-        if len(x.shape) == 1 and layout.is_contiguous:
-            return x
-        return base if base.spec.size == columns and not layout.offset else None
+        axes = [(d, s) for d, s in zip(like.shape[:-1], leading, strict=True) if d != 1]
+        each = any(s for _, s in axes)
+        size, step = 1, columns
+        for d, s in reversed(axes if each else ()):
+            if s != (0 if size < rows else step):
+                return None
+            step *= d if size >= rows else 1
+            size *= d if size < rows else 1
+        if size not in (1, rows):
+            return None
+        count = step if each else columns
+        whole = x if layout.is_contiguous and x.spec.size == count else base
+        return (whole, each) if whole.spec.size == count and (whole is x or not layout.offset) else None
+
+    def _matrix(self, x: Any, like: Value) -> Value | None:
+        """x, if it has the elements of a value's shape, one after the other."""
+        if not isinstance(x, Value) or x.dtype != like.dtype or x.spec.size != like.spec.size:
+            return None
+        return x if self.places[x][1].is_contiguous else None
 
     def _after(self, v: Value) -> Iterator[Node]:
         """Elementwise nodes that are computed from v, nearest first."""
@@ -63,17 +79,19 @@ class Uses:
                     todo.append(n.out)
         return iter(seen)
 
-    def _row_sums(self, v: Value, columns: int) -> list[Node]:
+    def _row_sums(self, v: Value, batch: int, columns: int) -> list[Node]:
+        """The sums over rows, of all rows or of those of each product of a batch."""
+        shape = (columns,) if batch == 1 else (batch, columns)
         return [
             r for r in self._readers.get(v, [])
-            if r.op.name == "sum" and self._is(r.values[0], v, columns) and r.out.shape == (columns,)
-            and r.attrs["axis"] == tuple(range(len(r.values[0].shape) - 1)) and r.out.dtype == v.dtype
+            if r.op.name == "sum" and self._is(r.values[0], v, columns) and r.out.shape == shape and r.out.dtype == v.dtype
+            and r.attrs["axis"] == tuple(range(0 if batch == 1 else 1, len(r.values[0].shape) - 1))
         ]  # fmt: skip
 
-    def _needs(self, n: Node, other: Node) -> bool:
-        """True if a node is computed from what another gives."""
+    def _needs(self, values: Sequence[Value], other: Node) -> bool:
+        """True if one of the values is computed from what a node gives."""
         seen: set[Value] = set()
-        todo = list(n.values)
+        todo = list(values)
         while todo:
             v = todo.pop()
             if v in seen or v not in self._producer:
