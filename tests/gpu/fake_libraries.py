@@ -39,8 +39,10 @@ def call(plan: Any, reads: Sequence[int], writes: Sequence[int]) -> None:
 def convolution(p: ConvolutionPlan, reads: Sequence[int], writes: Sequence[int]) -> None:
     """By the definition of the row."""
     shapes = {"conv": (p.x, p.w), "conv_input": (p.g, p.w), "conv_filter": (p.x, p.g)}[p.direction]
-    operands = [device_memory(at, shape, "f4") for at, shape in zip(reads, (*shapes, (p.n,)), strict=False)]
-    device_memory(writes[0], p.shape, "f4")[...] = CONVOLUTION.eager(np, *operands, plan=p)
+    operands = [
+        device_memory(at, shape, p.dtype) for at, shape in zip(reads, (*shapes, (p.n,)), strict=False)
+    ]
+    device_memory(writes[0], p.shape, p.dtype)[...] = CONVOLUTION.eager(np, *operands, plan=p)
 
 
 def product(p: ProductPlan, reads: Sequence[int], writes: Sequence[int]) -> None:

@@ -19,11 +19,10 @@ from typing import Any
 from hybridml.kernels.cuda.commands import ProductPlan
 from hybridml.kernels.cuda.cudnn import CONVOLUTION, ConvolutionPlan
 from hybridml.kernels.cuda.epilogue import PRODUCT, Epilogue, kept_spec
-from hybridml.kernels.cuda.lt import ALIGNED
 from hybridml.kernels.cuda.order import in_order
 from hybridml.kernels.cuda.patterns import GELU, GELU_BY_ERF, GELU_GRADIENT, Matcher
 from hybridml.kernels.cuda.products import product_steps
-from hybridml.kernels.cuda.uses import Uses
+from hybridml.kernels.cuda.uses import Alignment, Uses
 from hybridml.kernels.fuser import Refusal
 from hybridml.ops.registry import Kind
 from hybridml.ops.view import RESHAPE
@@ -53,13 +52,12 @@ class Taken:
 
 
 class Absorber(Uses):
-    """One graph. `refuse` says why the library has no such product for buffers at multiples of so many bytes, or None. What comes into an
-    `inner` graph, and goes out of it, may be the row of a scan: only its elements are known to be aligned."""
+    """One graph. `refuse` says why the library has no such product for buffers at multiples of so many bytes, or None."""
 
     def __init__(self, graph: Graph, refuse: Refuse, inner: bool) -> None:
         super().__init__(graph)
         self._refuse = refuse
-        self._anywhere = {*graph.inputs, *graph.variables, *self._results} if inner else set()
+        self._aligned = Alignment(graph, inner)
         self.refusals: list[Refusal] = []
         self._taken: dict[Node, Taken] = {}
         self._gone: set[Node] = set()  # nodes whose result a product gives
@@ -272,13 +270,6 @@ class Absorber(Uses):
         else:
             self._say(t.node, consumer, reason)
         return reason is None
-
-    def _aligned(self, v: Value) -> int:
-        """Bytes that a value's buffer begins at a multiple of, as far as that is known and matters."""
-        base, at = self.places[v]
-        start = at.offset * v.dtype.itemsize
-        known = v.dtype.itemsize if base in self._anywhere else ALIGNED
-        return min(known, start & -start) if start else known
 
     def _say(self, producer: Node, consumer: Node | None, reason: str) -> None:
         readers = self._readers.get(producer.out, [])

@@ -6,6 +6,9 @@
 
 Bias and activation after a convolution are then the epilogue of its product. Groups are a batch of products; depthwise filters, which have
 nothing to sum over but taps, are multiplied and added up by a generated kernel. A window of one pixel needs no patches.
+
+16-bit patches are multiplied as they are, for a product is summed in float32 and rounded once. Where it is not the product that sums
+up the result, everything up to the result is float32, as the definition has it.
 """
 
 from __future__ import annotations
@@ -18,7 +21,9 @@ import numpy as np
 
 from hybridml.kernels.cuda import patches
 from hybridml.kernels.cuda.patches import IMAGE, PATCHES
+from hybridml.kernels.cuda.products import DTYPES
 from hybridml.ops.convolution_geometry import geometry
+from hybridml.ops.elementwise import CAST
 from hybridml.ops.linalg import MATMUL
 from hybridml.ops.registry import PUBLIC, Op
 from hybridml.ops.spec import spec
@@ -37,15 +42,17 @@ Lower = Callable[[Rewriter, Node], bool]  # a library's way: True if it has put 
 
 
 def convolutions(graph: Graph, library: Lower) -> Graph:
-    """The graph without convolutions, but for those of kinds that nothing here takes."""
+    """The graph without convolutions, but for those of dtypes that nothing here takes."""
     shared: dict[tuple[Any, ...], Value] = {}
 
     def visit(r: Rewriter, n: Node) -> bool:
         if n.op.provider not in ("conv", "conv_input", "conv_filter"):
             return False
-        if n.out.dtype.name not in ("float32", "float64") or any(not v.spec.size for v in (*n.values, n.out)):
+        if n.out.dtype.name not in DTYPES or any(not v.spec.size for v in (*n.values, n.out)):
             return False
-        return library(r, n) or _Products(r, n, shared).run()
+        if not library(r, n):
+            _Products(r, n, shared).run()
+        return True
 
     found = rewrite(graph, visit)
     return found if found.nodes != graph.nodes else graph
@@ -65,17 +72,28 @@ class _Products:
         self.rows = math.prod(self._shape(self.g)[:3])
         self.taps = math.prod(self._shape(self.w)[:2])
 
-    def run(self) -> bool:
-        if self.n.op.provider == "conv_input" and not self._is_plain and self.taps > patches.MOST_TAPS:
-            return False
+    def run(self) -> None:
         depthwise = self.groups > 1 and self.each == 1
         way = {
             "conv": self._depthwise if depthwise else self._forward,
             "conv_input": self._depthwise_input if depthwise else self._input,
             "conv_filter": self._depthwise_filter if depthwise else self._filter,
         }[self.n.op.provider or ""]
-        self.r.replace(self.n.out, way())
-        return True
+        summed_by_product = not depthwise and (self.n.op.provider != "conv_input" or self._is_plain)
+        narrow = self.n.out.dtype.itemsize < 4 and not summed_by_product
+        if narrow:
+            self.x, self.w, self.g = map(self._wide, (self.x, self.w, self.g))
+        out = way()
+        self.r.replace(self.n.out, self._emit(CAST, out, dtype=self.n.out.dtype) if narrow else out)
+
+    def _wide(self, v: Value) -> Value:
+        """An operand in float32."""
+        if v is self.n.out:
+            return v
+        key = v, "float32"
+        if key not in self.shared:
+            self.shared[key] = self._emit(CAST, v, dtype=np.dtype(np.float32))
+        return self.shared[key]
 
     # products
 

@@ -11,11 +11,12 @@ import functools
 import importlib
 import importlib.util
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from hybridml.kernels.cuda.epilogue import NOTHING, Epilogue, gelu
+from hybridml.kernels.cuda.epilogue import NOTHING, Epilogue, gelu, wide
+from hybridml.kernels.cuda.lt import ALIGNED
 from hybridml.ops.convolution import CONV, CONV_FILTER, CONV_INPUT
 from hybridml.ops.registry import PUBLIC, Kind, Op
 from hybridml.ops.spec import TensorSpec, spec
@@ -25,12 +26,14 @@ from hybridml.trace.passes.rewrite import Rewriter
 
 Shape = tuple[int, ...]
 _COPY = PUBLIC["copy"].op  # type: ignore[attr-defined]  # by `public`
+DTYPES = ("float16", "bfloat16", "float32")
 _X, _W, _G, _BIAS = 1, 2, 3, 4  # what the tensors of a graph are called
 
 
 @dataclass(frozen=True)
 class ConvolutionPlan:
-    """One of the three directions. Images x and results g as in `ops/convolution.py`, filters w [filters, height, width, channels]."""
+    """One of the three directions. Images x and results g as in `ops/convolution.py`, filters w [filters, height, width, channels of a
+    group]."""
 
     direction: str  # "conv", "conv_input" or "conv_filter"
     x: Shape
@@ -40,6 +43,8 @@ class ConvolutionPlan:
     padding: tuple[tuple[int, int], tuple[int, int]]
     dilation: tuple[int, int]
     precision: str
+    dtype: str = "float32"
+    groups: int = 1
     epilogue: Epilogue = NOTHING
     batch: int = 1
     outer: int = 1
@@ -63,22 +68,29 @@ class ConvolutionPlan:
     @property
     def title(self) -> str:
         after = f", then {self.epilogue}" if self.epilogue else ""
-        return f"{self.direction} of {self.x} by {self.w} in {self.precision}{after}"
+        computed = self.precision if self.dtype == "float32" else self.dtype
+        return f"{self.direction} of {self.x} by {self.w} in {computed}{after}"
 
 
 def _eager(xp: Any, a: Any, b: Any, *bias: Any, plan: ConvolutionPlan) -> Any:
-    attrs = {"strides": plan.strides, "padding": plan.padding, "dilation": plan.dilation, "groups": 1}
+    attrs = {
+        "strides": plan.strides,
+        "padding": plan.padding,
+        "dilation": plan.dilation,
+        "groups": plan.groups,
+    }
+    dtype, (a, b, *bias) = a.dtype, map(wide, (a, b, *bias))  # type: ignore[assignment]  # a list in place of a tuple
     if plan.direction == "conv_filter":
         w = CONV_FILTER.eager(xp, a, b, window=plan.w[1:3], **attrs)
-        return xp.ascontiguousarray(w.transpose(3, 0, 1, 2))
+        return xp.ascontiguousarray(w.transpose(3, 0, 1, 2)).astype(dtype)
     w = b.transpose(1, 2, 3, 0)
     if plan.direction == "conv_input":
-        return CONV_INPUT.eager(xp, a, w, size=plan.x[1:3], **attrs)
+        return CONV_INPUT.eager(xp, a, w, size=plan.x[1:3], **attrs).astype(dtype)
     out = CONV.eager(xp, a, w, **attrs)
     out = out + bias[0] if bias else out
     if plan.epilogue.function:
         out = xp.where(out <= 0, 0, out) if plan.epilogue.function == "relu" else gelu(xp, out)
-    return out.astype(a.dtype)
+    return out.astype(dtype)
 
 
 def _infer(a: TensorSpec, b: TensorSpec, *bias: TensorSpec, plan: ConvolutionPlan) -> TensorSpec:
@@ -111,12 +123,16 @@ class CuDnn:
     def _handle(self) -> Any:
         return self._cudnn.create_handle()
 
-    def refuse(self, p: ConvolutionPlan) -> str | None:
-        """Why cuDNN does not compute this, or None."""
+    def refuse(self, p: ConvolutionPlan, aligned: int = ALIGNED) -> str | None:
+        """Why cuDNN does not compute this of operands that begin at multiples of so many bytes, or None."""
         if importlib.util.find_spec("cudnn") is None:
             return "cuDNN's front end is not installed: pip install nvidia-cudnn-frontend nvidia-cudnn-cu13 (or -cu12)"
         if (reason := unsupported(p)) is not None:
             return reason
+        if (
+            aligned < ALIGNED
+        ):  # tensors are described with this alignment, and the front end has no other in Python
+            return f"cuDNN wants operands that begin at multiples of {ALIGNED} bytes, these do at multiples of {aligned}"
         try:
             self._graph(p)
         except Exception as error:  # its own classes
@@ -137,13 +153,11 @@ class CuDnn:
 
     def _graph(self, p: ConvolutionPlan) -> Any:
         if p not in self._graphs:
-            graph, notes = described(self._cudnn, p, self._handle), self._cudnn.numerical_note
+            graph = described(self._cudnn, p, self._handle)
             graph.validate()
             graph.build_operation_graph()
             graph.create_execution_plans([self._cudnn.heur_mode.A, self._cudnn.heur_mode.FALLBACK])
-            graph.deselect_numeric_notes(
-                [notes.NONDETERMINISTIC, *([notes.TENSOR_CORE] if p.precision == "float32" else [])]
-            )
+            graph.deselect_numeric_notes(left_out(self._cudnn.numerical_note, p))
             graph.deselect_workspace_greater_than(self._workspace)
             graph.check_support()
             graph.build_plans()
@@ -151,14 +165,23 @@ class CuDnn:
         return self._graphs[p]
 
 
+def left_out(notes: Any, p: ConvolutionPlan) -> list[Any]:
+    """What engines must not do."""
+    exactly = p.dtype == "float32" and p.precision == "float32"
+    return [
+        notes.NONDETERMINISTIC, notes.REDUCED_PRECISION_REDUCTION, *([notes.TENSOR_CORE, notes.DOWN_CONVERT_INPUTS] if exactly else [])
+    ]  # fmt: skip
+
+
 def described(cudnn: Any, p: ConvolutionPlan, handle: Any = None) -> Any:
     """A graph of cuDNN's, not yet built."""
-    real = cudnn.data_type.FLOAT
+    types = cudnn.data_type
+    real = {"float32": types.FLOAT, "float16": types.HALF, "bfloat16": types.BFLOAT16}[p.dtype]
     graph = cudnn.pygraph(
         name=p.direction,
         io_data_type=real,
-        intermediate_data_type=real,
-        compute_data_type=real,
+        intermediate_data_type=types.FLOAT,
+        compute_data_type=types.FLOAT,
         handle=handle,
     )
 
@@ -194,22 +217,19 @@ def _channels_second(shape: Shape) -> tuple[list[int], list[int]]:
     return [n, c, h, w], [h * w * c, 1, w * c, c]
 
 
-def lower(r: Rewriter, n: Node, precision: str, refuse: Any) -> bool:
-    """Put a library's node in place of a convolution, if it takes it."""
+def lower(r: Rewriter, n: Node, precision: str, refuse: Any, aligned: Callable[[Value], int]) -> bool:
+    """Put a library's node in place of a convolution, if it takes it. `aligned` knows where buffers begin."""
     a, b = (r[v] for v in n.values)
-    if (
-        n.attrs["groups"] != 1
-        or n.out.dtype.name != "float32"
-        or not isinstance(a, Value)
-        or not isinstance(b, Value)
-    ):
+    if n.out.dtype.name not in DTYPES or not isinstance(a, Value) or not isinstance(b, Value):
         return False
     direction = n.op.provider or ""
     x, w, g = {"conv": (a, b, n.out), "conv_input": (n.out, b, a), "conv_filter": (a, n.out, b)}[direction]
     turned = (w.shape[3], *w.shape[:3])
     strides, padding, dilation = (n.attrs[k] for k in ("strides", "padding", "dilation"))
-    plan = ConvolutionPlan(direction, x.shape, turned, g.shape, strides, padding, dilation, precision)
-    if refuse(plan) is not None:
+    plan = ConvolutionPlan(
+        direction, x.shape, turned, g.shape, strides, padding, dilation, precision, n.out.dtype.name, n.attrs["groups"]
+    )  # fmt: skip
+    if refuse(plan, min(map(aligned, (*n.values, n.out)))) is not None:
         return False
 
     def turn(v: Value, axes: Shape) -> Value:

@@ -141,7 +141,7 @@ class Driver:
         """Why no library has this product or convolution of buffers at multiples of so many bytes, or None."""
         with self._lock:
             if isinstance(plan, ConvolutionPlan):
-                return self._cudnn.refuse(plan)
+                return self._cudnn.refuse(plan, aligned)
             return self._lt.refuse(plan, aligned)
 
     def prepare(self, plan: ProductPlan | ConvolutionPlan) -> None:

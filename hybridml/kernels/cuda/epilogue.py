@@ -98,7 +98,8 @@ def sums_shape(batch: int, columns: int) -> tuple[int, ...]:
     return (columns,) if batch == 1 else (batch, columns)
 
 
-def _wide(x: Any) -> Any:
+def wide(x: Any) -> Any:
+    """In float32, if there are fewer bits."""
     return x.astype(np.float32) if x.dtype.itemsize < 4 else x
 
 
@@ -106,7 +107,7 @@ def _eager(
     xp: Any, a: Any, b: Any, *rest: Any, ta: bool, tb: bool, shape: Any, batch: int, epilogue: Epilogue
 ) -> Any:
     more, columns, dtype = list(rest), shape[-1], a.dtype
-    a, b = _wide(a), _wide(b)
+    a, b = wide(a), wide(b)
     p = xp.matmul(a.swapaxes(-1, -2) if ta else a, b.swapaxes(-1, -2) if tb else b)
     p = p.reshape(batch, -1, columns)
     if epilogue.residual:
@@ -120,7 +121,7 @@ def _eager(
         bits = xp.unpackbits(more.pop(0), axis=1, bitorder="little")[:, :columns]
         p = xp.where(bits.reshape(p.shape) == 0, 0, p)
     elif epilogue.derivative:
-        p = p * gelu_derivative(xp, _wide(more.pop(0)).reshape(p.shape))
+        p = p * gelu_derivative(xp, wide(more.pop(0)).reshape(p.shape))
     found = [p.astype(dtype).reshape(shape)]
     if epilogue.keeps:
         relu = epilogue.function == "relu"

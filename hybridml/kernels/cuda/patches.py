@@ -19,7 +19,7 @@ from hybridml.ops.spec import TensorSpec, spec
 from hybridml.ops.windows import Windows
 from hybridml.trace.graph import Node, Value
 
-MOST_TAPS = 25  # that are written out in one kernel: 64 took 254 registers, 25 stay within 128
+MOST_TAPS = 25  # that are written out in one kernel: 64 took 254 registers, 25 stay within 128. More take several kernels
 _BOOL, _INT64 = np.dtype(np.bool_), np.dtype(np.int64)
 
 Generated = tuple[Lowered, tuple[Value, ...], tuple[Value, ...]]
@@ -112,22 +112,27 @@ def patches(n: Node, places: dict[Value, Place], threads: int) -> list[Any] | No
 
 
 def image(n: Node, places: dict[Value, Place], threads: int) -> list[Any] | None:
-    """A pixel's channel a thread: the taps that see it, one after the other."""
+    """A pixel's channel a thread: the taps that see it, one after the other. Those of a large window take several kernels, each of which
+    goes on from what the one before has stored."""
+    taps = list(np.ndindex(n.values[0].shape[4:6]))
+    return [_image(n, places, taps[k : k + MOST_TAPS], k > 0) for k in range(0, len(taps), MOST_TAPS)]
+
+
+def _image(n: Node, places: dict[Value, Place], taps: list[tuple[int, ...]], goes_on: bool) -> Generated:
     (base, at), (rows, _), (columns, _) = [places[v] for v in n.values]
-    groups, _, _, _, taps, across, each = n.values[0].shape
-    if taps * across > MOST_TAPS:
-        return None
+    groups, _, _, _, down_taps, across_taps, each = n.values[0].shape
     group, example, high, wide, down, over, channel = at.strides
     frame = Frame("col2im", (*n.out.shape[:3], groups, each))
     x = frame.read((base, at), (example, 0, 0, group, channel), base.dtype)
-    r = frame.read(places[n.values[1]], (0, taps, 0, 0, 0), np.dtype(np.int32))
-    c = frame.read(places[n.values[2]], (0, 0, across, 0, 0), np.dtype(np.int32))
+    r = frame.read(places[n.values[1]], (0, down_taps, 0, 0, 0), np.dtype(np.int32))
+    c = frame.read(places[n.values[2]], (0, 0, across_taps, 0, 0), np.dtype(np.int32))
     o = frame.write(n.out, Layout.contiguous((*n.out.shape[:3], groups, each)).strides, dtype=base.dtype)
-    total = zero = frame.scalar(0.0, base.dtype)
-    found_rows = [frame.load(r, str(a) if a else "") for a in range(taps)]
-    found_columns = [frame.load(c, str(b) if b else "") for b in range(across)]
+    zero = frame.scalar(0.0, base.dtype)
+    total = frame.load(o) if goes_on else zero
+    found_rows = {a: frame.load(r, str(a) if a else "") for a in sorted({a for a, _ in taps})}
+    found_columns = {b: frame.load(c, str(b) if b else "") for b in sorted({b for _, b in taps})}
     stride_row, stride_column = frame.word("x0_row", high), frame.word("x0_column", wide)
-    for a, b in np.ndindex(taps, across):
+    for a, b in taps:
         row, column, tap = found_rows[a], found_columns[b], frame.word(f"x0_tap{a}_{b}", a * down + b * over)
         outside = frame.let(f"({row} | {column}) < 0", _BOOL, "no such window")
         place = frame.let(
@@ -136,7 +141,7 @@ def image(n: Node, places: dict[Value, Place], threads: int) -> list[Any] | None
         value = frame.load(x, place)
         total = frame.let(f"{total} + ({zero} if {outside} else {value})", base.dtype)
     frame.store(o, total)
-    return [(frame.lowered(), (base, rows, columns), n.outputs)]
+    return frame.lowered(), (base, rows, columns, *(n.outputs if goes_on else ())), n.outputs
 
 
 KERNELS = {"patches": patches, "image": image}

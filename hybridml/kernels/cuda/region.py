@@ -25,6 +25,7 @@ from hybridml.kernels.cuda.items import Array, Branch, Eager, Item, Look, Repeat
 from hybridml.kernels.cuda.join import join
 from hybridml.kernels.cuda.products import product_steps
 from hybridml.kernels.cuda.steps import CudaHorizontalStep, CudaStep, LibraryStep
+from hybridml.kernels.cuda.uses import Alignment
 from hybridml.kernels.emit_cuda import Phase
 from hybridml.kernels.fuser import Fuser, Fusions, Refusal
 from hybridml.kernels.lower import Lowered
@@ -44,7 +45,6 @@ from hybridml.kernels.views import places
 from hybridml.kernels.windows import GENERATED, lower_windows
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace.graph import Graph, Node, Value
-from hybridml.trace.passes.rewrite import Rewriter
 
 MAX_UNROLLED = 20_000  # commands of a scan that are written out; longer ones are repeated by the host
 
@@ -57,7 +57,7 @@ class CudaRegion(Region):
     ) -> None:
         self.driver = driver
         self._uploaded: dict[Value, Any] = {}
-        graph, apart = absorb(convolutions(join(graph), self._convolution), driver.refuse, inner)
+        graph, apart = absorb(self._without_convolutions(join(graph), inner), driver.refuse, inner)
         super().__init__(graph, 1, meter, inner, known)
         self.refusals += apart
 
@@ -103,8 +103,9 @@ class CudaRegion(Region):
             for k in range(launches)
         ]  # fmt: skip
 
-    def _convolution(self, r: Rewriter, n: Node) -> bool:
-        return cudnn.lower(r, n, config.get().matmul_precision, self.driver.refuse)
+    def _without_convolutions(self, graph: Graph, inner: bool) -> Graph:
+        precision, aligned = config.get().matmul_precision, Alignment(graph, inner)
+        return convolutions(graph, lambda r, n: cudnn.lower(r, n, precision, self.driver.refuse, aligned))
 
     def _products(self, n: Node) -> Sequence[Any] | None:
         if n.op is cudnn.CONVOLUTION:

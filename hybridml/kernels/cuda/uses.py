@@ -1,10 +1,11 @@
-"""Who computes and who reads the values of a graph, through views."""
+"""Who computes and who reads the values of a graph, through views; and what is known of where their buffers begin."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from hybridml.kernels.cuda.lt import ALIGNED
 from hybridml.kernels.space import stretch
 from hybridml.kernels.views import places
 from hybridml.ops.registry import Kind
@@ -101,3 +102,19 @@ class Uses:
                 return True
             todo += self._producer[v].values
         return False
+
+
+class Alignment:
+    """Bytes that a value's buffer begins at a multiple of, as far as that is known and matters to a library. What comes into an `inner`
+    graph, and goes out of it, may be the row of a scan: only its elements are known to be aligned."""
+
+    def __init__(self, graph: Graph, inner: bool) -> None:
+        self._places = places(graph)
+        outside = (*graph.inputs, *graph.variables, *graph.results) if inner else ()
+        self._anywhere = {self._places[v][0] for v in outside}
+
+    def __call__(self, v: Value) -> int:
+        base, at = self._places[v]
+        start = at.offset * v.dtype.itemsize
+        known = v.dtype.itemsize if base in self._anywhere else ALIGNED
+        return min(known, start & -start) if start else known

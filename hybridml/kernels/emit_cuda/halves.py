@@ -19,11 +19,18 @@ _NAMED = re.compile(r"(_|\b)f16(?=\()")
 
 def in_single(spec: KernelSpec) -> KernelSpec:
     """The kernel with its arithmetic on float16 done in float32; operands stay what they are in memory."""
-    if all(o.dtype != HALF for o in spec.operands):
+    if all(o.dtype != HALF for o in spec.operands) and not any(map(_is_half, spec.body)):
         return spec
     scalars = [replace(s, dtype=_wider(s.dtype)) for s in spec.scalars]
     body = [t for s in spec.body for t in _statements(s)]
     return replace(spec, scalars=scalars, body=body)
+
+
+def _is_half(s: Statement) -> bool:
+    """A value between casts may be one where no operand is."""
+    if isinstance(s, Loop):
+        return any(map(_is_half, s.body)) or any(a.dtype == HALF for a in s.reduces)
+    return isinstance(s, (Let, Accumulate)) and s.dtype == HALF
 
 
 def _statements(s: Statement) -> list[Statement]:
