@@ -13,6 +13,7 @@ import hybridml as hml
 from hybridml import config, pytree
 from hybridml.eager.tensor import wrap
 from hybridml.errors import DeviceError, DeviceMemoryError, IndexOutOfRangeError, NonFiniteError
+from hybridml.kernels.cuda import region
 
 RNG = np.random.default_rng(5)
 
@@ -47,6 +48,14 @@ def _recurrent_gradient(xs: Any, w: Any, u: Any) -> Any:
         tape.watch([w, u])
         loss = hml.sum(_recurrent(xs, w, u) ** 2)
     return tape.gradient(loss, [w, u])
+
+
+def _scan_of_products(xs: Any, w: Any) -> Any:
+    def step(h: Any, x: Any) -> Any:
+        y = h @ w
+        return hml.tanh(y + x), y
+
+    return hml.scan(step, xs[0], xs, reverse=True)
 
 
 def _collatz(n: Any) -> Any:
@@ -99,6 +108,7 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[], list[Any]]]] = {
     "while with products": (_newton, lambda: [np.abs(floats(3, 3)) + 1]),
     "scan": (_recurrent, lambda: [floats(6, 2, 3), floats(3, 4), floats(4, 4)]),
     "scan gradient": (_recurrent_gradient, lambda: [floats(5, 2, 3), floats(3, 4), floats(4, 4)]),
+    "scan of products": (_scan_of_products, lambda: [floats(7, 2, 4), floats(4, 4)]),
     "no arguments": (lambda: hml.arange(5) * 2.0, list),
     "constants": (lambda x: x + hml.asarray(np.arange(12.0, dtype=np.float32).reshape(3, 4)), lambda: [floats(3, 4)]),
     "an input returned": (lambda x: (x, x + 1), lambda: [floats(3)]),
@@ -131,16 +141,65 @@ def test_a_traced_function_gives_what_the_cpu_gives(name: str, gpu: FakeGpu) -> 
     assert there.cache_info().traces == 1
 
 
-def test_a_long_scan_is_repeated_by_the_host(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
-    from hybridml.kernels.cuda import region
+@pytest.mark.parametrize("most", [3, 9, 14, 17])
+@pytest.mark.parametrize("name", ["scan", "scan gradient", "scan of products"])
+def test_a_long_scan_is_repeated_by_the_host(
+    most: int, name: str, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row by row, or some rows at a time and what remains, forwards and backwards, with a library that writes rows."""
+    monkeypatch.setattr(region, "MAX_UNROLLED", most)
+    f, make = FUNCTIONS[name]
+    here, there = hml.function(f), hml.function(f)
+    for _ in range(3):
+        args = make()
+        expected = here(*map(hml.asarray, args))
+        close(there(*[wrap(gpu.put(a)) for a in args]), expected)
 
-    monkeypatch.setattr(region, "MAX_UNROLLED", 3)
-    for f, make in (FUNCTIONS["scan"], FUNCTIONS["scan gradient"]):
-        here, there = hml.function(f), hml.function(f)
+
+def test_so_many_rows_of_a_long_scan_are_one_replay(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    def f(h: Any, xs: Any) -> Any:
+        return hml.scan(lambda h, x: (hml.tanh(h * 0.5 + x), h * x), h, xs)
+
+    args = [floats(3), floats(100, 3)]
+    expected = hml.function(f)(*map(hml.asarray, args))
+    replays = {}
+    for most, rows_bytes in ((20, 1 << 20), (20, 7 * 24), (1, 1 << 20)):
+        monkeypatch.setattr(region, "MAX_UNROLLED", most)
+        monkeypatch.setattr(region, "ROWS_BYTES", rows_bytes)
+        traced = hml.function(f)
         for _ in range(3):
-            args = make()
-            expected = here(*map(hml.asarray, args))
-            close(there(*[wrap(gpu.put(a)) for a in args]), expected)
+            gpu.driver.log.clear()
+            close(traced(*[wrap(gpu.put(a)) for a in args]), expected)
+        replays[most, rows_bytes] = gpu.driver.log.count("replay")
+        assert gpu.driver.log.count("read") == 0, "nothing waits for the device"
+    # 20 rows at a time; 7 of 24 bytes, 14 times, and the last two; one kernel at a time, which needs no graph
+    assert replays == {(20, 1 << 20): 5, (20, 7 * 24): 15, (1, 1 << 20): 0}
+
+
+def test_a_product_that_sums_up_nothing_is_no_library_s(gpu: FakeGpu) -> None:
+    args = [floats(2, 3, 0), floats(2, 0, 4), floats(4)]
+    traced = hml.function(lambda x, y, b: x @ y + b)
+    got = traced(*[wrap(gpu.put(a)) for a in args])
+    close(got, hml.asarray(np.broadcast_to(args[2], (2, 3, 4))))
+    assert [line.split()[0] for line in gpu.driver.log] == ["clear", "launch"]
+
+
+def test_segments_that_write_parts_of_one_array(gpu: FakeGpu) -> None:
+    """A check cuts the program behind each product that writes a row of the result; what the others wrote stays."""
+
+    def f(h: Any, ids: Any, w: Any) -> Any:
+        def body(h: Any, i: Any) -> Any:
+            y = h @ w
+            b = hml.tanh(y + hml.take(w, i, axis=0))
+            return b * 0.5 + hml.take(w, hml.argmax(b, axis=1), axis=0), y
+
+        return hml.scan(body, h, ids)
+
+    args = [floats(3, 3), np.array([[0, 1, 2], [2, 1, 0], [1, 1, 0]]), floats(3, 3)]
+    expected = hml.function(f)(*map(hml.asarray, args))
+    traced = hml.function(f)
+    for _ in range(3):
+        close(traced(*[wrap(gpu.put(a)) for a in args]), expected)
 
 
 def _training(device: str, steps: int) -> tuple[list[float], list[Any], Any]:

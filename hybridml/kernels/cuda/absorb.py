@@ -83,7 +83,7 @@ class Absorber(Uses):
             convolution: ConvolutionPlan = n.attrs["plan"]
             return convolution if convolution.direction == "conv" else None
         steps = product_steps(self.graph, n, self.places)
-        if steps is None:
+        if steps is None or not steps[0].plan.k:
             return None
         plan: ProductPlan = steps[0].plan
         computed = any(r.op.kind is Kind.ELEMENTWISE for r in self._readers.get(n.out, []))

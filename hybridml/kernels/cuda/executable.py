@@ -78,7 +78,7 @@ class CudaExecutable(Executable):
         given = [External(i) for i in range(len(arrays))]
         items = self.region.items(Where(self._arena.ptr, given, arrays))
         self.program = Program(items, self.driver, self.backend, arrays)
-        self._rows = [0] * sum(a.role == "row" for a in arrays)
+        self._rows = [0] * sum(a.role in ("row", "rows") for a in arrays)
         self._allocate = [(v.shape, v.dtype) for v in g.outputs]
 
     def run(self, externals: list[Any]) -> list[Any]:

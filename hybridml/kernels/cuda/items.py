@@ -15,10 +15,10 @@ from hybridml.trace.graph import Value
 
 @dataclass
 class Array:
-    """An array of the call: an input, a variable, an output, or a row that moves from one iteration to the next."""
+    """An array of the call: an input, a variable, an output, or a row or several rows that move from one iteration to the next."""
 
     nbytes: int
-    role: Literal["input", "variable", "output", "row"]
+    role: Literal["input", "variable", "output", "row", "rows"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class While:
 
 @dataclass
 class Repeat:
-    """A long scan: the body, with arrays that point at row t. `rows` are (number of the array, first row, bytes to the next)."""
+    """A long scan: the body, or several of it, with arrays that point at their rows. `rows` are (number of the array, where it lies the
+    first time, bytes to the next)."""
 
     length: int
     rows: list[tuple[int, Place, int]]

@@ -7,6 +7,7 @@ nothing else waits for the device.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
@@ -15,6 +16,7 @@ import numpy as np
 
 from hybridml.backends import Backend
 from hybridml.errors import GraphError, located
+from hybridml.kernels.address import External
 from hybridml.kernels.cuda.commands import Clear, Command, Copy, Launch, Library, Loop, Place, When, resolve
 from hybridml.kernels.cuda.items import Array, Branch, Eager, Item, Look, Repeat, While
 from hybridml.kernels.cuda.segment import Segment
@@ -32,6 +34,13 @@ def on_the_device(item: Item) -> Item | When | Loop:
         cond, body = _commands(item.cond), _commands(item.body)
         return item if cond is None or body is None else Loop(cond, item.predicate, body)
     return item
+
+
+def is_recorded(items: Sequence[Item], conditionals: bool) -> bool:
+    """True if all is for the device, in one graph, which decides branches and loops if it can (`conditionals`)."""
+    return _commands(items) is not None and (
+        conditionals or not any(isinstance(i, (Branch, While)) for i in items)
+    )
 
 
 def _commands(items: Sequence[Item]) -> list[Command] | None:
@@ -72,10 +81,26 @@ class Program:
                 [Program(getattr(item, n), driver, backend, arrays) for n in inside]
             )
         self._close(pending)
+        writers = self._writers()
+        for s in self.segments():
+            s.in_part |= {i for i in s.writes if writers[i] > 1}
 
     def _close(self, commands: list[Command]) -> None:
         if commands:
             self.parts.append(Segment(commands, self.driver, self.arrays))
+
+    def _writers(self) -> Counter[int]:
+        """How many segments write each array of the call; who writes a row of it writes it."""
+        found: Counter[int] = Counter()
+        for part in self.parts:
+            if isinstance(part, Segment):
+                found.update(part.writes)
+            for inner in self._inner.get(id(part), ()):
+                found.update(inner._writers())
+            for row, place, _ in part.rows if isinstance(part, Repeat) else ():
+                if isinstance(place, External):
+                    found[place.index] += found[row]
+        return found
 
     def segments(self) -> list[Segment]:
         """All segments, those of branches and loops included."""

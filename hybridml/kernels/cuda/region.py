@@ -18,12 +18,13 @@ from hybridml.kernels.address import External, Fixed
 from hybridml.kernels.control import ControlStep
 from hybridml.kernels.cuda import cudnn, patches
 from hybridml.kernels.cuda.absorb import absorb
-from hybridml.kernels.cuda.commands import Copy, Kernel, Launch, Library, Place
+from hybridml.kernels.cuda.commands import Clear, Copy, Kernel, Launch, Library, Place, ProductPlan
 from hybridml.kernels.cuda.convolutions import convolutions
 from hybridml.kernels.cuda.epilogue import PRODUCT
 from hybridml.kernels.cuda.items import Array, Branch, Eager, Item, Look, Repeat, Where, While
 from hybridml.kernels.cuda.join import join
 from hybridml.kernels.cuda.products import product_steps
+from hybridml.kernels.cuda.program import is_recorded
 from hybridml.kernels.cuda.steps import CudaHorizontalStep, CudaStep, LibraryStep
 from hybridml.kernels.cuda.uses import Alignment
 from hybridml.kernels.emit_cuda import Phase
@@ -46,7 +47,10 @@ from hybridml.kernels.windows import GENERATED, lower_windows
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace.graph import Graph, Node, Value
 
-MAX_UNROLLED = 20_000  # commands of a scan that are written out; longer ones are repeated by the host
+MAX_UNROLLED = (
+    20_000  # commands of a scan that are written out; longer ones are repeated by the host, so many at a time
+)
+ROWS_BYTES = 64 << 20  # that are copied for so many to lie where a recorded graph has them
 
 
 class CudaRegion(Region):
@@ -230,10 +234,15 @@ class CudaRegion(Region):
         elif not isinstance(s, EmptyStep):
             raise TypeError(f"no command for {type(s).__name__}")
 
-    def _calls(self, s: LibraryStep, where: Where) -> Iterator[Library]:
+    def _calls(self, s: LibraryStep, where: Where) -> Iterator[Library | Clear]:
         reads, writes = (
             [self.place(where, v).at(offset) for v, offset in at] for at in (s.operands, s.results)
         )
+        if (
+            isinstance(s.plan, ProductPlan) and not s.plan.k
+        ):  # nothing is summed up, and nobody says what a library makes of that
+            yield Clear(writes[0], s.writes[0].spec.nbytes)
+            return
         for i in range(s.plan.outer):
             steps = [i * d * s.operands[0][0].dtype.itemsize for d in s.plan.outer_strides]
             moved = [p.at(d) for p, d in zip((*reads[:2], *writes[:1]), steps, strict=True)]
@@ -270,7 +279,7 @@ class _Control:
     """The items of a node with sub-graphs. Its arena begins with a line for the predicate."""
 
     def __init__(self, region: CudaRegion, step: ControlStep, where: Where) -> None:
-        self.step, self.where = step, where
+        self.region, self.step, self.where = region, step, where
         self.base = where.base + region.offset[step.key]
         at = {v: region.place(where, v) for v in (*step.reads, *step.writes)}
         self.operands: list[Any] = [step._operand(v, at) for v in step.node.values]  # type: ignore[arg-type]  # places are addresses
@@ -321,8 +330,23 @@ class _Control:
             for t in order[1:]:
                 found += body([p.at(t * n) for p, n in zip([*xs, *ys], sizes, strict=True)])
             return found
-        rows: list[tuple[int, Place, int]] = []
-        for p, n in zip([*xs, *ys], sizes, strict=True):
-            rows.append((len(self.where.arrays), p.at(order[0] * n), n * order.step))
-            self.where.arrays.append(Array(n, "row"))
-        return [*found, Repeat(length, rows, body([External(i) for i, _, _ in rows]))]
+        at_once = 1
+        if is_recorded(first, self.region.driver.conditionals):
+            at_once = max(1, min(MAX_UNROLLED // len(first), ROWS_BYTES // max(sum(sizes), 1)))
+        times, places = length // at_once, [*zip([*xs, *ys], sizes, strict=True)]
+        steps = range(at_once)[:: order.step]  # rows of those at once, in the order in which they are walked
+        arrays = range(len(self.where.arrays), len(self.where.arrays) + len(places))
+        self.where.arrays.extend([Array(n * at_once, "row" if at_once == 1 else "rows") for _, n in places])
+        rows = [
+            (i, p.at(min(order[0], order[at_once - 1]) * n), n * at_once * order.step)
+            for i, (p, n) in zip(arrays, places, strict=True)
+        ]
+        again = [
+            item
+            for t in steps
+            for item in body([External(i).at(t * n) for i, n in zip(arrays, sizes, strict=True)])
+        ]
+        found.append(Repeat(times, rows, again))
+        for t in order[times * at_once :]:
+            found += body([p.at(t * n) for p, n in places])
+        return found

@@ -5,7 +5,8 @@ CPU one call, whatever the number of kernels.
 
 A graph has its addresses built in, and the arrays of a call lie elsewhere each time. Arguments of kernels are patched in the
 graph, one node for each kernel that reads the array. What a library reads or writes (its nodes cannot be patched) goes through a
-staging buffer: copied before or after the replay. A variable stays where it is, so nothing is staged for it; when it has moved after
+staging buffer: copied before or after the replay, before it too where another segment writes other parts of the array. So do the rows
+of a long scan, of which there are many kernels. A variable stays where it is, so nothing is staged for it; when it has moved after
 all (somebody held its old value), the graph is recorded again. Branches and loops are nodes with graphs of their own, which nothing
 patches either.
 """
@@ -38,7 +39,8 @@ class Segment:
     def __init__(self, commands: Sequence[Command], driver: Any, arrays: Sequence[Any]) -> None:
         self.commands, self.driver, self.facts = list(commands), driver, Facts()
         self._arrays = arrays
-        self._reads, self._writes = self._touched()
+        self._reads, self.writes = self._touched()
+        self.in_part: set[int] = set()  # arrays that other segments write too
         self._graph: Any = None
         self._nodes: dict[
             int, list[tuple[Launch, Any]]
@@ -68,11 +70,11 @@ class Segment:
             self._record(externals)
         self._patch(externals)
         for i, buffer in self._staged.items():
-            if i in self._reads:
+            if i in self._reads or i in self.in_part:
                 self.driver.copy(buffer.ptr, externals[i], self._arrays[i].nbytes, stream)
         self.driver.replay(self._graph, stream)
         for i, buffer in self._staged.items():
-            if i in self._writes:
+            if i in self.writes:
                 self.driver.copy(externals[i], buffer.ptr, self._arrays[i].nbytes, stream)
         self.facts.replayed += 1
 
@@ -91,6 +93,7 @@ class Segment:
             for p in places
             if isinstance(p, External)
         }
+        inside |= {i for i in (*self._reads, *self.writes) if self._arrays[i].role == "rows"}
         stays = {i for i in inside if self._arrays[i].role == "variable"}
         self._pinned = {i: externals[i] for i in stays}
         for i in sorted(inside - stays):
