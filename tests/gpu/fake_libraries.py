@@ -39,9 +39,8 @@ def call(plan: Any, reads: Sequence[int], writes: Sequence[int]) -> None:
 def convolution(p: ConvolutionPlan, reads: Sequence[int], writes: Sequence[int]) -> None:
     """By the definition of the row."""
     shapes = {"conv": (p.x, p.w), "conv_input": (p.g, p.w), "conv_filter": (p.x, p.g)}[p.direction]
-    operands = [
-        device_memory(at, shape, p.dtype) for at, shape in zip(reads, (*shapes, (p.n,)), strict=False)
-    ]
+    more = [p.g] * p.epilogue.residual + [(p.n,)] * p.epilogue.bias
+    operands = [device_memory(at, shape, p.dtype) for at, shape in zip(reads, (*shapes, *more), strict=True)]
     device_memory(writes[0], p.shape, p.dtype)[...] = CONVOLUTION.eager(np, *operands, plan=p)
 
 

@@ -18,6 +18,7 @@ from hybridml.kernels.cuda.convolutions import convolutions
 from hybridml.kernels.cuda.cudnn import ConvolutionPlan, CuDnn, described, left_out, unsupported
 from hybridml.kernels.cuda.epilogue import Epilogue
 from hybridml.kernels.cuda.items import Eager
+from hybridml.kernels.cuda.steps import LibraryStep
 from hybridml.kernels.ptx import compile_ptx
 from hybridml.ops.registry import OPS
 from hybridml.testing import public_functions, recast, samples_of
@@ -204,6 +205,28 @@ def test_with_cudnn_convolutions_are_its_calls(
         np.testing.assert_allclose(g.numpy(), e.numpy(), rtol=near, atol=near)
 
 
+@pytest.mark.parametrize("cudnn", [False, True])
+def test_a_residual_block_of_convolutions(cudnn: bool, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is added is taken by the second convolution, cuDNN's or the product over patches."""
+    monkeypatch.setattr(type(gpu.driver), "cudnn", cudnn)
+
+    def f(x: Any, w: Any, b: Any, v: Any, c: Any) -> Any:
+        h = hml.nn.relu(hml.nn.conv2d(x, w, padding="same") + b)
+        return hml.nn.relu(x + (hml.nn.conv2d(h, v, padding="same") + c))
+
+    args = [floats(2, 5, 4, 3), floats(3, 3, 3, 6), floats(6), floats(3, 3, 6, 3), floats(3)]
+    expected = hml.function(f)(*map(hml.asarray, args))
+    with hml.device("gpu:0"):
+        traced = hml.function(f)
+        for _ in range(3):
+            got = traced(*map(hml.asarray, args))
+            np.testing.assert_allclose(got.numpy(), expected.numpy(), rtol=2e-4, atol=2e-5)
+        steps = traced.get_concrete_function(*map(hml.asarray, args)).program.steps
+    titles = [s.title for s in steps if isinstance(s, LibraryStep)]
+    assert [t.split("then ")[1] for t in titles] == ["bias, relu", "residual, bias, relu"]
+    assert all(("conv of" in t) == cudnn for t in titles)
+
+
 HOW: dict[str, Any] = {
     "strides": (2, 1),
     "padding": ((1, 0), (1, 2)),
@@ -213,8 +236,12 @@ HOW: dict[str, Any] = {
 
 
 @pytest.mark.parametrize(
-    "epilogue", [Epilogue(), Epilogue(bias=True), Epilogue(bias=True, function="gelu")], ids=str
-)
+    "epilogue",
+    [
+        Epilogue(), Epilogue(bias=True), Epilogue(bias=True, function="gelu"), Epilogue(residual=True, bias=True, function="relu")
+    ],
+    ids=str,
+)  # fmt: skip
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
 @pytest.mark.parametrize("groups", [1, 3])
 @pytest.mark.parametrize("direction", ["conv", "conv_input", "conv_filter"])
@@ -233,6 +260,11 @@ def test_the_real_front_end_takes_our_graphs(
     kind = {"float32": "FLOAT", "float16": "HALF", "bfloat16": "BFLOAT16"}[dtype]
     assert out.data_type == getattr(cudnn.data_type, kind)
     assert all(t.data_type == out.data_type for t in graph.get_inputs())
+    named = {t.uid for t in graph.get_inputs()} - {1, 2, 3}
+    assert (
+        named == ({5} if epilogue.residual else set()) | ({4} if epilogue.bias else set())
+        or direction != "conv"
+    )
     context = graph.context
     assert context.compute_data_type == context.intermediate_data_type == cudnn.data_type.FLOAT
     assert set(left_out(cudnn.numerical_note, plan)) <= set(cudnn.numerical_note.__members__.values())

@@ -27,7 +27,7 @@ from hybridml.trace.passes.rewrite import Rewriter
 Shape = tuple[int, ...]
 _COPY = PUBLIC["copy"].op  # type: ignore[attr-defined]  # by `public`
 DTYPES = ("float16", "bfloat16", "float32")
-_X, _W, _G, _BIAS = 1, 2, 3, 4  # what the tensors of a graph are called
+_X, _W, _G, _BIAS, _RESIDUAL = 1, 2, 3, 4, 5  # what the tensors of a graph are called
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,14 @@ class ConvolutionPlan:
         return f"{self.direction} of {self.x} by {self.w} in {computed}{after}"
 
 
-def _eager(xp: Any, a: Any, b: Any, *bias: Any, plan: ConvolutionPlan) -> Any:
+def _eager(xp: Any, a: Any, b: Any, *rest: Any, plan: ConvolutionPlan) -> Any:
     attrs = {
         "strides": plan.strides,
         "padding": plan.padding,
         "dilation": plan.dilation,
         "groups": plan.groups,
     }
-    dtype, (a, b, *bias) = a.dtype, map(wide, (a, b, *bias))  # type: ignore[assignment]  # a list in place of a tuple
+    dtype, (a, b, *more) = a.dtype, map(wide, (a, b, *rest))
     if plan.direction == "conv_filter":
         w = CONV_FILTER.eager(xp, a, b, window=plan.w[1:3], **attrs)
         return xp.ascontiguousarray(w.transpose(3, 0, 1, 2)).astype(dtype)
@@ -87,24 +87,28 @@ def _eager(xp: Any, a: Any, b: Any, *bias: Any, plan: ConvolutionPlan) -> Any:
     if plan.direction == "conv_input":
         return CONV_INPUT.eager(xp, a, w, size=plan.x[1:3], **attrs).astype(dtype)
     out = CONV.eager(xp, a, w, **attrs)
-    out = out + bias[0] if bias else out
+    if plan.epilogue.residual:
+        out = out + more.pop(0).reshape(out.shape)
+    if plan.epilogue.bias:
+        out = out + more.pop(0)
     if plan.epilogue.function:
         out = xp.where(out <= 0, 0, out) if plan.epilogue.function == "relu" else gelu(xp, out)
     return out.astype(dtype)
 
 
-def _infer(a: TensorSpec, b: TensorSpec, *bias: TensorSpec, plan: ConvolutionPlan) -> TensorSpec:
+def _infer(a: TensorSpec, b: TensorSpec, *rest: TensorSpec, plan: ConvolutionPlan) -> TensorSpec:
     return spec(plan.shape, a.dtype)
 
 
 CONVOLUTION = Op("cudnn", Kind.EXTERN, provider="gemm", infer=_infer, eager=_eager)
-"""A library's convolution: a product to everybody else. Inputs: the two operands of its direction, then the bias."""
+"""A library's convolution: a product to everybody else. Inputs: the two operands of its direction, then the residual and the
+bias."""
 
 
 def unsupported(p: ConvolutionPlan) -> str | None:
     """What our graphs of cuDNN leave to others."""
     e = p.epilogue
-    rest = e.residual or e.keeps or e.derivative or e.sums or (e and p.direction != "conv")
+    rest = e.keeps or e.derivative or e.sums or (e and p.direction != "conv")
     return f"no convolution of cuDNN's is given the epilogue `{e}` here" if rest else None
 
 
@@ -145,8 +149,8 @@ class CuDnn:
         """In the order of the stream; operands and result as CONVOLUTION has them."""
         names = {"conv": (_X, _W, _G), "conv_input": (_G, _W, _X), "conv_filter": (_X, _G, _W)}[p.direction]
         pack = dict(zip(names, (*reads[:2], *writes), strict=True))
-        if p.epilogue.bias:
-            pack[_BIAS] = reads[2]
+        more = [_RESIDUAL] * p.epilogue.residual + [_BIAS] * p.epilogue.bias
+        pack |= zip(more, reads[2:], strict=True)
         graph = self._graph(p)
         self._cudnn.set_stream(self._handle, stream)
         graph.execute(pack, workspace, handle=self._handle)
@@ -198,6 +202,8 @@ def described(cudnn: Any, p: ConvolutionPlan, handle: Any = None) -> Any:
     }
     if p.direction == "conv":
         out, number = graph.conv_fprop(image=tensor(_X, p.x), weight=tensor(_W, p.w), **how), _G
+        if p.epilogue.residual:
+            out = graph.add(a=out, b=tensor(_RESIDUAL, p.g))
         if p.epilogue.bias:
             out = graph.bias(input=out, bias=tensor(_BIAS, (1, 1, 1, p.n)))
         if p.epilogue.function:
