@@ -50,3 +50,19 @@ def test_a_program_has_the_joined_graph_s_kernels(gpu: FakeGpu) -> None:
     np.testing.assert_allclose(found, np.sum(x.astype(np.float64) ** 2), rtol=1e-5)
     names = {entry.split()[1].rsplit("_", 1)[0] for entry in gpu.driver.log if entry.startswith("launch")}
     assert names == {"multiply_sum"}, "one kernel, in parts: a multiplication and a sum"
+
+
+@pytest.mark.parametrize("f", [hml.nn.softmax, hml.nn.layer_norm, hml.nn.log_softmax])
+def test_rows_beyond_the_cache_are_walked_once_a_kernel_by_many_blocks(
+    f: Callable[..., Any], gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Rows that a block can keep are one kernel; a few longer ones are two reductions in parts, and what follows them."""
+    monkeypatch.setattr(gpu.driver, "multiprocessors", 132, raising=False)
+    blocks = {}
+    with hml.device("gpu:0"):
+        for n in (40_000, 200_000):
+            concrete = hml.function(f).get_concrete_function(hml.TensorSpec((4, n), hml.float32))
+            blocks[n] = [s.plan.grid for s in concrete.program.region.steps]
+    assert blocks[40_000] == [(4, 1)]
+    assert blocks[200_000][:2] == [(4, 24), (4, 24)]
+    assert len(blocks[200_000]) == 3
