@@ -73,6 +73,13 @@ def shared_weights(x: Any, y: Any, g: Any, w: Any) -> Any:
     return x.T @ g + y.T @ (g * w), hml.sum(g, axis=0)
 
 
+def summed_in_single(x: Any, g: Any, xs: Any, gs: Any) -> Any:
+    def total(g: Any, axis: int) -> Any:
+        return hml.astype(hml.sum(hml.astype(g, hml.float32), axis=axis), g.dtype)
+
+    return x.T @ g, total(g, 0), hml.permute_dims(xs, (0, 2, 1)) @ gs, total(gs, 1)
+
+
 def stacked(x: Any, a: Any, b: Any) -> Any:
     return hml.nn.relu(x @ a[0] + b[1]), tanh_gelu(x @ a[1])
 
@@ -102,6 +109,8 @@ TAKEN: dict[str, tuple[Any, list[Any], list[str]]] = {
     "two products": (lambda x, w, y, v: x @ w + y @ v, [floats(5, 4), floats(4, 3), floats(5, 2), floats(2, 3)], ["residual"]),
     "two products of one row": (lambda x, w, y, v: x @ w + y @ v, [floats(1, 4), floats(4, 3), floats(1, 2), floats(2, 3)], ["bias"]),
     "a gradient in two parts": (shared_weights, [floats(5, 4), floats(5, 4), floats(5, 3), floats(3)], ["residual, bias gradient"]),
+    "a gradient summed in float32": (summed_in_single, [floats(5, 4), floats(5, 3), floats(2, 5, 4), floats(2, 5, 3)],
+                                     ["bias gradient", "bias gradient"]),
     "training with residual": (residual_block, [floats(6, 8), floats(8, 16), floats(16), floats(16, 8), floats(8)],
                                ["bias, relu, kept", "residual, bias", "relu gradient, bias gradient", "bias gradient", "residual"]),
     "a batch": (lambda x, y: hml.nn.relu(x @ y), [floats(2, 5, 4), floats(2, 4, 3)], ["relu"]),

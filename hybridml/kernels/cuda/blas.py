@@ -36,7 +36,7 @@ class CuBlas:
         self._handle: c_void_p | None = None
 
     def open(self) -> None:
-        """Load the library and make the handle, if that was not done. Not while a stream is recorded: cuBLAS allocates memory."""
+        """Make the handle, if there is none yet."""
         if self._handle is not None:
             return
         library = ctypes.CDLL(library_path("cublas"))

@@ -144,12 +144,6 @@ class Driver:
                 return self._cudnn.refuse(plan, aligned)
             return self._lt.refuse(plan, aligned)
 
-    def prepare(self, plan: ProductPlan | ConvolutionPlan) -> None:
-        """Open the library of a plan: that may not happen while a stream is recorded. What was asked whether it refuses is open."""
-        with self._lock:
-            if isinstance(plan, ProductPlan) and not plan.epilogue:
-                self._blas.open()
-
     def library(self, plan: Any, reads: Sequence[int], writes: Sequence[int], stream: int) -> None:
         """A call of a library, in the order of the stream."""
         with self._lock:  # handles are for one thread at a time

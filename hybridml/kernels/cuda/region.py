@@ -121,7 +121,6 @@ class CudaRegion(Region):
         return None if found is None else [self._library(n, s) for s in found]
 
     def _library(self, n: Node, s: GemmStep) -> LibraryStep:
-        self.driver.prepare(s.plan)
         more = [
             (base, at.offset * base.dtype.itemsize) for base, at in (self.places[v] for v in n.values[2:])
         ]

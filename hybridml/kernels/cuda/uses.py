@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from hybridml.kernels.cuda.lt import ALIGNED
 from hybridml.kernels.space import stretch
 from hybridml.kernels.views import places
+from hybridml.ops.elementwise import CAST
 from hybridml.ops.registry import Kind
 from hybridml.trace.graph import Graph, Node, Value
 
@@ -81,7 +84,29 @@ class Uses:
         return iter(seen)
 
     def _row_sums(self, v: Value, batch: int, columns: int) -> list[Node]:
-        """The sums over rows, of all rows or of those of each product of a batch."""
+        """What gives the sums over rows, of all rows or of those of each product of a batch. Sums of 16-bit elements may be written as a
+        sum of float32 between casts."""
+        found = self._sums(v, batch, columns)
+        for wide in self._readers.get(v, []):
+            if (
+                self._is_cast(wide, np.dtype(np.float32))
+                and v.dtype.itemsize < 4
+                and self._is_whole(wide.values[0])
+            ):
+                for s in self._sums(wide.out, batch, columns):
+                    narrow = self._only_reader(s.out)
+                    if (
+                        narrow is not None
+                        and self._is_cast(narrow, v.dtype)
+                        and narrow.out.shape == s.out.shape
+                    ):
+                        found.append(narrow)
+        return found
+
+    def _is_cast(self, n: Node, dtype: np.dtype) -> bool:
+        return n.op is CAST and n.out.dtype == dtype
+
+    def _sums(self, v: Value, batch: int, columns: int) -> list[Node]:
         shape = (columns,) if batch == 1 else (batch, columns)
         return [
             r for r in self._readers.get(v, [])
