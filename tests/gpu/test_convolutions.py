@@ -26,6 +26,9 @@ from hybridml.trace.graph import verify
 from hybridml.trace.interpret import interpret
 
 RNG = np.random.default_rng(3)
+NEAR = {"float32": 2e-4, "float16": 3e-2, "bfloat16": 2e-1}
+if not hasattr(hml, "bfloat16"):
+    del NEAR["bfloat16"]
 ROWS = ("conv2d", "conv2d_transpose", "conv2d_filter_gradient")
 
 
@@ -69,7 +72,7 @@ def cases() -> list[Any]:
     return found
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", NEAR)
 @pytest.mark.parametrize(("f", "args"), cases())
 def test_products_over_patches_are_the_convolution(f: Any, args: list[Any], dtype: str, gpu: FakeGpu) -> None:
     """The pass against the interpreter, then the whole program, launched, recorded and replayed, without a step in CuPy."""
@@ -79,15 +82,15 @@ def test_products_over_patches_are_the_convolution(f: Any, args: list[Any], dtyp
     graph = graph_of(f, arrays)
     found = verify(convolutions(graph, lambda r, n: False))
     expected = interpret(graph, arrays)[0]
-    near = {"float32": 2e-4, "float16": 2e-2}[dtype]
+    near = NEAR[dtype]
     for got, want in zip(interpret(found, arrays)[0], expected, strict=True):
-        np.testing.assert_allclose(got, want, rtol=near, atol=near)
+        np.testing.assert_allclose(got.astype("f"), want.astype("f"), rtol=near, atol=near)
     with hml.device("gpu:0"):
         traced = hml.function(f)
         for _ in range(3):
             got = pytree.leaves(traced(*map(hml.asarray, arrays)))
             for g, want in zip(got, expected, strict=True):
-                np.testing.assert_allclose(g.numpy(), want, rtol=near, atol=near)
+                np.testing.assert_allclose(g.numpy().astype("f"), want.astype("f"), rtol=near, atol=near)
         parts = traced.get_concrete_function(*map(hml.asarray, arrays)).program.program.parts
     if all(v.spec.size for n in graph.nodes for v in (*n.values, *n.outputs)):
         assert not any(isinstance(p, Eager) for p in parts)
@@ -171,7 +174,7 @@ def test_images_of_large_windows_take_several_kernels(gpu: FakeGpu) -> None:
 # cuDNN
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype", NEAR)
 @pytest.mark.parametrize("groups", [1, 2, 4])
 def test_with_cudnn_convolutions_are_its_calls(
     groups: int, dtype: str, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
@@ -200,9 +203,9 @@ def test_with_cudnn_convolutions_are_its_calls(
         assert gpu.driver.log.count("replay") == 1
     assert sorted(c.split()[1] for c in calls) == ["conv", "conv_filter", "conv_input"]
     assert calls[0].endswith("then bias, relu")
-    near = {"float32": 2e-4, "float16": 3e-2}[dtype]
+    near = NEAR[dtype]
     for g, e in zip(pytree.leaves(got), pytree.leaves(expected), strict=True):
-        np.testing.assert_allclose(g.numpy(), e.numpy(), rtol=near, atol=near)
+        np.testing.assert_allclose(g.numpy().astype("f"), e.numpy().astype("f"), rtol=near, atol=near)
 
 
 @pytest.mark.parametrize("cudnn", [False, True])
