@@ -77,6 +77,12 @@ def shared_weights(x: Any, y: Any, g: Any, w: Any) -> Any:
     return x.T @ g + y.T @ (g * w), hml.sum(g, axis=0)
 
 
+def crosswise(x: Any, g: Any, h: Any) -> Any:
+    """Either sum can be made by its product, and not both: each product reads the other's."""
+    s, t = hml.sum(g, axis=0), hml.sum(h, axis=0)
+    return (x * t).T @ g, (x * s).T @ h, s, t
+
+
 def summed_in_single(x: Any, g: Any, xs: Any, gs: Any) -> Any:
     def total(g: Any, axis: int) -> Any:
         return hml.astype(hml.sum(hml.astype(g, hml.float32), axis=axis), g.dtype)
@@ -113,6 +119,7 @@ TAKEN: dict[str, tuple[Any, list[Any], list[str]]] = {
     "two products": (lambda x, w, y, v: x @ w + y @ v, [floats(5, 4), floats(4, 3), floats(5, 2), floats(2, 3)], ["residual"]),
     "two products of one row": (lambda x, w, y, v: x @ w + y @ v, [floats(1, 4), floats(4, 3), floats(1, 2), floats(2, 3)], ["bias"]),
     "a gradient in two parts": (shared_weights, [floats(5, 4), floats(5, 4), floats(5, 3), floats(3)], ["residual, bias gradient"]),
+    "sums that wait for each other": (crosswise, [floats(5, 4), floats(5, 4), floats(5, 4)], ["bias gradient"]),
     "a gradient summed in float32": (summed_in_single, [floats(5, 4), floats(5, 3), floats(2, 5, 4), floats(2, 5, 3)],
                                      ["bias gradient", "bias gradient"]),
     "training with residual": (residual_block, [floats(6, 8), floats(8, 16), floats(16), floats(16, 8), floats(8)],

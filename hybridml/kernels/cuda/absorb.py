@@ -249,6 +249,7 @@ class Absorber(Uses):
             if s not in self._gone and not self._needs(read, s) and self._fits(t, s, sums="second"):
                 t.sums = s.out
                 self._gone.add(s)
+                self._beside[s] = read
                 self._taken[n] = t
                 return
 

@@ -25,6 +25,7 @@ class Uses:
         self.places = places(graph)
         self._producer = graph.producers()
         self._results = {self.places[v][0] for v in graph.results}
+        self._beside: dict[Node, list[Value]] = {}  # what nodes wait for that are no longer on their own
         self._readers: dict[Value, list[Node]] = {}
         for n in graph.nodes:
             if n.op.kind is not Kind.VIEW or n.op.view is None:
@@ -115,7 +116,7 @@ class Uses:
         ]  # fmt: skip
 
     def _needs(self, values: Sequence[Value], other: Node) -> bool:
-        """True if one of the values is computed from what a node gives."""
+        """True if one of the values is computed from what a node gives, `beside` which others may be waited for by now."""
         seen: set[Value] = set()
         todo = list(values)
         while todo:
@@ -123,9 +124,10 @@ class Uses:
             if v in seen or v not in self._producer:
                 continue
             seen.add(v)
-            if self._producer[v] is other:
+            n = self._producer[v]
+            if n is other:
                 return True
-            todo += self._producer[v].values
+            todo += [*n.values, *self._beside.get(n, ())]
         return False
 
 
