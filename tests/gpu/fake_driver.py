@@ -294,7 +294,8 @@ class FakeDriver:
 
     def refuse(self, plan: ProductPlan | ConvolutionPlan, aligned: int = 16) -> str | None:
         if isinstance(plan, ConvolutionPlan):
-            return unsupported(plan) if self.cudnn else "there is no cuDNN"
+            reason = "there is no cuDNN" if not self.cudnn else unsupported(plan)
+            return reason or ("operands may lie anywhere" if aligned < 16 else None)
         return self.refused(plan)
 
     def library(self, plan: Any, reads: list[int], writes: list[int], stream: int) -> None:

@@ -293,6 +293,29 @@ def test_operands_that_may_lie_anywhere_are_not_cudnns(monkeypatch: pytest.Monke
     assert "multiples of 16 bytes" in str(library.refuse(plan, 4))
 
 
+def test_rows_of_a_scan_are_not_cudnn_s(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image of 60 bytes begins at a multiple of 4 of them."""
+    monkeypatch.setattr(type(gpu.driver), "cudnn", True)
+
+    def f(xs: Any, w: Any) -> Any:
+        def step(h: Any, x: Any) -> Any:
+            return hml.nn.conv2d(h, w, padding="same") + x, hml.nn.conv2d(x, w, padding="same") * h
+
+        return hml.scan(step, xs[0], xs)
+
+    args = [floats(3, 1, 5, 1, 3), floats(1, 2, 3, 3)]
+    expected = hml.function(f)(*map(hml.asarray, args))
+    with hml.device("gpu:0"):
+        traced = hml.function(f)
+        for _ in range(2):
+            got = traced(*map(hml.asarray, args))
+            for g, e in zip(pytree.leaves(got), pytree.leaves(expected), strict=True):
+                np.testing.assert_allclose(g.numpy(), e.numpy(), rtol=2e-4, atol=2e-5)
+        text = str(traced.explain(*map(hml.asarray, args)))
+    assert "im2col" in text
+    assert "conv of" not in text
+
+
 def test_what_our_graphs_of_cudnn_leave_to_others() -> None:
     plan = ConvolutionPlan("conv", (2, 8, 9, 3), (5, 3, 2, 3), (2, 4, 11, 5), **HOW)
     assert unsupported(plan) is None

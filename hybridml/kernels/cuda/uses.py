@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from hybridml.kernels.cuda.lt import ALIGNED
 from hybridml.kernels.space import stretch
-from hybridml.kernels.views import places
+from hybridml.kernels.views import Place, places
 from hybridml.ops.elementwise import CAST
 from hybridml.ops.registry import Kind
 from hybridml.trace.graph import Graph, Node, Value
@@ -136,9 +137,16 @@ class Alignment:
     graph, and goes out of it, may be the row of a scan: only its elements are known to be aligned."""
 
     def __init__(self, graph: Graph, inner: bool) -> None:
-        self._places = places(graph)
-        outside = (*graph.inputs, *graph.variables, *graph.results) if inner else ()
-        self._anywhere = {self._places[v][0] for v in outside}
+        self._graph, self._inner = graph, inner
+
+    @functools.cached_property
+    def _places(self) -> dict[Value, Place]:
+        return places(self._graph)
+
+    @functools.cached_property
+    def _anywhere(self) -> set[Value]:
+        g = self._graph
+        return {self._places[v][0] for v in (*g.inputs, *g.variables, *g.results)} if self._inner else set()
 
     def __call__(self, v: Value) -> int:
         base, at = self._places[v]
