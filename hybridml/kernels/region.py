@@ -134,7 +134,7 @@ class Region:
                 yield EmptyStep(n.op.name, reads, n.outputs)
                 continue
             if n.op.kind is Kind.CONTROL:
-                yield control.step(n, reads, self.places, self._inner)
+                yield control.step(n, reads, self.places, functools.partial(self._inner, n))
                 continue
             if runs_python(n):
                 yield PythonStep(n, reads, n.outputs, checks=bool(n.outputs), reason="is Python")
@@ -192,8 +192,8 @@ class Region:
         results = {self.places[v][0] for v in self.graph.results}
         return sweep.plan(merge_equal_updates(steps), results, self._hints)
 
-    def _inner(self, graph: Graph) -> Region:
-        """The region of a branch or a loop body."""
+    def _inner(self, n: Node, graph: Graph) -> Region:
+        """The region of a branch or a loop body of a node."""
         return Region(graph, self.threads, self.meter, True, self._known, self._hints)
 
     def _kernel(self, g: Group, reads: tuple[Value, ...]) -> KernelStep:

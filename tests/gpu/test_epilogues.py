@@ -404,17 +404,51 @@ def test_what_may_lie_anywhere_is_asked_for_so() -> None:
     def f(x: Any, w: Any, b: Any) -> Any:
         return hml.nn.relu(x @ w[1] + b[1])
 
-    def asked(args: list[Any], inner: bool) -> set[int]:
+    def asked(args: list[Any], *outside: Any) -> set[int]:
         found = set()
-        absorb(graph_of(f, args), lambda plan, aligned: found.add(aligned), inner)
+        absorb(graph_of(f, args), lambda plan, aligned: found.add(aligned), *outside)
         return found
 
-    assert asked([floats(5, 4), floats(2, 4, 4), floats(2, 4)], False) == {16}
-    assert asked([floats(5, 4), floats(2, 4, 3), floats(2, 3)], False) == {4}
-    assert asked(
-        [floats(5, 4).astype("e"), floats(2, 4, 4).astype("e"), floats(2, 4).astype("e")], False
-    ) == {8}
-    assert asked([floats(5, 4), floats(2, 4, 4), floats(2, 4)], True) == {4}
+    even, odd = [floats(5, 4), floats(2, 4, 4), floats(2, 4)], [floats(5, 4), floats(2, 4, 3), floats(2, 3)]
+    assert asked(even) == {16}
+    assert asked(odd) == {4}
+    assert asked([a.astype("e") for a in even]) == {8}
+    assert asked(even, 4) == {4}  # in a branch that is given part of a larger array
+    assert asked(even, 16, True) == {16}  # in a scan over rows of 16 bytes, or of 80
+    assert asked([floats(5, 3), floats(2, 3, 4), floats(2, 4)], 16, True) == {4}  # of 60
+
+
+def branch(x: Any, w: Any, flat: Any, start: int) -> Any:
+    b = flat[start : start + 4]
+    return hml.cond(hml.sum(x) > 0, lambda: hml.nn.relu(x @ w + b), lambda: x)
+
+
+def rows(x: Any, w: Any, flat: Any, start: int) -> Any:
+    size = len(w)
+    xs = hml.reshape(flat[start : start + 2 * size], (2, 1, size))
+    return hml.scan(lambda h, x: (h * 0.5, hml.nn.relu((x * hml.sum(h)) @ w + x)), x, xs)
+
+
+@pytest.mark.parametrize(
+    ("f", "size", "start", "expected"),
+    [
+        (branch, 4, 0, 16),
+        (branch, 4, 1, 4),
+        (branch, 4, 4, 16),
+        (rows, 4, 4, 16),
+        (rows, 4, 2, 8),
+        (rows, 3, 0, 4),
+    ],
+)
+def test_what_a_branch_or_a_scan_is_given_is_followed(
+    f: Any, size: int, start: int, expected: int, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: set[int] = set()
+    monkeypatch.setattr(gpu.driver, "refuse", lambda plan, aligned=16: asked.add(aligned))
+    with hml.device("gpu:0"):
+        args = [hml.asarray(floats(*s)) for s in ((4, size), (size, size), (40,))]
+        hml.function(f).get_concrete_function(*args, start)
+    assert asked == {expected}
 
 
 def test_a_residual_that_nobody_else_reads_gives_its_place(gpu: FakeGpu) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 from hybridml.kernels.cuda.commands import ProductPlan
 from hybridml.kernels.cuda.cudnn import CONVOLUTION, ConvolutionPlan
 from hybridml.kernels.cuda.epilogue import PRODUCT, Epilogue, kept_spec
+from hybridml.kernels.cuda.lt import ALIGNED
 from hybridml.kernels.cuda.order import in_order
 from hybridml.kernels.cuda.patterns import GELU, GELU_BY_ERF, GELU_GRADIENT, Matcher
 from hybridml.kernels.cuda.products import product_steps
@@ -54,10 +55,9 @@ class Taken:
 class Absorber(Uses):
     """One graph. `refuse` says why the library has no such product for buffers at multiples of so many bytes, or None."""
 
-    def __init__(self, graph: Graph, refuse: Refuse, inner: bool) -> None:
+    def __init__(self, graph: Graph, refuse: Refuse, aligned: Alignment) -> None:
         super().__init__(graph)
-        self._refuse = refuse
-        self._aligned = Alignment(graph, inner)
+        self._refuse, self._aligned = refuse, aligned
         self.refusals: list[Refusal] = []
         self._taken: dict[Node, Taken] = {}
         self._gone: set[Node] = set()  # nodes whose result a product gives
@@ -315,9 +315,11 @@ class Absorber(Uses):
         yield Node(PRODUCT, (*t.node.inputs, *more), attrs, tuple(outputs), t.node.source)
 
 
-def absorb(graph: Graph, refuse: Refuse, inner: bool = False) -> tuple[Graph, list[Refusal]]:
-    """The graph whose products have epilogues, and what was not taken and why."""
-    absorber = Absorber(graph, refuse, inner)
+def absorb(
+    graph: Graph, refuse: Refuse, outside: int = ALIGNED, rows: bool = False
+) -> tuple[Graph, list[Refusal]]:
+    """The graph whose products have epilogues, and what was not taken and why. `outside` and `rows` are those of `Alignment`."""
+    absorber = Absorber(graph, refuse, Alignment(graph, outside, rows))
     return absorber.run(), absorber.refusals
 
 

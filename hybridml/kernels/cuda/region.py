@@ -23,6 +23,7 @@ from hybridml.kernels.cuda.convolutions import convolutions
 from hybridml.kernels.cuda.epilogue import PRODUCT
 from hybridml.kernels.cuda.items import Array, Branch, Eager, Item, Look, Repeat, Where, While
 from hybridml.kernels.cuda.join import join
+from hybridml.kernels.cuda.lt import ALIGNED
 from hybridml.kernels.cuda.products import product_steps
 from hybridml.kernels.cuda.program import is_recorded
 from hybridml.kernels.cuda.steps import CudaHorizontalStep, CudaStep, LibraryStep
@@ -54,21 +55,23 @@ ROWS_BYTES = 64 << 20  # that are copied for so many to lie where a recorded gra
 
 
 class CudaRegion(Region):
-    """Steps and buffers of one graph on a GPU."""
+    """Steps and buffers of one graph on a GPU. `outside` says how what is given to it is aligned."""
 
     def __init__(
-        self, graph: Graph, driver: Any, meter: Meter, inner: bool = False, known: Fusions | None = None
-    ) -> None:
-        self.driver = driver
+        self, graph: Graph, driver: Any, meter: Meter, inner: bool = False, known: Fusions | None = None,
+        outside: tuple[int, bool] = (ALIGNED, False),
+    ) -> None:  # fmt: skip
+        self.driver, self._outside = driver, outside
         self._uploaded: dict[Value, Any] = {}
-        graph, apart = absorb(self._without_convolutions(join(graph), inner), driver.refuse, inner)
+        graph, apart = absorb(self._without_convolutions(join(graph)), driver.refuse, *outside)
         super().__init__(graph, 1, meter, inner, known)
         self.refusals += apart
 
     # what differs from the CPU
 
-    def _inner(self, graph: Graph) -> Region:
-        return CudaRegion(graph, self.driver, self.meter, True, self._known)
+    def _inner(self, n: Node, graph: Graph) -> Region:
+        inside = Alignment(self.graph, *self._outside).inside(n)
+        return CudaRegion(graph, self.driver, self.meter, True, self._known, inside)
 
     def _routines(self, n: Node) -> Sequence[Any] | None:
         found = lower_windows(n, self.places, 1, GENERATED | patches.KERNELS)
@@ -107,8 +110,8 @@ class CudaRegion(Region):
             for k in range(launches)
         ]  # fmt: skip
 
-    def _without_convolutions(self, graph: Graph, inner: bool) -> Graph:
-        precision, aligned = config.get().matmul_precision, Alignment(graph, inner)
+    def _without_convolutions(self, graph: Graph) -> Graph:
+        precision, aligned = config.get().matmul_precision, Alignment(graph, *self._outside)
         return convolutions(graph, lambda r, n: cudnn.lower(r, n, precision, self.driver.refuse, aligned))
 
     def _products(self, n: Node) -> Sequence[Any] | None:

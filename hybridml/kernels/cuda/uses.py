@@ -133,23 +133,36 @@ class Uses:
 
 
 class Alignment:
-    """Bytes that a value's buffer begins at a multiple of, as far as that is known and matters to a library. What comes into an `inner`
-    graph, and goes out of it, may be the row of a scan: only its elements are known to be aligned."""
+    """Bytes that a value's buffer begins at a multiple of, as far as that is known and matters to a library.
 
-    def __init__(self, graph: Graph, inner: bool) -> None:
-        self._graph, self._inner = graph, inner
+    Buffers of a graph's own are aligned. What comes into it and goes out of it is so as far as `outside` says; the `rows` of a scan
+    follow each other without gaps.
+    """
+
+    def __init__(self, graph: Graph, outside: int = ALIGNED, rows: bool = False) -> None:
+        self._graph, self._outside, self._rows = graph, outside, rows
 
     @functools.cached_property
     def _places(self) -> dict[Value, Place]:
         return places(self._graph)
 
     @functools.cached_property
-    def _anywhere(self) -> set[Value]:
+    def _external(self) -> set[Value]:
         g = self._graph
-        return {self._places[v][0] for v in (*g.inputs, *g.variables, *g.results)} if self._inner else set()
+        return {self._places[v][0] for v in (*g.inputs, *g.variables, *g.results)}
 
     def __call__(self, v: Value) -> int:
         base, at = self._places[v]
-        start = at.offset * v.dtype.itemsize
-        known = v.dtype.itemsize if base in self._anywhere else ALIGNED
-        return min(known, start & -start) if start else known
+        found = ALIGNED
+        if base in self._external:
+            found = min(self._outside, _power_of_two(base.spec.nbytes) if self._rows else ALIGNED)
+        return min(found, _power_of_two(at.offset * v.dtype.itemsize))
+
+    def inside(self, n: Node) -> tuple[int, bool]:
+        """`outside` and `rows` for the sub-graphs of a node."""
+        return min([ALIGNED, *map(self, (*n.values, *n.outputs))]), n.op.provider == "scan"
+
+
+def _power_of_two(number: int) -> int:
+    """The largest one that divides it, up to what matters."""
+    return min(number & -number, ALIGNED) if number else ALIGNED
