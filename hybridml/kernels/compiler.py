@@ -8,30 +8,44 @@ knows, has the last word on errors, and is what the translator is tested against
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hybridml import collection
 from hybridml.kernels import llvm
+from hybridml.kernels.jobs import Job
 from hybridml.kernels.translate import Unsupported, translate
 
 
 @dataclass(frozen=True)
-class Compiled:
-    """Object code, its entry, the functions it leaves to others, who compiled it and the seconds before LLVM and in it.
+class Code:
+    """Object code, and the seconds that LLVM took for it."""
 
-    `by` is "translator" or "numba"; Numba's seconds are all counted as its own.
+    code: bytes
+    llvm_seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A kernel on its way through LLVM: its entry, who compiles it, the seconds before LLVM, where its code can be waited for, which
+    functions that leaves to others, and what frees the memory it took.
+
+    `by` is "translator" or "numba"; Numba's seconds are all counted as its own, and its code is there at once.
     """
 
     symbol: str
-    code: bytes
-    declared: set[str]
     by: str
     front_seconds: float
-    llvm_seconds: float
+    coming: Job[Code] | Code
+    declared: Callable[[], set[str]]
+    close: Callable[[], None]
+
+    def code(self) -> Code:
+        return self.coming if isinstance(self.coming, Code) else self.coming.result()
 
 
 def compile_object(source: str, name: str, signature: str, path: str, unique: str) -> Compiled:
-    """Compile the function ``name`` of ``source``.
+    """Begin to compile the function ``name`` of ``source``.
 
     Args:
         signature: with the names of `numba.types`.
@@ -47,7 +61,16 @@ def compile_object(source: str, name: str, signature: str, path: str, unique: st
             from hybridml.kernels import numba_compiler
 
             symbol, code, declared = numba_compiler.compile_object(source, name, signature, path, unique)
-            return Compiled(symbol, code, declared, "numba", time.perf_counter() - started, 0.0)
-        middle = time.perf_counter()
-        code, declared = llvm.compile_module(translated.text, translated.loops)
-    return Compiled(symbol, code, declared, "translator", middle - started, time.perf_counter() - middle)
+            return Compiled(
+                symbol, "numba", time.perf_counter() - started, Code(code), lambda: declared, lambda: None
+            )
+        module = llvm.Module(translated.text, translated.loops)
+    front_seconds = time.perf_counter() - started
+    coming = Job(lambda: _by_llvm(module))
+    return Compiled(symbol, "translator", front_seconds, coming, module.declared, module.close)
+
+
+def _by_llvm(module: llvm.Module) -> Code:
+    started = time.perf_counter()
+    module.optimise()
+    return Code(module.object_code(), time.perf_counter() - started)

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 
+from hybridml import config
 from hybridml.kernels import jit, layout, objects, pool
 from hybridml.kernels.layout import Opcode
 
@@ -234,6 +235,14 @@ def entry(block: np.ndarray) -> Callable[..., int]:
     """The native loop as a function of Python, `loops.run`: of a list of arrays, or of one to fill and of arguments that the
     block's rows recognise. It keeps the block alive."""
     return objects.builtin(_native_address(), "run", block)
+
+
+def expect() -> None:
+    """Begin to compile what every program needs, where no cache has it."""
+    if objects.known():
+        jit.load(pool.native_source(), "run", SIGNATURE)
+    if config.get().num_threads > 1:
+        jit.load(pool.native_source(), "work", pool.SIGNATURE)
 
 
 @functools.cache

@@ -10,7 +10,6 @@ import functools
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
 from typing import Any, NoReturn
 
 import numpy as np
@@ -58,8 +57,10 @@ class Executable:
         started = time.perf_counter()
         self.meter = Meter()
         with collection.held(), jit.recorded() as self.loads:
+            driver.expect()
             self.region = planned(self.meter)
             self._build()
+            jit.finish(self.loads)
         self._seconds = time.perf_counter() - started
 
     # facts for people
@@ -104,22 +105,25 @@ class Executable:
     def facts(self) -> dict[str, Any]:
         """The counts and times that `ConcreteFunction.stats` reports."""
         return {
-            **asdict(self.meter), **self._time(), "kernels": len(self.kernels), "python_steps": len(self.python_steps),
+            **self.meter.facts(), **self._time(), "kernels": len(self.kernels), "python_steps": len(self.python_steps),
             "bytes_eager": int(_eager_bytes(self.graph)), "bytes_traced": int(_traced_bytes(self.region)),
             "arena_bytes": self.arena_bytes,
         }  # fmt: skip
 
     def _time(self) -> dict[str, float]:
-        """Where the time of building went, the matrix products' and the driver's kernels included."""
-        loads, numba = self.loads, [k for k in self.loads if k.by == "numba"]
-        numbas = sum(k.seconds for k in numba)
+        """Where the time of building went, the matrix products' and the driver's kernels included.
+
+        What LLVM did in other threads while this one was busy is told apart.
+        """
+        loads = self.loads
+        numbas = sum(k.seconds for k in loads if k.by == "numba")
         front = sum(k.front_seconds for k in loads if k.by == "translator")
-        llvm = sum(k.llvm_seconds for k in loads)
-        loading = sum(k.seconds for k in loads) - numbas - front - llvm
-        plan = self._seconds - self.meter.emit_seconds - sum(k.seconds for k in loads)
+        waited, llvm = sum(k.waited_seconds for k in loads), sum(k.llvm_seconds for k in loads)
+        all_loads = sum(k.seconds for k in loads)
         return {
-            "plan_seconds": max(plan, 0.0), "translate_seconds": front, "llvm_seconds": llvm,
-            "numba_seconds": numbas, "link_seconds": loading,
+            "plan_seconds": max(self._seconds - self.meter.emit_seconds - all_loads, 0.0), "translate_seconds": front,
+            "llvm_seconds": waited, "llvm_beside_seconds": max(llvm - waited, 0.0), "numba_seconds": numbas,
+            "link_seconds": all_loads - numbas - front - waited,
         }  # fmt: skip
 
     # the program

@@ -195,25 +195,29 @@ def tiled(args, begin, end):
                         c_here, c_row = c_block, C_COLUMNS + SLACK
                     for near in range(left, right, PANELS * PANEL):
                         far = min(near + PANELS * PANEL, right)
-                        if prologue_b != 0 and transb:
-                            row = entry * args[4]
-                            call_on_block(
-                                prologue_b,
-                                args[29],
-                                b_block,
-                                b_line,
-                                row + near,
-                                row + far,
-                                start,
-                                start + steps,
+                        of, of_row, of_step, of_column = b, ldb, start, near
+                        if prologue_b != 0:
+                            of, of_row, of_step, of_column = b_block, b_line, 0, 0
+                            if transb:
+                                row = entry * args[4]
+                                call_on_block(
+                                    prologue_b,
+                                    args[29],
+                                    of,
+                                    of_row,
+                                    row + near,
+                                    row + far,
+                                    start,
+                                    start + steps,
+                                )
+                            else:
+                                row = entry * depth + start
+                                call_on_block(prologue_b, args[29], of, of_row, row, row + steps, near, far)
+                        if pack_b or prologue_b != 0:
+                            right_end = of_column + far - near
+                            pack_panels(
+                                panels, b_panel, of, of_row, transb, of_step, steps, of_column, right_end
                             )
-                            pack_panels(panels, b_panel, b_block, b_line, transb, 0, steps, 0, far - near)
-                        elif prologue_b != 0:
-                            row = entry * depth + start
-                            call_on_block(prologue_b, args[29], b_block, b_line, row, row + steps, near, far)
-                            pack_panels(panels, b_panel, b_block, b_line, transb, 0, steps, 0, far - near)
-                        elif pack_b:
-                            pack_panels(panels, b_panel, b, ldb, transb, start, steps, near, far)
                         for column in range(near, far, PANEL):
                             b_here, b_row = b + (start * ldb + column) * ITEM, ldb
                             if pack_b or prologue_b != 0:

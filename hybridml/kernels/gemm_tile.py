@@ -11,7 +11,7 @@ Every operand is an int64 address, every stride a number of elements. Columns be
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import llvmlite.binding as llvm  # type: ignore[import-untyped]
@@ -56,9 +56,11 @@ class Emitter:
         return base
 
     def splat(self, value: Any, vector: ir.VectorType) -> Any:
-        single = self.builder.insert_element(ir.Constant(vector, ir.Undefined), value, _I32(0))
-        lanes = ir.Constant(ir.VectorType(_I32, vector.count), [0] * vector.count)
-        return self.builder.shuffle_vector(single, ir.Constant(vector, ir.Undefined), lanes)
+        undefined = ir.Constant(vector, ir.Undefined)
+        single = self.builder.insert_element(undefined, value, _I32(0))
+        return self.builder.shuffle_vector(
+            single, undefined, ir.Constant(ir.VectorType(_I32, vector.count), None)
+        )
 
     def first_lanes(self, count: Any) -> Any:
         """The mask of the lanes below ``count``, an int64 of any size."""
@@ -97,20 +99,44 @@ class Emitter:
         return cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(result, parameters), name)
 
     def zero(self) -> Any:
-        return ir.Constant(self.vector, [0.0] * self.width)
+        return ir.Constant(self.vector, None)
 
-    def variables(self, count: int) -> list[Any]:
-        """Vectors that start at zero; LLVM keeps them in registers."""
-        places = [cgutils.alloca_once(self.builder, self.vector) for _ in range(count)]
-        for place in places:
-            self.builder.store(self.zero(), place)
-        return places
-
-    def multiply_add(self, place: Any, x: Any, y: Any) -> None:
+    def sum_of_products(self, total: Any, x: Any, y: Any) -> Any:
         # "contract" lets the two become one fused instruction where the processor has it, and stay two where
         # not.
         product = self.builder.fmul(x, y, flags=("contract",))
-        self.builder.store(self.builder.fadd(self.builder.load(place), product, flags=("contract",)), place)
+        return self.builder.fadd(total, product, flags=("contract",))
+
+    def repeat(
+        self, count: Any, first: Sequence[Any], step: Callable[[Sequence[Any]], Sequence[Any]]
+    ) -> list[Any]:
+        """What becomes of the values `first` when `values = step(values)` runs `count` times: a loop that holds them in registers."""
+        builder, before = self.builder, self.builder.block
+        header, body, after = [builder.append_basic_block(name) for name in ("repeat", "step", "repeated")]
+        builder.branch(header)
+        builder.position_at_end(header)
+        carried = [builder.phi(x.type) for x in (_I64(0), *first)]
+        builder.cbranch(builder.icmp_signed("<", carried[0], count), body, after)
+        builder.position_at_end(body)
+        following = [builder.add(carried[0], _I64(1), flags=("nsw",)), *step(carried[1:])]
+        for phi, start, x in zip(carried, (_I64(0), *first), following, strict=True):
+            phi.add_incoming(start, before)
+            phi.add_incoming(x, builder.block)
+        builder.branch(header)
+        builder.position_at_end(after)
+        return carried[1:]
+
+    def where(self, condition: Any, values: Sequence[Any], then: Callable[[], Sequence[Any]]) -> list[Any]:
+        """`values`, or what `then()` makes where the condition holds."""
+        before = self.builder.block
+        with self.builder.if_then(condition):
+            others = then()
+            inside = self.builder.block
+        found = [self.builder.phi(x.type) for x in values]
+        for phi, x, other in zip(found, values, others, strict=True):
+            phi.add_incoming(x, before)
+            phi.add_incoming(other, inside)
+        return found
 
     def total(self, value: Any) -> Any:
         """The sum of a vector's lanes, halves first: always the same order."""
@@ -149,26 +175,34 @@ def _emit_tile_body(
     builder: Any, emit: Emitter, rows: int, values: Sequence[Any], masks: Sequence[Any | None]
 ) -> None:
     a, a_row, a_column, b, b_row, c, c_row, depth, _, accumulate = values
-    vectors = range(len(masks))
-    sums = {(r, v): place for r in range(rows) for v, place in enumerate(emit.variables(len(masks)))}
+    tile = [(r, v) for r in range(rows) for v in range(len(masks))]
     row_starts = [emit.address(a, builder.mul(a_row, _I64(r))) for r in range(rows)]
-    places = {(r, v): emit.address(c, builder.mul(c_row, _I64(r)), _I64(v * emit.width)) for r, v in sums}
-    for place in places.values():  # while the sums are made, the lines of C that they are stored to arrive
+    c_starts = [emit.address(c, builder.mul(c_row, _I64(r))) for r in range(rows)]
+    places = [emit.address(c_starts[r], _I64(v * emit.width)) for r, v in tile]
+    for place in places:  # while the sums are made, the lines of C that they are stored to arrive
         emit.prefetch(place, write=True)
-    with cgutils.for_range(builder, depth, intp=_I64) as loop:
-        step = builder.mul(loop.index, b_row)
-        b_vectors = [emit.load(emit.address(b, step, _I64(v * emit.width)), masks[v]) for v in vectors]
-        across = builder.mul(loop.index, a_column)
-        for r in range(rows):
-            factor = emit.splat(emit.scalar(emit.address(row_starts[r], across)), emit.vector)
-            for v in vectors:
-                emit.multiply_add(sums[r, v], factor, b_vectors[v])
-    with builder.if_then(cgutils.is_not_null(builder, accumulate)):
-        for (r, v), place in places.items():
-            total = builder.fadd(builder.load(sums[r, v]), emit.load(place, masks[v]))
-            builder.store(total, sums[r, v])
-    for (r, v), place in places.items():
-        emit.store(builder.load(sums[r, v]), place, masks[v])
+    a_step, b_step = [builder.mul(stride, _I64(emit.item_bytes)) for stride in (a_column, b_row)]
+
+    def step(values: Sequence[Any]) -> Sequence[Any]:
+        across, down, *sums = values
+        columns = [emit.load(emit.address(down, _I64(v * emit.width)), mask) for v, mask in enumerate(masks)]
+        factors = [emit.splat(emit.scalar(builder.add(start, across)), emit.vector) for start in row_starts]
+        added = [
+            emit.sum_of_products(x, factors[r], columns[v]) for x, (r, v) in zip(sums, tile, strict=True)
+        ]
+        return [builder.add(across, a_step), builder.add(down, b_step), *added]
+
+    _, _, *sums = emit.repeat(depth, [_I64(0), b, *[emit.zero()] * len(tile)], step)
+
+    def with_c() -> list[Any]:
+        return [
+            builder.fadd(x, emit.load(p, masks[v])) for x, p, (_, v) in zip(sums, places, tile, strict=True)
+        ]
+
+    for x, place, (_, v) in zip(
+        emit.where(cgutils.is_not_null(builder, accumulate), sums, with_c), places, tile, strict=True
+    ):
+        emit.store(x, place, masks[v])
 
 
 def _emit_fitting_tile(builder: Any, element: ir.Type, left: Any, values: Sequence[Any]) -> Any:
@@ -222,25 +256,24 @@ def _emit_dots(builder: Any, element: ir.Type, rows: int, values: Sequence[Any])
     a, a_row, b, c, c_row, depth, accumulate = values
     emit = Emitter(builder, element)
     width = _I64(emit.width)
-    sums = emit.variables(rows)
+    row_starts = [emit.address(a, builder.mul(a_row, _I64(r))) for r in range(rows)]
     whole = builder.sdiv(depth, width)
 
-    def step(start: Any, mask: Any | None) -> None:
-        vector = emit.load(emit.address(b, start), mask)
-        for r in range(rows):
-            row = emit.load(emit.address(a, builder.mul(a_row, _I64(r)), start), mask)
-            emit.multiply_add(sums[r], row, vector)
+    def step(values: Sequence[Any], mask: Any | None = None) -> Sequence[Any]:
+        along, *sums = values
+        vector = emit.load(builder.add(b, along), mask)
+        loaded = [emit.load(builder.add(start, along), mask) for start in row_starts]
+        added = [emit.sum_of_products(x, row, vector) for x, row in zip(sums, loaded, strict=True)]
+        return [builder.add(along, _I64(VECTOR_BYTES)), *added]
 
-    with cgutils.for_range(builder, whole, intp=_I64) as loop:
-        step(builder.mul(loop.index, width), None)
+    values = emit.repeat(whole, [_I64(0), *[emit.zero()] * rows], step)
     done = builder.mul(whole, width)
-    with builder.if_then(builder.icmp_signed("<", done, depth)):
-        step(done, emit.first_lanes(builder.sub(depth, done)))
+    rest = builder.icmp_signed("<", done, depth)
+    _, *sums = emit.where(rest, values, lambda: step(values, emit.first_lanes(builder.sub(depth, done))))
     for r in range(rows):
         place = builder.inttoptr(emit.address(c, builder.mul(c_row, _I64(r))), element.as_pointer())
-        total = emit.total(builder.load(sums[r]))
         old = builder.select(cgutils.is_not_null(builder, accumulate), builder.load(place), element(0.0))
-        builder.store(builder.fadd(total, old), place)
+        builder.store(builder.fadd(emit.total(sums[r]), old), place)
 
 
 def _make_tile(element: ir.Type) -> Any:

@@ -15,8 +15,8 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,24 +59,91 @@ class CompileForbidden(RuntimeError):
     """A kernel had to be compiled inside `forbid_compiling`."""
 
 
-@dataclass(frozen=True)
 class Kernel:
-    """Native code of one kernel.
+    """Native code of one kernel, which may be on its way still.
 
-    ``address`` is that of the C function; ``path`` that of its source file, which is missing where the cache
-    cannot be written; ``origin`` is ``"compiled"``, ``"disk"`` or ``"memory"`` and ``seconds`` what this load
-    took, of which a compiler's front end and LLVM took their parts; ``by`` names that compiler, ``"translator"``
-    or ``"numba"`` (whose own LLVM is part of its front end).
+    ``address`` is that of the C function, waited for if need be; ``path`` that of its source file, which is missing where the cache
+    cannot be written; ``origin`` is ``"compiled"``, ``"disk"`` or ``"memory"``; ``by`` names the compiler, ``"translator"`` or
+    ``"numba"`` (whose own LLVM is part of its front end).
     """
 
-    address: int
-    name: str
-    path: Path
-    origin: str
-    seconds: float
-    by: str = ""
-    front_seconds: float = 0.0
-    llvm_seconds: float = 0.0
+    def __init__(self, name: str, path: Path, origin: str, native: Native, found_seconds: float) -> None:
+        self.name, self.path, self.origin = name, path, origin
+        self._native, self._found_seconds = native, found_seconds
+
+    @property
+    def address(self) -> int:
+        return self._native.address()
+
+    @property
+    def by(self) -> str:
+        made = self._native.made
+        return "" if made is None or self.origin != "compiled" else made.by
+
+    @property
+    def front_seconds(self) -> float:
+        """What a compiler's front end took."""
+        made = self._native.made
+        return 0.0 if made is None or self.origin != "compiled" else made.front_seconds
+
+    @property
+    def llvm_seconds(self) -> float:
+        """What LLVM took, in whichever thread; 0 as long as nobody has asked for the address."""
+        return self._native.llvm_seconds if self.origin == "compiled" else 0.0
+
+    @property
+    def waited_seconds(self) -> float:
+        """What of LLVM's time the thread that asked for the address waited."""
+        return self._native.waited_seconds if self.origin == "compiled" else 0.0
+
+    @property
+    def seconds(self) -> float:
+        """What this load took of the threads that asked for it: looking, the front end, waiting, linking."""
+        later = self._native.waited_seconds + self._native.link_seconds if self.origin == "compiled" else 0.0
+        return self._found_seconds + later
+
+
+class Native:
+    """The code behind kernels of one text: at an address, or in the making."""
+
+    def __init__(
+        self,
+        address: int | None,
+        made: Compiled | None = None,
+        name: str = "",
+        key: str = "",
+        source: str = "",
+    ) -> None:
+        self._address, self.made = address, made
+        self._name, self._key, self._source = name, key, source
+        self.llvm_seconds = self.waited_seconds = self.link_seconds = 0.0
+
+    def address(self) -> int:
+        if self._address is None:
+            assert self.made is not None
+            started = time.perf_counter()
+            code = self.made.code()
+            with _lock:
+                if self._address is None:
+                    self.llvm_seconds, self.waited_seconds = code.llvm_seconds, time.perf_counter() - started
+                    self._address = self._stored_and_linked(self.made, code.code)
+                    self.made.close()
+                    self.link_seconds = time.perf_counter() - started - self.waited_seconds
+                    _stats.seconds += self.waited_seconds + self.link_seconds
+        return self._address
+
+    def _stored_and_linked(self, made: Compiled, code: bytes) -> int:
+        undefined = llvm.undefined_symbols(code)
+        needs = made.declared() if undefined is None else undefined
+        entry = cache.Entry(made.symbol, tuple(sorted(needs)), code)
+        if needs <= _C_LIBRARY:
+            cache.write(self._name, self._key, self._source, entry)
+        address = llvm.link(entry.symbol, entry.needs, entry.code)
+        if address is None:
+            raise RuntimeError(
+                f"kernel {self._name!r} calls functions that are not to be found: {', '.join(sorted(needs))}"
+            )
+        return address
 
 
 @dataclass
@@ -118,36 +185,25 @@ def load(source: str, name: str, signature: str = KERNEL) -> Kernel:
     """
     start = time.perf_counter()
     with _lock:
-        found = _by_text.get((source, name, signature))
-        if found is not None:
+        known = _by_text.get((source, name, signature))
+        if known is not None:
             _stats.memory_hits += 1
-            return replace(
-                found,
-                origin="memory",
-                seconds=time.perf_counter() - start,
-                front_seconds=0.0,
-                llvm_seconds=0.0,
-            )
+            return Kernel(name, known.path, "memory", known._native, time.perf_counter() - start)
         parts = explain_key(source, name, signature)
         key = hashlib.sha256(
             "\n".join(f"{part}={value}" for part, value in parts.items()).encode()
         ).hexdigest()
         entry = cache.read(name, key)
         address = llvm.link(entry.symbol, entry.needs, entry.code) if entry is not None else None
-        origin, made = "disk", None
-        if address is None:
-            address, made = _compile_and_store(source, name, signature, key)
-            origin = "compiled"
-            _stats.compiled += 1
-        else:
+        if address is not None:
+            origin, native = "disk", Native(address)
             _stats.loaded_from_disk += 1
+        else:
+            origin, native = "compiled", _begin_to_compile(source, name, signature, key)
+            _stats.compiled += 1
         seconds = time.perf_counter() - start
         _stats.seconds += seconds
-        kernel = Kernel(address, name, cache.path_of(name, key, ".py"), origin, seconds)
-        if made is not None:
-            kernel = replace(
-                kernel, by=made.by, front_seconds=made.front_seconds, llvm_seconds=made.llvm_seconds
-            )
+        kernel = Kernel(name, cache.path_of(name, key, ".py"), origin, native, seconds)
         _by_text[source, name, signature] = kernel
         for loads in _recording.lists:
             loads.append(kernel)
@@ -171,6 +227,12 @@ def recorded() -> Iterator[list[Kernel]]:
         yield loads
     finally:
         _recording.lists.remove(loads)
+
+
+def finish(kernels: Iterable[Kernel]) -> None:
+    """Wait for kernels in the making: also one that nobody calls in the end is compiled once and kept."""
+    for k in kernels:
+        k._native.address()
 
 
 def close() -> None:
@@ -296,7 +358,7 @@ _C_LIBRARY = frozenset(["memcpy", "memmove", "memset", "memcmp", "bcmp"]) | {
 }
 
 
-def _compile_and_store(source: str, name: str, signature: str, key: str) -> tuple[int, Compiled]:
+def _begin_to_compile(source: str, name: str, signature: str, key: str) -> Native:
     if _forbidden:
         raise CompileForbidden(
             f"kernel {name!r} ({key[:16]}) is neither in memory nor in {cache.directory()}"
@@ -304,14 +366,4 @@ def _compile_and_store(source: str, name: str, signature: str, key: str) -> tupl
     from hybridml.kernels.compiler import compile_object
 
     made = compile_object(source, name, signature, str(cache.path_of(name, key, ".py")), key[:16])
-    undefined = llvm.undefined_symbols(made.code)
-    needs = made.declared if undefined is None else undefined
-    entry = cache.Entry(made.symbol, tuple(sorted(needs)), made.code)
-    if needs <= _C_LIBRARY:
-        cache.write(name, key, source, entry)
-    address = llvm.link(entry.symbol, entry.needs, entry.code)
-    if address is None:
-        raise RuntimeError(
-            f"kernel {name!r} calls functions that are not to be found: {', '.join(sorted(needs))}"
-        )
-    return address, made
+    return Native(None, made, name, key, source)

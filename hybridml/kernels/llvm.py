@@ -9,6 +9,7 @@ import ctypes
 import functools
 import struct
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 from hybridml.kernels import elf
@@ -24,9 +25,8 @@ def binding() -> Any:
     return llvm
 
 
-@functools.cache
 def machine(cpu: str | None = None) -> Any:
-    """This processor, with all that it can do; or another one of its kind, by LLVM's name, to read its code."""
+    """This processor, with all that it can do, for one thread; or another one of its kind, by LLVM's name, to read its code."""
     llvm = binding()
     triple = llvm.get_process_triple()
     return llvm.Target.from_triple(triple).create_target_machine(
@@ -40,24 +40,99 @@ def machine(cpu: str | None = None) -> Any:
     )
 
 
-def optimised(text: str, loops: bool = True, cpu: str | None = None) -> Any:
-    """A module as LLVM's third level of optimisation leaves it, for this processor or for `cpu`.
+class Module:
+    """A module as LLVM reads it, optimised and compiled by calls of their own.
+
+    llvmlite lets one thread at a time into the library. LLVM itself asks only that no two threads work in one context, or with one
+    target machine (https://llvm.org/docs/ProgrammersManual.html#threading). A module has both to itself, and the two calls that take
+    long go past llvmlite's lock: so several threads can each compile a module.
 
     `loops` says that they are to be vectorised and unrolled. Without, code that calls kernels or holds vector code as it is goes through a
     few passes instead: what is left of the third level takes LLVM four times as long, and saves a loop one step of its counter.
     """
-    llvm = binding()
-    module = llvm.parse_assembly(text)
-    module.triple = llvm.get_process_triple()
-    module.data_layout = str(machine(cpu).target_data)
-    module.verify()
-    options = llvm.create_pipeline_tuning_options(speed_level=3)
-    options.loop_vectorization = options.loop_interleaving = options.loop_unrolling = loops
-    options.slp_vectorization = False
-    builder = llvm.create_pass_builder(machine(cpu), options)
-    passes = None if loops else _few(llvm.create_new_module_pass_manager())
-    (passes or builder.getModulePassManager()).run(module, builder)
-    return module
+
+    def __init__(self, text: str, loops: bool = True, cpu: str | None = None) -> None:
+        llvm = binding()
+        self._cpu = cpu
+        try:
+            self._machine = _idle[cpu].pop()
+        except (KeyError, IndexError):
+            self._machine = machine(cpu)
+        self._context = llvm.create_context()
+        _contexts[id(self._context)] = self._context
+        self.parsed = llvm.parse_assembly(text, self._context)
+        self.parsed.triple = llvm.get_process_triple()
+        self.parsed.data_layout = str(self._machine.target_data)
+        self.parsed.verify()
+        options = llvm.create_pipeline_tuning_options(speed_level=3)
+        options.loop_vectorization = options.loop_interleaving = options.loop_unrolling = loops
+        options.slp_vectorization = False
+        self._builder = llvm.create_pass_builder(self._machine, options)
+        few = None if loops else _few(llvm.create_new_module_pass_manager())
+        self._passes = few or self._builder.getModulePassManager()
+
+    def optimise(self) -> None:
+        """Leave the module as LLVM's third level of optimisation does, for this processor."""
+        _long_calls().optimise(self._passes, self.parsed, self._builder)
+
+    def object_code(self) -> bytes:
+        """The object code of an optimised module."""
+        calls = _long_calls()
+        error = ctypes.c_char_p()
+        buffer = calls.emit(self._machine, self.parsed, 1, ctypes.byref(error))
+        if not buffer:
+            raise RuntimeError(f"LLVM makes no object code: {(error.value or b'').decode()}")
+        try:
+            return ctypes.string_at(calls.start(buffer), calls.size(buffer))
+        finally:
+            calls.dispose(buffer)
+            _idle.setdefault(self._cpu, []).append(self._machine)
+
+    def declared(self) -> set[str]:
+        """The functions that it leaves to others."""
+        return {f.name for f in self.parsed.functions if f.is_declaration and not f.name.startswith("llvm.")}
+
+    def close(self) -> None:
+        """Free it; nothing else may be asked of it afterwards."""
+        for part in (self.parsed, self._passes, self._builder, self._context):
+            part.close()
+        _contexts.pop(id(self._context), None)
+
+
+# Kept until their module is closed: the collector would free the two in any order.
+_contexts: dict[int, Any] = {}
+
+_idle: dict[str | None, list[Any]] = {}  # target machines that no module has: making one takes a millisecond
+
+
+@dataclass(frozen=True)
+class _Calls:
+    """Functions of llvmlite's library: the long ones give up the interpreter's lock, the others do not."""
+
+    optimise: Any
+    emit: Any
+    start: Any
+    size: Any
+    dispose: Any
+
+
+@functools.cache
+def _long_calls() -> _Calls:
+    lib = binding().ffi.lib
+    free, holding = ctypes.CDLL(lib._name), ctypes.PyDLL(lib._name)
+
+    def same(library: ctypes.CDLL, name: str) -> Any:
+        known, function = getattr(lib, name), getattr(library, name)
+        function.argtypes, function.restype = known.argtypes, known.restype
+        return function
+
+    return _Calls(
+        same(free, "LLVMPY_RunNewModulePassManager"),
+        same(free, "LLVMPY_TargetMachineEmitToMemory"),
+        same(holding, "LLVMPY_GetBufferStart"),
+        same(holding, "LLVMPY_GetBufferSize"),
+        same(holding, "LLVMPY_DisposeMemoryBuffer"),
+    )
 
 
 def _few(passes: Any) -> Any:
@@ -78,12 +153,21 @@ def _few(passes: Any) -> Any:
     return passes
 
 
-def compile_module(text: str, loops: bool = True) -> tuple[bytes, set[str]]:
-    """The object code of a module, and the functions it leaves to others; see `optimised`."""
-    module = optimised(text, loops)
-    code: bytes = machine().emit_object(module)
-    declared = {f.name for f in module.functions if f.is_declaration and not f.name.startswith("llvm.")}
-    return code, declared
+def optimised(text: str, cpu: str | None = None) -> Any:
+    """A module as the third level of optimisation leaves it, for this processor or for `cpu`: to read."""
+    module = Module(text, cpu=cpu)
+    module.optimise()
+    return module.parsed
+
+
+def compile_module(text: str, loops: bool = True) -> bytes:
+    """The object code of a module."""
+    module = Module(text, loops)
+    try:
+        module.optimise()
+        return module.object_code()
+    finally:
+        module.close()
 
 
 # Engines own the code of their kernels. One for each kernel, so that symbols never meet; kept for ever, also past the interpreter's

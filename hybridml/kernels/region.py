@@ -51,15 +51,22 @@ from hybridml.trace.bind import Sizes
 from hybridml.trace.graph import Graph, Node, Value, runs_python
 
 
-@dataclass
 class Meter:
     """What building kernels cost, over a region and those inside it. Seconds."""
 
-    emit_seconds: float = 0.0
-    compile_seconds: float = 0.0
-    load_seconds: float = 0.0
-    compiled: int = 0
-    loaded_from_disk: int = 0
+    def __init__(self) -> None:
+        self.emit_seconds = 0.0
+        self.kernels: list[Any] = []  # those generated, which may be in the making still
+
+    def facts(self) -> dict[str, float]:
+        """How many kernels were compiled and loaded, and what that took once they are all there."""
+        compiled, loaded = [
+            [k for k in self.kernels if k.origin == origin] for origin in ("compiled", "disk")
+        ]
+        return {
+            "emit_seconds": self.emit_seconds, "compiled": len(compiled), "loaded_from_disk": len(loaded),
+            "compile_seconds": sum(k.seconds for k in compiled), "load_seconds": sum(k.seconds for k in loaded),
+        }  # fmt: skip
 
 
 @dataclass
@@ -147,7 +154,7 @@ class Region:
             elif routines is not None:
                 for r in routines:
                     if isinstance(r, RoutineStep):
-                        self._count(r.kernel)
+                        self.meter.kernels.append(r.kernel)
                     yield r if isinstance(r, RoutineStep) else self._compiled(*r)
             elif moves is not None:
                 yield from [self._compiled(low, reads, n.outputs) for low in moves]
@@ -208,7 +215,7 @@ class Region:
         name, source = self._printed(lowered.spec, emit)
         self.meter.emit_seconds += time.perf_counter() - started
         kernel = jit.load(source, name)
-        self._count(kernel)
+        self.meter.kernels.append(kernel)
         return KernelStep(lowered, kernel, source, reads, writes)
 
     def _printed(self, spec: KernelSpec, printer: Callable[[KernelSpec], tuple[str, str]]) -> tuple[str, str]:
@@ -274,21 +281,13 @@ class Region:
         name, source = self._printed(lowered.spec, emit_block)
         self.meter.emit_seconds += time.perf_counter() - started
         kernel = jit.load(source, name, epilogue.SIGNATURE)
-        self._count(kernel)
+        self.meter.kernels.append(kernel)
         return lowered, kernel, source
 
     def _read_by(self, nodes: Sequence[int], made: set[Value]) -> tuple[Value, ...]:
         """The buffers that these nodes read, but for those that are made beside them."""
         read = dict.fromkeys(self.places[v][0] for i in nodes for v in self.graph.nodes[i].values)
         return tuple([v for v in read if v not in made])
-
-    def _count(self, kernel: Kernel) -> None:
-        if kernel.origin == "compiled":
-            self.meter.compiled += 1
-            self.meter.compile_seconds += kernel.seconds
-        elif kernel.origin == "disk":
-            self.meter.loaded_from_disk += 1
-            self.meter.load_seconds += kernel.seconds
 
     def at(self, sizes: Sizes) -> Region:
         """This plan, made while sizes were open, for numbers: words, extents and offsets are computed, nothing is decided anew but

@@ -21,4 +21,5 @@ def warm() -> list[jit.Kernel]:
         for dtype in ("float32", "float64"):
             for entry in ("tiled", "row", "dotted"):
                 gemm.load(entry, dtype)
+        jit.finish(loads)
     return loads

@@ -49,7 +49,7 @@ def address(text: str, by: By = "translator") -> int:
 
         symbol, code, _ = numba_compiler.compile_object(text, "written", jit.KERNEL, "written.py", unique)
     else:
-        code, _ = llvm.compile_module(translate(text, "written", jit.KERNEL, symbol, "written.py").text)
+        code = llvm.compile_module(translate(text, "written", jit.KERNEL, symbol, "written.py").text)
     return llvm.link(symbol, (), code) or 0
 
 

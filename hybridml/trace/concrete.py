@@ -37,7 +37,8 @@ class Stats:
     """What building a program cost and what it saves. Seconds and bytes.
 
     `compiled`, `loaded_from_disk` and their seconds count the kernels generated for this graph. The seconds of planning (fusion, memory,
-    the program's table), translating, LLVM, Numba and linking are those of all its kernels, matrix products and the driver included.
+    the program's table), translating, LLVM, Numba and linking are those of all its kernels, matrix products and the driver included;
+    what LLVM did in other threads while this one was busy with other stages is `llvm_beside_seconds`.
     """
 
     trace_seconds: float = 0.0
@@ -48,6 +49,7 @@ class Stats:
     plan_seconds: float = 0.0
     translate_seconds: float = 0.0
     llvm_seconds: float = 0.0
+    llvm_beside_seconds: float = 0.0
     numba_seconds: float = 0.0
     link_seconds: float = 0.0
     kernels: int = 0

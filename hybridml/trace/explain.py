@@ -145,6 +145,9 @@ def _stages(stats: Stats) -> list[tuple[str, float]]:
 def _time(program: Any, stats: Stats) -> str:
     """A line for each stage, then one for each kernel that was not in memory yet."""
     lines = [f"{name:15} {_ms(seconds):>10}" for name, seconds in _stages(stats)]
+    lines.append(
+        f"{'LLVM beside':15} {_ms(stats.llvm_beside_seconds):>10}  in other threads, while this one was at the above"
+    )
     for k in sorted(program.loads, key=lambda k: -k.seconds):
         how = (
             f"{k.origin} by the {k.by}"

@@ -27,7 +27,7 @@ EXPRESSIONS = {
 def code_of(expression):
     text = elementwise(expression, ["float32", "float32"], "float32")
     translated = translate(text, "written", jit.KERNEL, "written", "written.py")
-    return llvm.compile_module(translated.text, translated.loops)[0]
+    return llvm.compile_module(translated.text, translated.loops)
 
 
 def called(address, x, y):
@@ -49,7 +49,7 @@ def test_same_bits_as_by_llvms_linker(name):
 
 def test_a_library_function_is_found():
     text = "declare double @sin(double)\ndefine double @f(double %x) {\n %y = call double @sin(double %x)\n ret double %y\n}"
-    address = elf.link("f", llvm.compile_module(text)[0])
+    address = elf.link("f", llvm.compile_module(text))
     assert address
     function = ctypes.CFUNCTYPE(ctypes.c_double, ctypes.c_double)(address)
     assert function(0.5) == pytest.approx(np.sin(0.5), rel=1e-15)
@@ -60,9 +60,9 @@ def test_what_only_a_full_linker_understands_is_left_to_llvm():
         "declare double @nobody_has_this(double)\n"
         "define double @f(double %x) {\n %y = call double @nobody_has_this(double %x)\n ret double %y\n}"
     )
-    assert elf.link("f", llvm.compile_module(missing)[0]) is None
+    assert elf.link("f", llvm.compile_module(missing)) is None
     writable = "@counter = global i64 0\ndefine void @f() {\n store i64 1, ptr @counter\n ret void\n}"
-    code = llvm.compile_module(writable)[0]
+    code = llvm.compile_module(writable)
     assert elf.link("f", code) is None
     address = llvm.link("f", (), code)
     assert address

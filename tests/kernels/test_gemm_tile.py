@@ -29,7 +29,9 @@ from hybridml.kernels.jit import KERNEL
 from hybridml.kernels.translate import translate
 
 text = translate(gemm._source({dtype!r}), "tiled", KERNEL, "tiled", "gemm_loops.py").text
-lines = llvm.machine().emit_assembly(llvm.optimised(text, loops=False)).splitlines()
+module = llvm.Module(text, loops=False)
+module.optimise()
+lines = llvm.machine().emit_assembly(module.parsed).splitlines()
 stack, starts, found = ["(%rsp"], dict(), []
 for number, line in enumerate(lines):
     label = re.match(r"(\\.?\\w+):", line)

@@ -211,7 +211,7 @@ def statements(args, begin, end):
 def test_statements(what: str) -> None:
     text = HEADER + textwrap.indent(textwrap.dedent(STATEMENTS[what]), "    ")
     code = translate(text, "statements", jit.KERNEL, "statements", "a.py").text
-    one = llvm.link("statements", (), llvm.compile_module(code)[0])
+    one = llvm.link("statements", (), llvm.compile_module(code))
     symbol, other, _ = numba_compiler.compile_object(text, "statements", jit.KERNEL, "a.py", "b")
     two = llvm.link(symbol, (), other)
     for end in (0, 1, 13, 100):

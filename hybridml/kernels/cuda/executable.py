@@ -64,10 +64,11 @@ class CudaExecutable(Executable):
 
     def _time(self) -> dict[str, float]:
         """Numba's compiler makes the PTX; the driver's own time to load it counts as planning."""
-        kernels = self.meter.compile_seconds + self.meter.load_seconds
+        facts = self.meter.facts()
+        numbas, linking = facts["compile_seconds"], facts["load_seconds"]
         return {
-            "plan_seconds": max(self._seconds - self.meter.emit_seconds - kernels, 0.0), "translate_seconds": 0.0,
-            "llvm_seconds": 0.0, "numba_seconds": self.meter.compile_seconds, "link_seconds": self.meter.load_seconds,
+            "plan_seconds": max(self._seconds - self.meter.emit_seconds - numbas - linking, 0.0),
+            "numba_seconds": numbas, "link_seconds": linking,
         }  # fmt: skip
 
     def _build(self) -> None:

@@ -187,12 +187,7 @@ class CudaRegion(Region):
         self, name: str, source: str, parameters: tuple[emit_cuda.Parameter, ...], shared: bool
     ) -> Kernel:
         kernel: Kernel = self.driver.kernel(name, source, parameters, shared)
-        if kernel.origin == "compiled":
-            self.meter.compiled += 1
-            self.meter.compile_seconds += kernel.seconds
-        elif kernel.origin == "disk":
-            self.meter.loaded_from_disk += 1
-            self.meter.load_seconds += kernel.seconds
+        self.meter.kernels.append(kernel)
         return kernel
 
     # commands
