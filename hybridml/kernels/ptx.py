@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
 
+from hybridml.kernels import toolkit
 from hybridml.kernels.emit_cuda import Parameter
 
 Capability = tuple[int, int]
@@ -55,8 +56,10 @@ def compile_ptx(
     Args:
         path: shown in errors as the place of the source; the file need not exist.
 
-    Raises ImportError where numba-cuda or NVVM is missing.
+    Raises DeviceError where numba-cuda or NVVM is missing, with the cure.
     """
+    with _lock:
+        toolkit.ready()
     from numba.cuda import compiler
     from numba.cuda.cudadrv import nvvm
 
