@@ -30,7 +30,10 @@ class CuBlas:
     def __init__(self) -> None:
         self._handle: c_void_p | None = None
 
-    def _open(self) -> None:
+    def open(self) -> None:
+        """Make the handle, if there is none yet."""
+        if self._handle is not None:
+            return
         library = ctypes.CDLL(library_path("cublas"))
         f = library.cublasGemmStridedBatchedEx
         matrix: list[Any] = [
@@ -53,8 +56,7 @@ class CuBlas:
 
     def product(self, p: ProductPlan, a: int, b: int, c: int, workspace: int, stream: int) -> None:
         """c = op(a) @ op(b), in the order of the stream; the workspace is of WORKSPACE bytes."""
-        if self._handle is None:
-            self._open()
+        self.open()
         _check(self._set_stream(self._handle, stream), "cublasSetStream")
         _check(self._set_workspace(self._handle, workspace, WORKSPACE), "cublasSetWorkspace")
         kind = _REAL[p.dtype]
