@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import re
+import runpy
+import subprocess
+import sys
 import time
+import types
 from pathlib import Path
 from typing import Any
 
 import pytest
 import run as runner
+from assembler import assemble
+
+from hybridml.kernels.cuda.commands import Kernel
+from hybridml.kernels.ptx import compile_ptx
 
 TESTS = """
 import os, sys, time, types
@@ -89,3 +98,31 @@ def test_what_was_found_is_told_when_the_time_is_up(folder: Path, capsys: Any) -
 def test_without_a_gpu_the_cure_is_told(capsys: Any) -> None:
     assert runner.main([]) == 3
     assert "no GPU here" in capsys.readouterr().out
+
+
+def test_the_basics_hold_on_the_fake_device(tmp_path: Path) -> None:
+    """`device/test_basics.py` itself: what it says of the lowest layer is what everything above relies on."""
+    command = [
+        sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "as_default", "tests/gpu/device/test_basics.py",
+    ]  # fmt: skip
+    done = subprocess.run(
+        command, env=runner.environ(), cwd=runner.ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.skipif(importlib.util.find_spec("numba_cuda") is None, reason="needs numba-cuda")
+def test_the_kernels_of_the_basics_assemble(tmp_path: Path) -> None:
+    basics = runpy.run_path(str(runner.HERE / "device" / "test_basics.py"))
+    seen: list[Any] = []
+    driver = types.SimpleNamespace(
+        kernel=lambda *args: seen.append(args) or Kernel(*args[:3], None, "memory", 0.0)
+    )
+    gpu = types.SimpleNamespace(address=lambda a: 0, put=lambda a: a)
+    basics["scaled"](driver)
+    basics["counter"](gpu, driver, 1)
+    basics["turned"](driver)
+    for name, source, given, *_ in seen:
+        _, text = compile_ptx(name, source, given, (9, 0))
+        assemble(text.encode(), "sm_90", tmp_path)
+    assert len(seen) == 3
