@@ -102,9 +102,10 @@ class Worker:
 
 
 class Results:
-    """What became of the tests, told as it comes."""
+    """What became of the tests, told as it comes. `lost` are those after which the GPU was of no more use to their process."""
 
     def __init__(self) -> None:
+        self.lost: list[str] = []
         self.counts: dict[str, int] = {}
         self.kinds: dict[str, list[str]] = {}
         self.seconds: list[tuple[float, str]] = []
@@ -158,6 +159,8 @@ def step(worker: Worker, results: Results) -> None:
             worker.done.append(event["test"])
             worker.running, worker.since = "", event["time"]
             results.add(event["test"], event["outcome"], event["seconds"], event["text"])
+        elif event["event"] == "lost":
+            results.lost.append(event["test"])
         elif event["event"] == "finished":
             worker.finished = True
     waited = time.time() - worker.since
@@ -215,6 +218,7 @@ def run(paths: tuple[str, ...], rest: list[str], jobs: int, deadline: float) -> 
             for worker in workers:
                 worker.stop()
         unfinished = [w.running or "?" for w in workers if not w.finished]
+    blame(results.lost, command, deadline)
     tell(f"## {' '.join(paths)}")
     results.summary()
     if unfinished:
@@ -222,6 +226,27 @@ def run(paths: tuple[str, ...], rest: list[str], jobs: int, deadline: float) -> 
             f"STOPPED: the time was up; {len(unfinished)} of {jobs} processes had more to do, at {', '.join(unfinished)}"
         )
     return not results.kinds and not unfinished and bool(results.counts.get("passed"))
+
+
+def blame(lost: list[str], command: list[str], deadline: float) -> None:
+    """Run tests that lost the GPU once more, waiting for each kernel, so that the one that fails is named."""
+    tests = {test.partition("[")[0]: test for test in reversed(lost)}
+    for test in list(tests.values())[-3:]:
+        alone = [x for x in command if not x.startswith("tests/")] + [
+            test,
+            "--events",
+            os.devnull,
+            "--tb=short",
+        ]
+        try:
+            done = subprocess.run(
+                alone, env=environ(CUDA_LAUNCH_BLOCKING="1"), cwd=ROOT, capture_output=True, text=True, errors="replace",
+                timeout=min(LIMIT, deadline - time.time()) if deadline > time.time() else 0,
+            )  # fmt: skip
+            told = [line for line in done.stdout.splitlines() if re.match(r"E\s+\S|\S+:\d+: ", line)]
+        except subprocess.TimeoutExpired:
+            told = ["no time was left"]
+        tell(f"--- {test} with CUDA_LAUNCH_BLOCKING=1", *told[-12:], "")
 
 
 def main(args: list[str]) -> int:
