@@ -165,7 +165,8 @@ def back(out: Any, *inputs: Any) -> Any:
 
 
 class FakeUfunc:
-    """A ufunc with the methods that CuPy's has. `at` is left out: on a GPU it adds in no fixed order."""
+    """A ufunc with the methods that CuPy's has. `at` is left out, which on a GPU adds in no fixed order, and `reduceat`, which takes
+    differences of running sums there."""
 
     def __init__(self, name: str) -> None:
         self._f = getattr(np, name)
@@ -177,9 +178,6 @@ class FakeUfunc:
         self, x: Any, axis: Any = 0, dtype: Any = None, out: Any = None, keepdims: bool = False
     ) -> Any:
         return back(self._f.reduce(bare(x), axis=axis, dtype=dtype, keepdims=keepdims), x)
-
-    def reduceat(self, x: Any, indices: Any, axis: int = 0, dtype: Any = None, out: Any = None) -> Any:
-        return back(self._f.reduceat(bare(x), bare(indices), axis=axis, dtype=dtype), x)
 
 
 class _Grid:

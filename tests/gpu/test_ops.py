@@ -76,3 +76,23 @@ def test_gradients_are_those_of_the_cpu_and_stay_on_the_device(op: Op, gpu: Fake
         for g, e in zip(*found, strict=True) if found else ():
             assert g.device == "gpu:0", f"{op.name}: {sample.label}"
             assert_equal(op, g.numpy(), e.numpy(), sample.label)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 64, 1000])
+@pytest.mark.parametrize("columns", [(), (3,)], ids=str)
+def test_scattered_rows_do_not_touch_each_other(rows: int, columns: tuple[int, ...], gpu: FakeGpu) -> None:
+    """Sums of runs are exact where whole numbers are, whatever lies in the rows beside them: not differences of running sums."""
+    rng = np.random.default_rng(rows)
+    target = np.zeros((9, *columns), np.float32)
+    index = rng.integers(0, 9, rows)
+    updates = rng.integers(-9, 9, (rows, *columns)).astype(np.float32)
+    updates[index == 2] = 1e30
+    updates[index == 4] = np.nan
+    updates[index == 6] = np.inf
+    expected = target.copy()
+    np.add.at(expected, index, updates)
+    got = hml.scatter_add(*on_device([target, index, updates]), axis=0).numpy()
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    if not columns:
+        along = hml.scatter_add_along_axis(*on_device([target, index, updates]), axis=0).numpy()
+        np.testing.assert_allclose(along, expected, rtol=1e-6)
