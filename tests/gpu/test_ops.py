@@ -96,3 +96,24 @@ def test_scattered_rows_do_not_touch_each_other(rows: int, columns: tuple[int, .
     if not columns:
         along = hml.scatter_add_along_axis(*on_device([target, index, updates]), axis=0).numpy()
         np.testing.assert_allclose(along, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32"])
+def test_quotients_are_numpys(dtype: str, gpu: FakeGpu) -> None:
+    values = [1, 0.1, 0.3, -0.3, 5, -5, 7, 1e3, -1e3, 0, -0.0, 1e-3] + [np.inf, -np.inf, np.nan] * (
+        dtype != "int32"
+    )
+    x, y = (a.ravel() for a in np.meshgrid(*2 * [np.asarray(values).astype(dtype)]))
+    a, b = on_device([x, y])
+    with np.errstate(all="ignore"):
+        for got, f in (
+            (a // b, np.floor_divide),
+            (hml.floor_divide(a, b), np.floor_divide),
+            (a % b, np.remainder),
+        ):
+            np.testing.assert_array_equal(got.numpy(), f(x, y), err_msg=f.__name__)
+            assert got.dtype == dtype
+            np.testing.assert_array_equal(np.signbit(got.numpy()), np.signbit(f(x, y)))
+        scalar = 2 if dtype == "int32" else 0.1
+        np.testing.assert_array_equal((a % scalar).numpy(), x % x.dtype.type(scalar))
+        np.testing.assert_array_equal((scalar // a).numpy(), x.dtype.type(scalar) // x)
