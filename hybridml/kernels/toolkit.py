@@ -13,6 +13,7 @@ Three things stand between an installation and its first kernel, and each is men
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import functools
 import glob
 import importlib
@@ -40,6 +41,7 @@ def ready() -> None:
     with _named_home(home), _complete_numpy(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what NumPy deprecates in numba-cuda is not the user's to mend
         try:
+            _load_nvvm(home)
             cuda = importlib.import_module("numba.cuda")
             if importlib.util.find_spec("numba.cuda.np.arrayobj") is not None:
                 importlib.import_module(
@@ -84,6 +86,24 @@ def _named_home(found: list[str]) -> Iterator[None]:
         return
     with mock.patch.dict(os.environ, CUDA_HOME=found[0]):
         yield
+
+
+def _load_nvvm(found: list[str]) -> None:
+    """Load NVVM from a toolkit of a layout that NVIDIA's own search does not know: it takes what is loaded already."""
+    from cuda.pathfinder import load_nvidia_dynamic_lib  # type: ignore[import-not-found,import-untyped,unused-ignore]  # with numba-cuda
+
+    try:
+        load_nvidia_dynamic_lib("nvvm")
+    except Exception:  # its own error classes
+        files = [
+            f
+            for home in found
+            for part in ("nvvm/lib64", "lib64", "lib")
+            for f in Path(home, part).glob("libnvvm.so*")
+        ]
+        if not files:
+            raise
+        ctypes.CDLL(str(files[0]))
 
 
 def homes() -> list[str]:

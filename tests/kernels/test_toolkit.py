@@ -100,3 +100,32 @@ def test_what_is_missing_is_told_with_the_cure(monkeypatch):
     monkeypatch.setattr(nvvm, "NVVM", missing)
     with pytest.raises(DeviceError, match=r"libnvvm.so: not found.*CUDA_HOME.*pip install"):
         toolkit.ready.__wrapped__()
+
+
+@compiles
+def test_nvvm_is_loaded_from_a_toolkit_of_another_layout(fresh_process, tmp_path):
+    """As where the search of wheels, of the linker and of CUDA_HOME finds none: only a loaded library is left to be found."""
+    text = """
+import ctypes
+from pathlib import Path
+from cuda import pathfinder
+from hybridml.kernels import toolkit
+
+real = pathfinder.load_nvidia_dynamic_lib
+path = real("nvvm").abs_path
+home = Path(HOME)
+(home / "lib").mkdir()
+(home / "lib" / "libnvvm.so.4").symlink_to(path)
+opened = []
+pathfinder.load_nvidia_dynamic_lib = lambda name: (_ for _ in ()).throw(RuntimeError("nowhere"))
+ctypes.CDLL = opened.append
+toolkit._load_nvvm([str(home)])
+print(opened)
+try:
+    toolkit._load_nvvm([])
+except RuntimeError as error:
+    print(error)
+"""
+    out = fresh_process(text.replace("HOME", repr(str(tmp_path))))
+    assert "lib/libnvvm.so.4" in out
+    assert "nowhere" in out
