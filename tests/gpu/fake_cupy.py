@@ -49,6 +49,7 @@ class FakeArray:
     strides = property(lambda self: self._a.strides)
     flags = property(lambda self: self._a.flags)
     T = property(lambda self: back(self._a.T, self))
+    mT = property(lambda self: back(self._a.mT, self))
     data = property(lambda self: Pointer(self._a.ctypes.data))
 
     def get(self) -> np.ndarray:
