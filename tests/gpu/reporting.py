@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import time
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ def pytest_addoption(parser: Any) -> None:
     """What `run.py` says."""
     parser.addoption("--events", help="the file that events are added to")
     parser.addoption("--done", default="", help="a file with the names of tests that have run")
+    parser.addoption(
+        "--mixed", action="store_true", help="in an order that is no file's, but always the same"
+    )
     parser.addoption("--share", default="0/1", help="K/N: every Nth test, from the Kth")
 
 
@@ -40,6 +44,8 @@ def pytest_collection_modifyitems(config: Any, items: list[Any]) -> None:
     k, n = map(int, config.getoption("--share").split("/"))
     file = config.getoption("--done")
     done = set(Path(file).read_text().splitlines()) if file else set()
+    if config.getoption("--mixed"):  # so that all files have their turn where the time is short
+        random.Random(0).shuffle(items)
     items[:] = [item for item in items[k::n] if item.nodeid not in done]
     _write(event="collected", tests=len(items))
 

@@ -197,7 +197,7 @@ def run(paths: tuple[str, ...], rest: list[str], jobs: int, deadline: float) -> 
     left_out = [f"--deselect={test}" for test in CPU_ONLY]
     command = [
         sys.executable, "-m", "pytest", "-q", "--continue-on-collection-errors", "-p", "no:cacheprovider", "-p", "reporting", *warnings,
-        *left_out, *paths, *rest,
+        *left_out, *paths, *rest, *["--mixed"] * (paths == SUITE),
     ]  # fmt: skip
     results = Results()
     with tempfile.TemporaryDirectory() as folder:
@@ -251,7 +251,7 @@ def main(args: list[str]) -> int:
     parser.add_argument("--quick", action="store_true", help="only the tests that need a GPU")
     parser.add_argument("--suite", action="store_true", help="only the suite")
     parser.add_argument("--seconds", type=float, default=3600.0, help="after which all is stopped and told")
-    parser.add_argument("--jobs", type=int, default=max(1, min(8, (os.cpu_count() or 2) // 2)))
+    parser.add_argument("--jobs", type=int, default=max(1, min(12, (os.cpu_count() or 2) * 3 // 4)))
     chosen, rest = parser.parse_known_args(args)
     deadline = time.time() + chosen.seconds
     sys.path.insert(0, str(ROOT))
