@@ -49,6 +49,9 @@ Result cuDeviceGetAttribute(int *value, int attribute, int device) {
 Result cuDevicePrimaryCtxRetain(Handle *ctx, int device) { *ctx = (Handle)0xc0; return SUCCESS; }
 Result cuCtxSetCurrent(Handle ctx) { SAY("current %p", ctx); return SUCCESS; }
 
+Result cuCtxPushCurrent_v2(Handle ctx) { SAY("push %p", ctx); return SUCCESS; }
+Result cuCtxPopCurrent_v2(Handle *ctx) { SAY("pop"); return SUCCESS; }
+
 Result cuModuleLoadData(Handle *module, const char *text) {
     if (strstr(text, ".version 9.")) { SAY("load refused"); return UNSUPPORTED_PTX_VERSION; }
     SAY("load %.12s", strstr(text, ".version")); *module = fresh(); return SUCCESS;

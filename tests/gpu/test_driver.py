@@ -157,7 +157,8 @@ def test_a_recording(said: dict[str, list[str]]) -> None:
     ]
     assert said["record"][3:5] == ["copy 3 stream 51de", "child in 96a after 1"]
     assert said["finish"] == [
-        "stream destroyed", "instantiate 96a", "replay e8ec stream 10", "update e8ec first 9999", "exec destroyed", "graph destroyed 96a",
+        "stream destroyed", "instantiate 96a", "replay e8ec stream 10", "update e8ec first 9999",
+        "push 0xc0", "exec destroyed", "graph destroyed 96a", "pop",
     ]  # fmt: skip
 
 

@@ -229,9 +229,11 @@ class Driver:
         ok(cu.cuGraphExecKernelNodeSetParams(graph[0], node, node_parameters(command)), command)
 
     def destroy(self, graph: tuple[Any, ...]) -> None:
-        """Give a graph back; one that runs is finished first, by CUDA."""
+        """Give a graph back; one that runs is finished first, by CUDA. Python may ask for it in any thread, which keeps its context."""
+        cu.cuCtxPushCurrent(self.context)
         cu.cuGraphExecDestroy(graph[0])
         cu.cuGraphDestroy(graph[1])
+        cu.cuCtxPopCurrent()
 
 
 class _Held:

@@ -14,6 +14,7 @@ Where CUDA refuses to make a graph of what it did one by one, a warning says so 
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Sequence
 from typing import Any
@@ -167,7 +168,8 @@ class Segment:
             self._graph = None
 
     def __del__(self) -> None:
-        self.close()
+        if not sys.is_finalizing():  # CUDA may be gone before us
+            self.close()
 
 
 def issue_all(driver: Any, commands: Sequence[Command], externals: Sequence[int], stream: int) -> None:
