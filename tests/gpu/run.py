@@ -82,11 +82,11 @@ class Worker:
             self.process.wait(3)
 
     def stop(self) -> None:
-        """End the process and all that it started."""
+        """End the process and all that it started. One that waits for a GPU that hangs does not even die: nobody waits for it long."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(5)  # one that waits for a GPU that hangs does not even die
+            self.process.wait(0.5)
 
     def events(self) -> list[dict[str, Any]]:
         """What was written down since the last time."""
@@ -214,13 +214,13 @@ def run(paths: tuple[str, ...], rest: list[str], jobs: int, deadline: float) -> 
             for worker in workers:
                 worker.stop()
         unfinished = [w.running or "?" for w in workers if not w.finished]
-    blame(results.lost, command, deadline)
     tell(f"## {' '.join(paths)}")
     results.summary()
     if unfinished:
         tell(
             f"STOPPED: the time was up; {len(unfinished)} of {jobs} processes had more to do, at {', '.join(unfinished)}"
         )
+    blame(results.lost, command, deadline)
     return not results.kinds and not unfinished and bool(results.counts.get("passed"))
 
 
