@@ -1,4 +1,4 @@
-"""numba-cuda and NVIDIA's compiler library (NVVM), made ready to compile wherever they lie.
+"""numba-cuda and NVIDIA's compiler libraries (NVVM, NVRTC), made ready to compile wherever they lie.
 
 Three things stand between an installation and its first kernel, and each is mended here, once a process:
 
@@ -41,7 +41,8 @@ def ready() -> None:
     with _named_home(home), _complete_numpy(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what NumPy deprecates in numba-cuda is not the user's to mend
         try:
-            _load_nvvm(home)
+            for library in ("nvvm", "nvrtc"):  # numba-cuda asks for both
+                _load(library, [*_wheels(), *home])
             cuda = importlib.import_module("numba.cuda")
             if importlib.util.find_spec("numba.cuda.np.arrayobj") is not None:
                 importlib.import_module(
@@ -88,31 +89,33 @@ def _named_home(found: list[str]) -> Iterator[None]:
         yield
 
 
-def _load_nvvm(found: list[str]) -> None:
-    """Load NVVM from a toolkit of a layout that NVIDIA's own search does not know: it takes what is loaded already."""
+def _load(library: str, folders: list[str]) -> None:
+    """Load a library from a folder of wheels on PYTHONPATH, or a toolkit of a layout, that NVIDIA's own search does not know: it takes what
+    is loaded already."""
     from cuda.pathfinder import load_nvidia_dynamic_lib  # type: ignore[import-not-found,import-untyped,unused-ignore]  # with numba-cuda
 
     try:
-        load_nvidia_dynamic_lib("nvvm")
+        load_nvidia_dynamic_lib(library)
     except Exception:  # its own error classes
-        files = [
-            f
-            for home in found
-            for part in ("nvvm/lib64", "lib64", "lib")
-            for f in Path(home, part).glob("libnvvm.so*")
-        ]
+        places = [Path(folder, part) for folder in folders for part in ("nvvm/lib64", "lib64", "lib")]
+        files = [f for place in places for f in sorted(place.glob(f"lib{library}.so*"))]
         if not files:
             raise
         ctypes.CDLL(str(files[0]))
 
 
+def _wheels() -> list[str]:
+    return [
+        str(Path(p, "nvidia", name)) for p in sys.path if p for name in ("cu13", "cuda_nvcc", "cuda_nvrtc")
+    ]
+
+
 def homes() -> list[str]:
     """Folders that look like a toolkit with NVVM: those of wheels on the path, of nvcc, and in /usr/local, the newest first."""
-    wheels = [str(Path(p, "nvidia", name)) for p in sys.path if p for name in ("cu13", "cuda_nvcc")]
     nvcc = shutil.which("nvcc")
     beside = [str(Path(nvcc).resolve().parent.parent)] if nvcc else []
     local = ["/usr/local/cuda", *sorted(glob.glob("/usr/local/cuda-*"), key=_version, reverse=True)]
-    found = [h for h in (*wheels, *beside, *local) if Path(h, "nvvm", "libdevice").is_dir()]
+    found = [h for h in (*_wheels(), *beside, *local) if Path(h, "nvvm", "libdevice").is_dir()]
     return list(dict.fromkeys(found))
 
 
