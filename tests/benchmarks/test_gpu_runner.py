@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import runpy
 import time
 from pathlib import Path
 from typing import Any
@@ -101,3 +103,55 @@ def test_the_table_tells_errors_and_results_that_differ(runner: Any) -> None:
     assert "| y |  | a b |" in text
     assert "Results differ: layer_norm, torch eager" in text
     assert "jax jit:" not in text
+
+
+WORKER = """
+import json, sys
+library, variant, *names = sys.argv[1:]
+for name in names:
+    print(json.dumps({"begin": name}), flush=True)
+    if name == "gru_adam":
+        sys.exit("out of luck")
+    row = {"workload": name, "library": library, "variant": variant, "seconds": 1e-3, "issued": 1e-5, "losses": [1.0, 2.0]}
+    print(json.dumps(row), flush=True)
+"""
+
+
+def test_all_parts_end_up_in_the_results(
+    runner: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
+) -> None:
+    (tmp_path / "bandwidth.py").write_text(SCRIPT.replace('"hangs", ', ""))
+    (tmp_path / "worker.py").write_text(WORKER)
+    monkeypatch.setattr(runner, "HERE", tmp_path)
+    monkeypatch.setattr(runner, "describe", lambda: {"gpu": "NVIDIA Some", "date": "today", "versions": {}})
+    monkeypatch.setattr(runner.importlib.util, "find_spec", lambda name: None if name == "jax" else object())
+    assert runner.main() == 0
+    found = json.loads((tmp_path / "gpu-some.json").read_text())
+    assert [row["what"] for row in found["kernels"]] == ["good", "fails", "crashes", "last"]
+    assert {(row["library"], row["variant"]) for row in found["steps"]} >= {
+        ("hybridml", "traced"),
+        ("torch", "torch.compile"),
+    }
+    (failed,) = [row for row in found["steps"] if "error" in row and row["library"] == "hybridml"]
+    assert failed["workload"] == "gru_adam"
+    assert "out of luck" in failed["error"]
+    assert found["failed"] == {"jax jit": "not installed"}
+    assert "| tiny_adam | 1000.0 |" in capsys.readouterr().out
+
+
+def test_nothing_outlives_a_part_whose_time_is_up(tmp_path: Path) -> None:
+    everything: Any = runpy.run_path(str(ROOT / "benchmarks" / "gpu" / "all.py"))
+    pid = tmp_path / "pid"
+    child = (
+        f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(1000)"
+    )
+    parent = f"import subprocess, sys; print('begun', flush=True); subprocess.run([sys.executable, '-c', {child!r}], start_new_session=True)"
+    told = everything["timed"](["-c", parent], 3, tmp_path / "part.log")
+    assert "its time was up" in told
+    assert "begun" in told
+    stat = Path(f"/proc/{pid.read_text()}/stat")
+    for _ in range(50):
+        if not stat.exists() or " Z " in stat.read_text():
+            return
+        time.sleep(0.1)
+    pytest.fail("it is still there")
