@@ -178,15 +178,19 @@ def _gpu_parts(extra: str) -> Iterator[Finding]:
     try:
         from cuda.pathfinder import load_nvidia_dynamic_lib  # type: ignore[import-not-found,import-untyped,unused-ignore]  # with numba-cuda
 
-        for library in ("cublas", "cublasLt", "nvvm"):
+        for library in ("cublas", "cublasLt"):
             yield Finding(library, "ok", str(load_nvidia_dynamic_lib(library).abs_path))
     except Exception as error:  # its own error classes, and ImportError
-        yield Finding(
-            "CUDA libraries", "note", f"{error}".splitlines()[0], f"{cure} nvidia-cublas nvidia-nvvm"
-        )
+        yield Finding("CUDA libraries", "note", f"{error}".splitlines()[0], f"{cure} nvidia-cublas")
     from hybridml import backends
     from hybridml.errors import DeviceError
+    from hybridml.kernels import toolkit
 
+    try:
+        toolkit.ready()
+        yield Finding("compiler for the GPU", "ok", "numba-cuda and NVVM are found")
+    except DeviceError as error:
+        yield Finding("compiler for the GPU", "note", str(error).splitlines()[0], toolkit.CURE)
     try:
         gpu = backends.named("gpu:0")
         yield Finding("GPU", "ok", f"{gpu.name} opened")

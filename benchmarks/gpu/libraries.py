@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 from unittest import mock
 
+import numpy as np
+
 import hybridml as hml
 from hybridml import backends
 from hybridml.kernels.cuda.cudnn import ConvolutionPlan
@@ -40,33 +42,38 @@ def refusing(which: Callable[[Any], bool]) -> Any:
     return mock.patch.object(driver, "refuse", lambda plan: "left out" if which(plan) else real(plan))
 
 
-def rows(seconds: Callable[..., float]) -> list[dict[str, Any]]:
-    """Seconds of each step; `seconds` times a call."""
-    random = hml.random.Generator(1)
-    found: list[dict[str, Any]] = []
+def cases(seconds: Callable[..., float]) -> list[tuple[str, Callable[[], dict[str, Any]]]]:
+    """Steps, each with what measures it; `seconds` times a call."""
+    found: list[tuple[str, Callable[[], dict[str, Any]]]] = []
 
-    def add(what: str, f: Any, args: tuple[Any, ...], which: Callable[[Any], bool]) -> None:
-        try:
+    def values(*shape: int) -> Any:
+        return hml.asarray(np.random.default_rng(1).random(shape, np.float32))
+
+    def add(what: str, f: Any, make: Callable[[], Any], which: Callable[[Any], bool]) -> None:
+        def measure() -> dict[str, Any]:
+            args = make()
             with refusing(which):
                 step = hml.function(f)
                 for _ in range(3):
                     step(*args)
-            found.append({"what": what, "seconds": seconds(lambda: step(*args), rounds=7, n=5)})
-        except Exception as error:
-            found.append({"what": what, "error": f"{type(error).__name__}: {error}"[:300]})
+            return {"seconds": seconds(lambda: step(*args), rounds=7, n=5)}
+
+        found.append((what, measure))
 
     m, d, h = 8192, 1024, 4096
-    layers = tuple([random.uniform(s) for s in ((m, d), (d, h), (h,), (h, d), (d,))])
+
+    def layers() -> list[Any]:
+        return [values(*s) for s in ((m, d), (d, h), (h,), (h, d), (d,))]
+
     for name, activation in (("relu", hml.nn.relu), ("gelu", lambda x: hml.nn.gelu(x, approximate=True))):
         what = f"two layers and gradients {m}x{d}x{h}, {name}"
         add(f"{what}: epilogues", dense(activation), layers, lambda plan: False)
-        add(
-            f"{what}: separate kernels",
-            dense(activation),
-            layers,
-            lambda plan: not isinstance(plan, ConvolutionPlan),
-        )
-    images = random.uniform((64, 56, 56, 64)), random.uniform((3, 3, 64, 64)), random.uniform((64,))
+        separate = f"{what}: separate kernels"
+        add(separate, dense(activation), layers, lambda plan: not isinstance(plan, ConvolutionPlan))
+
+    def images() -> list[Any]:
+        return [values(64, 56, 56, 64), values(3, 3, 64, 64), values(64)]
+
     if importlib.util.find_spec("cudnn") is not None:
         add("convolution and gradients 64x56x56x64: cuDNN", convolution, images, lambda plan: False)
     products = "convolution and gradients 64x56x56x64: products over patches"
@@ -74,4 +81,4 @@ def rows(seconds: Callable[..., float]) -> list[dict[str, Any]]:
     return found
 
 
-__all__ = ["rows"]
+__all__ = ["cases"]

@@ -8,12 +8,17 @@ Exit code 3, and the cure, where there is no GPU.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
+import math
 import os
+import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +26,13 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 RESULTS = HERE.parent / "results"
 BUDGET = float(os.environ.get("BENCH_SECONDS", "540"))
+LOG = "gpu-errors.log"  # what the processes complained of
+LIMIT = 75  # seconds that a row may take
+# Shares of the time that each part may take at most; what one leaves the next have. The last of them is short where all are slow.
+KERNELS = 0.45
 LIBRARIES = (
-    ("hybridml", "traced"), ("torch", "eager"), ("jax", "jit"), ("torch", "torch.compile"),
+    ("hybridml", "traced", 0.5), ("torch", "eager", 0.2), ("jax", "jit", 0.3), ("torch", "torch.compile", 0.4),
+    ("torch", "torch.compile with CUDA graphs", 1.0),
 )  # fmt: skip
 WORKLOADS = (
     "two_layer_sgd", "two_layer_adam", "tiny_adam", "wide_sgd", "conv_adam", "gru_adam", "transformer_adam", "chain_1e6", "cross_entropy",
@@ -61,21 +71,80 @@ def describe() -> dict[str, Any]:
     }  # fmt: skip
 
 
-def output_of(script: str, *args: str, seconds: float) -> tuple[list[str], str]:
-    """The lines that a script printed within its time, and what went wrong, if anything."""
-    environ = dict(
-        os.environ, PYTHONPATH=f"{ROOT}:{os.environ.get('PYTHONPATH', '')}", HYBRIDML_DEVICE="gpu:0"
-    )
-    command = [sys.executable, str(HERE / script), *args]
-    try:
-        done = subprocess.run(
-            command, env=environ, capture_output=True, text=True, timeout=max(seconds, 5), cwd=ROOT
+def rows(command: list[str], names: list[str] | None, deadline: float) -> Iterator[dict[str, Any]]:
+    """What a script measures, a row at a time, until the deadline: its JSON lines.
+
+    A script ends after a row that fails, and is ended where a row takes longer than LIMIT; the next process goes on behind that row.
+    names: the arguments that say what to measure; None for a script that is told how many rows to leave out.
+    """
+    done, ended = 0, 0  # rows; processes that gave none
+    while time.monotonic() < deadline and ended < 2 and (names is None or done < len(names)):
+        more = [str(done)] if names is None else names[done:]
+        begun, before, code = "", done, None
+        for line in lines([sys.executable, *command, *more], deadline):
+            if isinstance(line, int):
+                code = line
+            elif "begin" in line:
+                begun = line["begin"]
+            else:
+                begun, done = "", done + 1
+                yield line
+        if code == 0:
+            return
+        ended = ended + 1 if done == before and not begun else 0
+        if begun:
+            done += 1
+            yield {"what": begun, "workload": begun, "error": said(code)}
+
+
+def lines(command: list[str], deadline: float) -> Iterator[Any]:
+    """The JSON lines of a process as they come, then its exit code. It and all that it started are ended when it says nothing for LIMIT."""
+    with (RESULTS / LOG).open("ab") as log, tempfile.TemporaryFile("w+b") as out:
+        process = subprocess.Popen(
+            command, env=environ(), stdout=out, stderr=log, cwd=ROOT, start_new_session=True
         )
-        out, wrong = done.stdout, "" if done.returncode == 0 else done.stderr[-2000:]
-    except subprocess.TimeoutExpired as stopped:
-        raw = stopped.stdout or b""
-        out, wrong = raw.decode() if isinstance(raw, bytes) else raw, f"stopped after {seconds:.0f} s"
-    return [line for line in out.splitlines() if line.startswith(("[", "{"))], wrong
+        at, heard, code = 0, time.monotonic(), None
+        try:
+            while True:
+                code = process.poll()  # asked before its last words are read
+                out.seek(at)
+                text = out.read()
+                whole = text[: text.rfind(b"\n") + 1]
+                at += len(whole)
+                for line in whole.decode(errors="replace").splitlines():
+                    heard = time.monotonic()
+                    if line.startswith("{"):
+                        yield json.loads(line)
+                if code is not None or time.monotonic() > min(deadline, heard + LIMIT):
+                    break
+                time.sleep(0.05)
+        finally:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid, signal.SIGKILL)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+    yield -1 if code is None else code
+
+
+def said(code: int | None) -> str:
+    """Why a row is missing: how its process ended, and the last line that it printed."""
+    ended = "stopped, it took too long" if code == -1 else f"the process ended with code {code}"
+    return f"{ended}: {complaint()}"[:600]
+
+
+def complaint() -> str:
+    """The last line of what processes complained of."""
+    tail = (RESULTS / LOG).read_text(errors="replace")[-3000:].strip().splitlines()
+    return tail[-1] if tail else ""
+
+
+def environ() -> dict[str, str]:
+    """Of every process. JAX would take three quarters of the memory for itself."""
+    path = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}".rstrip(os.pathsep)
+    return {
+        **os.environ, "PYTHONPATH": path, "HYBRIDML_DEVICE": "gpu:0", "XLA_PYTHON_CLIENT_PREALLOCATE": "false",
+        "PYTHONUNBUFFERED": "1", "PYTHONFAULTHANDLER": "1",
+    }  # fmt: skip
 
 
 def table(found: dict[str, Any]) -> str:
@@ -87,7 +156,11 @@ def table(found: dict[str, Any]) -> str:
     ]  # fmt: skip
     for row in found["kernels"]:
         ms = f"{1e3 * row['seconds']:.4f}" if "seconds" in row else ""
-        rate = f"{row['bytes_per_second'] / 1e9:.0f}" if "bytes_per_second" in row else row.get("error", "")
+        rate = (
+            f"{row['bytes_per_second'] / 1e9:.0f}"
+            if "bytes_per_second" in row
+            else " ".join(row.get("error", "").split())
+        )
         share = (
             f"{row['of_copy']:.2f}"
             if "of_copy" in row
@@ -96,7 +169,7 @@ def table(found: dict[str, Any]) -> str:
             else ""
         )
         lines.append(f"| {row['what']} | {ms} | {rate} | {share} |")
-    names = [f"{library} {variant}" for library, variant in LIBRARIES]
+    names = [f"{library} {variant}" for library, variant, _ in LIBRARIES]
     lines += [
         "",
         f"| step, us | {' | '.join(names)} | ours / best peer | our CPU time |",
@@ -107,7 +180,7 @@ def table(found: dict[str, Any]) -> str:
         cells = [
             f"{1e6 * rows[n]['seconds']:.1f}"
             if "seconds" in rows.get(n, {})
-            else rows.get(n, {}).get("error", "-")[:40]
+            else " ".join(rows.get(n, {}).get("error", "-").split())[:40]
             for n in names
         ]
         ours, peers = (
@@ -117,11 +190,25 @@ def table(found: dict[str, Any]) -> str:
         ratio = f"{ours['seconds'] / min(peers):.2f}" if "seconds" in ours and peers else "-"
         issued = f"{1e6 * ours['issued']:.1f} us" if "issued" in ours else "-"
         lines.append(f"| {workload} | {' | '.join(cells)} | {ratio} | {issued} |")
+    lines += [f"\nResults differ: {text}" for text in differences(found["steps"])]
     lines += [
         f"\nNot measured: {part}: {why.splitlines()[-1] if why else ''}"
         for part, why in found["failed"].items()
     ]
     return "\n".join(lines) + "\n"
+
+
+def differences(steps: list[dict[str, Any]]) -> list[str]:
+    """Where a library's first results are not hybridml's: its figures are then of something else."""
+    ours = {r["workload"]: r["losses"] for r in steps if r["library"] == "hybridml" and "losses" in r}
+    found = []
+    for r in steps:
+        mine, theirs = ours.get(r["workload"]), r.get("losses")
+        if mine and theirs and r["library"] != "hybridml":
+            pairs = list(zip(mine, theirs, strict=True))
+            if any(None in p or not math.isclose(*p, rel_tol=1e-2, abs_tol=1e-4) for p in pairs):
+                found.append(f"{r['workload']}, {r['library']} {r['variant']}: {theirs} beside our {mine}")
+    return found
 
 
 def main() -> int:
@@ -134,31 +221,39 @@ def main() -> int:
     except DeviceError as error:
         sys.stdout.write(f"no GPU here: {error}\n")
         return 3
-    begin = time.monotonic()
+    deadline = time.monotonic() + BUDGET
     found: dict[str, Any] = {"machine": machine, "kernels": [], "steps": [], "failed": {}}
     name = machine["gpu"].lower().replace("nvidia", "").strip().replace(" ", "-")
     RESULTS.mkdir(exist_ok=True)
-
-    def left() -> float:
-        return BUDGET - (time.monotonic() - begin)
+    (RESULTS / LOG).write_bytes(b"")
 
     def save() -> None:
         (RESULTS / f"gpu-{name}.json").write_text(json.dumps(found, indent=1) + "\n")
         (RESULTS / f"gpu-{name}.md").write_text(table(found))
 
-    lines, wrong = output_of("bandwidth.py", seconds=min(180, left()))
-    found["kernels"] = json.loads(lines[-1]) if lines else []
-    if wrong:
-        found["failed"]["kernels"] = wrong
-    save()
-    for library, variant in LIBRARIES:
+    def until(share: float) -> float:
+        return min(deadline, time.monotonic() + share * BUDGET)
+
+    for row in rows([str(HERE / "bandwidth.py")], None, until(KERNELS)):
+        found["kernels"].append(row)
+        save()
+    if not found["kernels"]:
+        found["failed"]["kernels"] = complaint()
+    for library, variant, share in LIBRARIES:
+        part = f"{library} {variant}"
         if importlib.util.find_spec(library) is None:
-            found["failed"][f"{library} {variant}"] = "not installed"
+            found["failed"][part] = "not installed"
+            save()
             continue
-        lines, wrong = output_of("worker.py", library, variant, *WORKLOADS, seconds=min(200, left()))
-        found["steps"] += [json.loads(line) for line in lines]
-        if wrong:
-            found["failed"][f"{library} {variant}"] = wrong
+        seen = 0
+        for row in rows([str(HERE / "worker.py"), library, variant], list(WORKLOADS), until(share)):
+            found["steps"].append({"library": library, "variant": variant, **row})
+            seen += 1
+            save()
+        if seen < len(WORKLOADS):
+            found["failed"][part] = (
+                f"{len(WORKLOADS) - seen} of {len(WORKLOADS)} workloads. {'' if seen else complaint()}"
+            )
         save()
     sys.stdout.write(table(found))
     return 0

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import signal
 import sys
 import time
 import traceback
@@ -17,6 +18,7 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "peers"))
 SECONDS, ROUNDS = 0.05, 9
+LIMIT = 60  # seconds of a workload, compiling included
 
 
 def prepare(library: str) -> tuple[Any, Any]:
@@ -26,14 +28,14 @@ def prepare(library: str) -> tuple[Any, Any]:
 
         torch.set_default_device("cuda")  # the workloads' tensors are made with torch.tensor
         torch.backends.cuda.matmul.allow_tf32 = False  # float32 means float32, as in the others
+        torch.backends.cudnn.allow_tf32 = False
         return importlib.import_module("lib_torch"), torch.cuda.synchronize
     if library == "jax":
         import jax
 
         jax.config.update("jax_default_matmul_precision", "highest")
         module = importlib.import_module("lib_jax")
-        last: list[Any] = []
-        return module, lambda: jax.block_until_ready(last)
+        return module, lambda: None  # it waits for what a call returns
     import hybridml as hml
     from hybridml import backends
 
@@ -54,9 +56,11 @@ def measure(library: str, variant: str, name: str) -> dict[str, Any]:
         return {"absent": True}
     finish = module.wait
 
+    out: Any = None
+
     def block(n: int) -> tuple[float, float]:
+        nonlocal out
         begin = time.perf_counter()
-        out = None
         for _ in range(n):
             out = call()
         issued = time.perf_counter() - begin
@@ -67,6 +71,9 @@ def measure(library: str, variant: str, name: str) -> dict[str, Any]:
         return (time.perf_counter() - begin) / n, issued / n
 
     first, _ = block(1)
+    losses = [_loss(out, library)]
+    block(9)
+    losses.append(_loss(out, library))
     for _ in range(5):
         block(3)
     n = max(1, int(SECONDS / block(3)[0]))
@@ -76,34 +83,47 @@ def measure(library: str, variant: str, name: str) -> dict[str, Any]:
         "fastest": found[0][0],
         "issued": sorted(i for _, i in found)[len(found) // 2],
         "first_call": first,
-        "loss": _loss(call(), library),
+        "losses": losses,
     }
 
 
 def _loss(out: Any, library: str) -> float | None:
-    """The first element of the first result, to see that the libraries do the same."""
+    """The first element of the first result: after one call, and after ten, the libraries should agree."""
     while isinstance(out, (tuple, list)):
         out = out[0]
     try:
-        flat = out.reshape(-1)[0] if library != "hybridml" else out.numpy().reshape(-1)[0]
-        return float(flat)
+        flat = out.detach().cpu() if library == "torch" else out.numpy() if library == "hybridml" else out
+        return float(flat.reshape(-1)[0])
     except Exception:
         return None
 
 
-def main(library: str, variant: str, *names: str) -> None:
-    """Measure each workload; what fails is told and ends nobody else's."""
+def _too_slow(*_: Any) -> None:
+    raise TimeoutError(f"more than {LIMIT} s")
+
+
+def main(library: str, variant: str, *names: str) -> int:
+    """Measure each workload. Ends after one that fails, since the GPU may be lost to this process: exit code 9."""
+    signal.signal(signal.SIGALRM, _too_slow)
     for name in names:
+        sys.stdout.write(json.dumps({"begin": name}) + "\n")
+        sys.stdout.flush()
+        signal.alarm(LIMIT)
         try:
             found = measure(library, variant, name)
         except Exception as error:
             traceback.print_exc()
-            found = {"error": f"{type(error).__name__}: {error}"[:300]}
+            found = {"error": f"{type(error).__name__}: {error}"[:600]}
+        finally:
+            signal.alarm(0)
         sys.stdout.write(
             json.dumps({"library": library, "variant": variant, "workload": name, **found}) + "\n"
         )
         sys.stdout.flush()
+        if "error" in found:
+            return 9
+    return 0
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    raise SystemExit(main(*sys.argv[1:]))

@@ -192,6 +192,8 @@ def explain_failure(op: Op, operands: Sequence[Any], attrs: dict[str, Any], caus
             )
         )
     kind = errors.DTypeError if isinstance(cause, (TypeError, OverflowError)) else errors.ShapeError
+    if type(cause).__module__.partition(".")[0] in ("cupy", "cupy_backends"):
+        kind = errors.DeviceError  # type: ignore[assignment]  # CUDA's own, not one of NumPy's that CuPy raises too
     if isinstance(cause, IndexError):
         kind = errors.IndexOutOfRangeError  # type: ignore[assignment]
     shown = ", ".join(map(str, specs))

@@ -11,14 +11,17 @@ from __future__ import annotations
 
 import contextlib
 import linecache
+import re
 import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 from unittest import mock
 
+from hybridml.kernels import toolkit
 from hybridml.kernels.emit_cuda import Parameter
 
 Capability = tuple[int, int]
+_STATED = re.compile(rb"^(\s*\.version\s+)(\d+)\.(\d+)(.*?^\s*\.target\s+sm_(\d+))", re.M | re.S)
 _lock = threading.RLock()
 
 
@@ -55,8 +58,10 @@ def compile_ptx(
     Args:
         path: shown in errors as the place of the source; the file need not exist.
 
-    Raises ImportError where numba-cuda or NVVM is missing.
+    Raises DeviceError where numba-cuda or NVVM is missing, with the cure.
     """
+    with _lock:
+        toolkit.ready()
     from numba.cuda import compiler
     from numba.cuda.cudadrv import nvvm
 
@@ -74,3 +79,20 @@ def compile_ptx(
         major, minor = capability
         text = nvvm.compile_ir(library.llvm_strs, opt=3, fma=False, arch=f"compute_{major}{minor}")
     return library._entry_name, text.decode().strip("\x00").strip()
+
+
+def restated(ptx: bytes) -> bytes:
+    """A text of the PTX version that its target needs: 7.8 up to sm_90 (CUDA 11.8), 8.8 beyond (12.9), if it states a newer one.
+
+    A compiler states its own version, whatever the text has in it, and an older driver refuses the number.
+
+    >>> restated(b".version 9.5\\n.target sm_90")
+    b'.version 7.8\\n.target sm_90'
+    """
+
+    def older(found: re.Match[bytes]) -> bytes:
+        before, major, minor, between, target = found.groups()
+        version = min((int(major), int(minor)), (7, 8) if int(target) <= 90 else (8, 8))
+        return b"%s%d.%d%s" % (before, *version, between)
+
+    return _STATED.sub(older, ptx, count=1)

@@ -60,6 +60,39 @@ def elementwise(
 
 NUMERIC = infer.only("iuf")
 
+
+def _by_fmod(ufunc: Any) -> Callable[[Any], Callable[[Any, Any, Any], Any]]:
+    """The eager form of a quotient: the ufunc, and `f(xp, x, y, what fmod leaves)` for floats on a GPU. CuPy's ufunc rounds x / y first,
+    by which 1 // 0.1 is 10, and 5 % inf NaN. float16 is computed in float32, as in NumPy."""
+    return lambda f: lambda xp, x, y: _divided(ufunc, f, xp, x, y)
+
+
+def _divided(ufunc: Any, f: Any, xp: Any, x: Any, y: Any) -> Any:
+    if xp is np:
+        return ufunc(x, y)
+    dtype = next(v.dtype for v in (x, y) if isinstance(v, xp.ndarray))
+    if dtype.kind != "f":
+        return getattr(xp, ufunc.__name__)(x, y)
+    wide = np.promote_types(dtype, np.float32)
+    x, y = (v.astype(wide) if isinstance(v, xp.ndarray) else xp.asarray(dtype.type(v), wide) for v in (x, y))
+    return f(xp, x, y, xp.fmod(x, y)).astype(dtype)
+
+
+@_by_fmod(np.floor_divide)
+def _floor_divide(xp: Any, x: Any, y: Any, rest: Any) -> Any:
+    quotient = (x - rest) / y
+    quotient = xp.where((rest != 0) & ((rest < 0) != (y < 0)), quotient - 1, quotient)
+    below = xp.floor(quotient)
+    below = xp.where(quotient - below > 0.5, below + 1, below)
+    return xp.where(y == 0, x / y, xp.where(quotient == 0, xp.copysign(quotient, x / y), below))
+
+
+@_by_fmod(np.remainder)
+def _remainder(xp: Any, x: Any, y: Any, rest: Any) -> Any:
+    moved = xp.where((rest < 0) != (y < 0), rest + y, rest)
+    return xp.where(rest == 0, xp.copysign(rest, y), moved)
+
+
 add = elementwise(
     "add", "{0} + {1}", np.add, "x + y, elementwise.", "[1., 2.], 1 -> [2.0, 3.0]", operator="add", neutral={0: 0, 1: 0},
     vjps=(lambda g, out, x, y: g, lambda g, out, x, y: g),
@@ -86,12 +119,14 @@ floor_divide = elementwise(
     "floor_divide", "m_floor_divide({0}, {1})", np.floor_divide,
     "x / y rounded towards minus infinity; no gradient. An integer divided by zero gives 0, as in NumPy.",
     "[7, -7], 2 -> [3, -4]", infer=NUMERIC, promote=Promote.NUMBER, operator="floordiv",
+    eager=_floor_divide,
     samples=binary_samples(0.5, 9, differentiable=False),
 )  # fmt: skip
 remainder = elementwise(
     "remainder", "m_remainder({0}, {1})", np.remainder,
     "x - y * floor(x / y): what is left of the division, with the sign of y. An integer modulo zero gives 0, as in NumPy.",
     "[7, -7], 3 -> [1, 2]", infer=NUMERIC, promote=Promote.NUMBER, operator="mod",
+    eager=_remainder,
     vjps=(lambda g, out, x, y: g, lambda g, out, x, y: -g * floor_divide(x, y)), saves=Saves.INPUTS,
     samples=binary_samples(0.5, 9),
 )  # fmt: skip

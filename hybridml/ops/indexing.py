@@ -155,6 +155,28 @@ def _infer_scatter(x: TensorSpec, indices: TensorSpec, updates: TensorSpec, *, a
     return x
 
 
+def _sum_runs(xp: Any, values: Any, starts: Any, dtype: Any) -> Any:
+    """The sums of runs of rows: each begins where `starts` says, and ends where the next one begins. Always in the same order.
+
+    CuPy's `add.reduceat` takes differences of running sums: digits are lost, and a NaN spreads to all runs behind its own. So neighbours
+    are added up, which halves the runs, until each is one row.
+    """
+    if xp is np:
+        return np.add.reduceat(values, starts, axis=0, dtype=dtype)
+    values = values.astype(dtype)
+    begins = xp.zeros(len(values), np.int64)
+    begins[starts] = 1
+    run = xp.cumsum(begins) - 1
+    rank = xp.arange(len(values)) - starts[run]  # of a row in its run
+    while len(values) > len(starts):
+        even = xp.flatnonzero(rank % 2 == 0)
+        after = xp.minimum(even + 1, len(values) - 1)
+        paired = ((after > even) & (run[after] == run[even])).reshape(-1, *[1] * (values.ndim - 1))
+        values = xp.where(paired, values[even] + values[after], values[even])
+        run, rank = run[even], rank[even] // 2
+    return values
+
+
 def _eager_scatter(xp: Any, x: Any, indices: Any, updates: Any, *, axis: int) -> Any:
     """Updates are sorted by index and summed in runs: much faster than `np.add.at` on rows, and as deterministic."""
     if updates.shape != (*x.shape[:axis], *indices.shape, *x.shape[axis + 1 :]):
@@ -169,7 +191,7 @@ def _eager_scatter(xp: Any, x: Any, indices: Any, updates: Any, *, axis: int) ->
     order = xp.argsort(index, kind="stable")
     ordered = index[order]
     starts = xp.concatenate([xp.zeros(1, np.int64), 1 + xp.flatnonzero(ordered[1:] != ordered[:-1])])
-    rows[ordered[starts]] += xp.add.reduceat(new[order], starts, axis=0, dtype=x.dtype)
+    rows[ordered[starts]] += _sum_runs(xp, new[order], starts, x.dtype)
     return out
 
 
@@ -301,7 +323,7 @@ def _eager_scatter_along(xp: Any, x: Any, indices: Any, updates: Any, *, axis: i
     ordered = place[order]
     starts = xp.concatenate([xp.zeros(1, np.int64), 1 + xp.flatnonzero(ordered[1:] != ordered[:-1])])
     flat = out.reshape(-1)
-    flat[ordered[starts]] += xp.add.reduceat(updates.reshape(-1)[order], starts, dtype=x.dtype)
+    flat[ordered[starts]] += _sum_runs(xp, updates.reshape(-1)[order], starts, x.dtype)
     return out
 
 

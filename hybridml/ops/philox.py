@@ -61,7 +61,7 @@ def random_bits(seed: int, counter: int, n: int, xp: Any = np) -> NDArray[np.uin
     )  # a GPU has no cache to stay in, and a price for each launch
     for start in range(0, len(words), step):
         part = words[start : start + step]
-        first = xp.full(1, (counter + start) % 2**64, dtype=np.uint64)
+        first = xp.full(1, np.uint64((counter + start) % 2**64), dtype=np.uint64)
         # Unsigned array arithmetic wraps modulo 2**64, as the kernels' does.
         position = xp.arange(len(part), dtype=np.uint64) + first
         blocks = xp.zeros(part.shape, dtype=np.uint32)

@@ -224,10 +224,22 @@ def _arg_samples(rng: np.random.Generator) -> Any:
     yield Sample((x,), {"axis": 1}, differentiable=False, label="NaN")
 
 
+def _eager_arg(name: str) -> Any:
+    def eager(xp: Any, x: Any, *, axis: int, keepdims: bool) -> Any:
+        out = xp.asarray(getattr(xp, name)(x, axis=axis, keepdims=keepdims))
+        if xp is np or x.dtype.kind != "f":
+            return out
+        missing = xp.isnan(x)  # of several NaN CuPy takes any
+        first = xp.argmax(missing, axis=axis, keepdims=keepdims)
+        return xp.where(missing.any(axis=axis, keepdims=keepdims), first, out)
+
+    return eager
+
+
 def _arg(name: str, extremum: Any) -> Op:
     return register(Op(
         name, Kind.EXTERN, infer=_infer_arg, promote=Promote.NO, method=True, samples=_arg_samples,
-        eager=lambda xp, x, *, axis, keepdims: xp.asarray(getattr(xp, name)(x, axis=axis, keepdims=keepdims)),
+        eager=_eager_arg(name),
         expand=lambda x, *, axis, keepdims: _first(x, extremum(x, axis=axis, keepdims=True), axis, keepdims),
         reference=lambda x, axis=None, keepdims=False: getattr(np, name)(x, axis=axis, keepdims=keepdims),
     ))  # fmt: skip

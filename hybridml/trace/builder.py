@@ -209,7 +209,7 @@ class Builder:
                     if type(operands[i]) is Tensor and isinstance(
                         n, int
                     ):  # its values are known, and may be wrong where nobody looks at run time
-                        wrap_index(np, operands[i]._array, n, axis)
+                        wrap_index(backends.of(operands[i]._array).xp, operands[i]._array, n, axis)
         except HybridMLError as e:
             raise type(e)(located(f"{op.name}: {e}", source)) from None
         several = isinstance(specs, tuple)

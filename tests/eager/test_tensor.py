@@ -6,9 +6,6 @@ import pickle
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
 import hybridml as hml
 from hybridml.errors import DTypeError, IndexOutOfRangeError, ShapeError
@@ -202,32 +199,6 @@ def test_indexing_with_nonsense():
     for key in (1.5, "a", True, [1.5]):
         with pytest.raises(DTypeError, match=r"index|indices"):
             hml.asarray(A)[key]
-
-
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(st.data())
-def test_basic_indexing_against_numpy(data):
-    shape = data.draw(hnp.array_shapes(min_dims=1, max_dims=3, min_side=0, max_side=4))
-    a = np.arange(np.prod(shape, dtype=int)).reshape(shape)
-    key = data.draw(hnp.basic_indices(shape, allow_newaxis=True))
-    np.testing.assert_array_equal(hml.asarray(a)[key].numpy(), a[key])
-
-
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(st.data())
-def test_integer_indexing_against_numpy(data):
-    shape = data.draw(hnp.array_shapes(min_dims=1, max_dims=3, min_side=1, max_side=4))
-    a = np.arange(np.prod(shape, dtype=int)).reshape(shape)
-    key = data.draw(hnp.integer_array_indices(shape))
-    np.testing.assert_array_equal(hml.asarray(a)[key].numpy(), a[key])
-
-
-@settings(max_examples=100, deadline=None, derandomize=True)
-@given(hnp.mutually_broadcastable_shapes(num_shapes=2, max_dims=3, max_side=3))
-def test_broadcasting_and_its_gradient(shapes):
-    a, b = (RNG.normal(size=s) for s in shapes.input_shapes)
-    np.testing.assert_array_equal((hml.asarray(a) * hml.asarray(b)).numpy(), a * b)
-    hml.testing.check_grads(lambda x, y: x * y, (a, b), order=2)
 
 
 def test_errors_name_shapes_and_this_line():

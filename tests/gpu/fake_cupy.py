@@ -49,6 +49,7 @@ class FakeArray:
     strides = property(lambda self: self._a.strides)
     flags = property(lambda self: self._a.flags)
     T = property(lambda self: back(self._a.T, self))
+    mT = property(lambda self: back(self._a.mT, self))
     data = property(lambda self: Pointer(self._a.ctypes.data))
 
     def get(self) -> np.ndarray:
@@ -164,11 +165,37 @@ def back(out: Any, *inputs: Any) -> Any:
     return out
 
 
+def _floor_divide(x: Any, y: Any) -> Any:
+    """As CuPy has it: floats are divided and rounded first."""
+    return np.floor_divide(x, y) if np.result_type(x, y).kind in "iu" else np.floor(x / y)
+
+
+def _remainder(x: Any, y: Any) -> Any:
+    return np.remainder(x, y) if np.result_type(x, y).kind in "iu" else x - np.floor(x / y) * y
+
+
+def _last_nan(f: Any) -> Any:
+    """As CuPy has it: of several NaN any is taken."""
+
+    def found(a: Any, axis: Any = None, keepdims: bool = False) -> Any:
+        backwards = np.flip(a, axis) if a.dtype.kind == "f" and np.isnan(a).any() else a
+        at = f(backwards, axis=axis, keepdims=keepdims)
+        missing = np.isnan(a).any(axis=axis, keepdims=keepdims)
+        return np.where(missing, a.shape[axis] - 1 - at, f(a, axis=axis, keepdims=keepdims))
+
+    return found
+
+
+_argmax, _argmin = _last_nan(np.argmax), _last_nan(np.argmin)
+_QUOTIENTS = {"floor_divide": _floor_divide, "remainder": _remainder}
+
+
 class FakeUfunc:
-    """A ufunc with the methods that CuPy's has. `at` is left out: on a GPU it adds in no fixed order."""
+    """A ufunc with the methods that CuPy's has. `at` is left out, which on a GPU adds in no fixed order, and `reduceat`, which takes
+    differences of running sums there."""
 
     def __init__(self, name: str) -> None:
-        self._f = getattr(np, name)
+        self._f = _QUOTIENTS.get(name) or getattr(np, name)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return back(self._f(*map(bare, args), **{k: bare(v) for k, v in kwargs.items()}), *args)
@@ -177,9 +204,6 @@ class FakeUfunc:
         self, x: Any, axis: Any = 0, dtype: Any = None, out: Any = None, keepdims: bool = False
     ) -> Any:
         return back(self._f.reduce(bare(x), axis=axis, dtype=dtype, keepdims=keepdims), x)
-
-    def reduceat(self, x: Any, indices: Any, axis: int = 0, dtype: Any = None, out: Any = None) -> Any:
-        return back(self._f.reduceat(bare(x), bare(indices), axis=axis, dtype=dtype), x)
 
 
 class _Grid:
@@ -227,7 +251,7 @@ class FakeCupy:
     def __getattr__(self, name: str) -> Any:
         if name not in API["functions"]:
             raise AttributeError(f"CuPy {API['version']} has no {name!r}")
-        f = getattr(np, name)
+        f = {"argmax": _argmax, "argmin": _argmin}.get(name) or getattr(np, name)
         if isinstance(f, np.ufunc):
             return FakeUfunc(name)
         known = API["functions"][name]

@@ -200,6 +200,7 @@ class FakeDriver:
 
     capability = (9, 0)
     cudnn = False  # there is a library for convolutions
+    blocking = False  # as under CUDA_LAUNCH_BLOCKING
     conditionals = True  # graphs can decide branches and loops
     shared_bytes = 227 * 1024  # of an H100
     multiprocessors = 1  # so that small kernels have several passes of their grid

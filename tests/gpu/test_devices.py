@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -115,3 +116,15 @@ def test_a_device_that_is_not_there() -> None:
     if backends.default() is backends.CPU:
         with pytest.raises(DeviceError, match="hybridml doctor"):
             hml.ones(1).to("gpu:0")
+
+
+def test_an_error_of_cuda_is_no_error_of_shapes(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    class CUDARuntimeError(RuntimeError):
+        __module__ = "cupy_backends.cuda.api.runtime"
+
+    def lost(*_: Any, **__: Any) -> Any:
+        raise CUDARuntimeError("cudaErrorIllegalAddress")
+
+    monkeypatch.setattr(type(gpu.xp), "exp", lost, raising=False)
+    with hml.device("gpu:0"), pytest.raises(DeviceError, match="IllegalAddress"):
+        hml.exp(hml.ones(3))

@@ -76,3 +76,44 @@ def test_gradients_are_those_of_the_cpu_and_stay_on_the_device(op: Op, gpu: Fake
         for g, e in zip(*found, strict=True) if found else ():
             assert g.device == "gpu:0", f"{op.name}: {sample.label}"
             assert_equal(op, g.numpy(), e.numpy(), sample.label)
+
+
+@pytest.mark.parametrize("rows", [1, 2, 7, 64, 1000])
+@pytest.mark.parametrize("columns", [(), (3,)], ids=str)
+def test_scattered_rows_do_not_touch_each_other(rows: int, columns: tuple[int, ...], gpu: FakeGpu) -> None:
+    """Sums of runs are exact where whole numbers are, whatever lies in the rows beside them: not differences of running sums."""
+    rng = np.random.default_rng(rows)
+    target = np.zeros((9, *columns), np.float32)
+    index = rng.integers(0, 9, rows)
+    updates = rng.integers(-9, 9, (rows, *columns)).astype(np.float32)
+    updates[index == 2] = 1e30
+    updates[index == 4] = np.nan
+    updates[index == 6] = np.inf
+    expected = target.copy()
+    np.add.at(expected, index, updates)
+    got = hml.scatter_add(*on_device([target, index, updates]), axis=0).numpy()
+    np.testing.assert_allclose(got, expected, rtol=1e-6)
+    if not columns:
+        along = hml.scatter_add_along_axis(*on_device([target, index, updates]), axis=0).numpy()
+        np.testing.assert_allclose(along, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int32"])
+def test_quotients_are_numpys(dtype: str, gpu: FakeGpu) -> None:
+    values = [1, 0.1, 0.3, -0.3, 5, -5, 7, 1e3, -1e3, 0, -0.0, 1e-3] + [np.inf, -np.inf, np.nan] * (
+        dtype != "int32"
+    )
+    x, y = (a.ravel() for a in np.meshgrid(*2 * [np.asarray(values).astype(dtype)]))
+    a, b = on_device([x, y])
+    with np.errstate(all="ignore"):
+        for got, f in (
+            (a // b, np.floor_divide),
+            (hml.floor_divide(a, b), np.floor_divide),
+            (a % b, np.remainder),
+        ):
+            np.testing.assert_array_equal(got.numpy(), f(x, y), err_msg=f.__name__)
+            assert got.dtype == dtype
+            np.testing.assert_array_equal(np.signbit(got.numpy()), np.signbit(f(x, y)))
+        scalar = 2 if dtype == "int32" else 0.1
+        np.testing.assert_array_equal((a % scalar).numpy(), x % x.dtype.type(scalar))
+        np.testing.assert_array_equal((scalar // a).numpy(), x.dtype.type(scalar) // x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -246,6 +247,43 @@ def test_a_step_is_one_replay_and_variables_stay_put(gpu: FakeGpu) -> None:
     assert set(gpu.driver.log) <= {"replay", "copy", "update"}, (
         "nothing waits for the device, nothing is launched by itself"
     )
+
+
+@pytest.mark.filterwarnings("default:kernels are launched")
+def test_where_no_graph_can_be_recorded_kernels_are_launched_one_by_one(
+    gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse() -> Any:
+        raise DeviceError("CUDA: CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED")
+
+    f = hml.function(lambda x, n: _newton(x) if hml.sum(x) > n else hml.tanh(x @ x))
+    x = floats(6, 6) ** 2 + 1
+    with hml.device("cpu"):
+        expected = [f(hml.asarray(x), hml.asarray(n)).numpy() for n in (0.0, 1e9)]
+    monkeypatch.setattr(gpu.driver, "recorder", refuse)
+    with hml.device("gpu:0"):
+        for k in range(2):
+            f(hml.asarray(x), hml.asarray(1e9))  # the first call launches anyway
+            with (
+                pytest.warns(RuntimeWarning, match="CAPTURE_UNSUPPORTED")
+                if not k
+                else contextlib.nullcontext()
+            ):
+                got = [f(hml.asarray(x), hml.asarray(n)).numpy() for n in (0.0, 1e9)]
+            for g, e in zip(got, expected, strict=True):
+                np.testing.assert_allclose(g, e, rtol=1e-5)
+
+
+def test_under_launch_blocking_nothing_is_recorded(gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu.driver, "blocking", True)
+    f = hml.function(lambda x: hml.nn.softmax(x @ x) @ x)
+    with hml.device("gpu:0"):
+        x = hml.asarray(floats(5, 5))
+        first = f(x).numpy()
+        gpu.driver.log.clear()
+        np.testing.assert_array_equal(f(x).numpy(), first)
+    assert "replay" not in gpu.driver.log
+    assert any(line.startswith("launch") for line in gpu.driver.log)
 
 
 def test_a_variable_whose_value_is_held_moves_and_the_program_follows(gpu: FakeGpu) -> None:

@@ -18,7 +18,7 @@ from hybridml.kernels import emit_cuda
 from hybridml.kernels.emit_cuda import Phase
 from hybridml.kernels.launch import Shape
 from hybridml.kernels.lower import Lowered
-from hybridml.kernels.ptx import compile_ptx
+from hybridml.kernels.ptx import compile_ptx, restated
 
 ARCHITECTURES = ("sm_80", "sm_90", "sm_100")
 
@@ -52,7 +52,7 @@ def assemble(
     name, source = emit_cuda.emit(low.spec, shape, phase, scratch(low), fast)
     _, text = compile_ptx(name, source, emit_cuda.parameters(low.spec, shape, phase), (8, 0))
     path = directory / "kernel.ptx"
-    path.write_text(text)
+    path.write_bytes(restated(text.encode()))  # of which no driver is too old
     for architecture in architectures:
         command = [str(ptxas()), "-v", "-arch", architecture, "-o", "/dev/null", str(path)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120)

@@ -71,6 +71,11 @@ class Launch:
             (i, w.index, w.offset) for i, w in self.places.items() if isinstance(w, External)
         ]  # slot, number of the array, byte offset
 
+    @property
+    def title(self) -> str:
+        """For errors."""
+        return f"kernel {self.kernel.name}, grid {self.grid}, block {self.block}, {self.shared} bytes of shared memory"
+
     def point_at(self, externals: Sequence[int]) -> None:
         """Write the arguments that point at arrays of the call."""
         for slot, index, offset in self.patches:

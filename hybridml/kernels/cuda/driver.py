@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import threading
+import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -22,27 +24,16 @@ from hybridml.kernels.cuda.commands import Kernel, Launch, ProductPlan
 from hybridml.kernels.cuda.condition import CONDITION, condition_ptx
 from hybridml.kernels.cuda.cudnn import ConvolutionPlan, CuDnn
 from hybridml.kernels.cuda.lt import ALIGNED, CuBlasLt
+from hybridml.kernels.cuda.modules import function
+from hybridml.kernels.cuda.status import ok
 from hybridml.kernels.emit_cuda import Parameter
-
-
-def ok(result: tuple[Any, ...]) -> Any:
-    """What a call of the driver returned, or DeviceError with CUDA's name of the error and its meaning."""
-    status, *values = result
-    if status != cu.CUresult.CUDA_SUCCESS:
-        name, meaning = cu.cuGetErrorName(status)[1], cu.cuGetErrorString(status)[1]
-        raise DeviceError(f"CUDA: {_text(name)}: {_text(meaning)}")
-    return values[0] if len(values) == 1 else tuple(values)
-
-
-def _text(x: Any) -> str:
-    return x.decode() if isinstance(x, bytes) else str(x)
 
 
 class Driver:
     """One GPU."""
 
     def __init__(self, cupy: Any, number: int) -> None:
-        self.cupy = cupy
+        self.cupy, self.number = cupy, number
         with cupy.cuda.Device(number):
             cupy.cuda.runtime.free(0)  # makes the primary context, which CuPy and we share
             device = ok(cu.cuDeviceGet(number))
@@ -57,6 +48,8 @@ class Driver:
             self.shared_bytes: int = ok(
                 of(attribute.CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN, device)
             )
+        # As CUDA itself has it: for finding a kernel that fails. Nothing is recorded then.
+        self.blocking = os.environ.get("CUDA_LAUNCH_BLOCKING", "0") not in ("", "0")
         self._blas = CuBlas()
         self._lt = CuBlasLt(lambda: library_path("cublasLt"), WORKSPACE)
         self._cudnn = CuDnn(WORKSPACE)
@@ -77,9 +70,10 @@ class Driver:
 
     def array(self, address: int, shape: tuple[int, ...], dtype: np.dtype, strides: tuple[int, ...]) -> Any:
         """Device memory as an array that does not own it."""
-        reach = [(d - 1) * s for d, s in zip(shape, strides, strict=True)]
+        reach = [max(d - 1, 0) * s for d, s in zip(shape, strides, strict=True)]
         low, high = sum(r for r in reach if r < 0), sum(r for r in reach if r > 0)
-        memory = self.cupy.cuda.UnownedMemory(address + low, high - low + dtype.itemsize, self)
+        # CuPy would ask the driver whose memory this is, and of an empty buffer nobody knows.
+        memory = self.cupy.cuda.UnownedMemory(address + low, high - low + dtype.itemsize, self, self.number)
         pointer = self.cupy.cuda.MemoryPointer(memory, -low)
         return self.cupy.ndarray(shape, dtype, pointer, strides)
 
@@ -110,9 +104,8 @@ class Driver:
                 old = self._kernels[key]
                 return Kernel(name, source, parameters, old.handle, "memory", 0.0)
             symbol, ptx, origin, seconds = compiling.ptx_of(name, source, parameters, self.capability)
-            image = np.frombuffer(ptx + b"\0", np.uint8)
-            module = ok(cu.cuModuleLoadData(image.ctypes.data))
-            handle = ok(cu.cuModuleGetFunction(module, symbol.encode()))
+            self._be_current()
+            handle = function(ptx, symbol, name)
             if shared:
                 self._grant(handle)
             self._kernels[key] = Kernel(name, source, parameters, handle, origin, seconds)
@@ -132,8 +125,11 @@ class Driver:
         ok(
             cu.cuLaunchKernel(
                 command.kernel.handle, gx, gy, 1, bx, by, 1, command.shared, cu.CUstream(stream), pointers, 0
-            )
+            ),
+            command,
         )
+        if self.blocking:
+            ok(cu.cuStreamSynchronize(cu.CUstream(stream)), command)
 
     # libraries
 
@@ -160,9 +156,13 @@ class Driver:
 
     # streams
 
+    def _be_current(self) -> None:
+        """Make our context this thread's: a new thread has none until CUDA's runtime is called in it."""
+        ok(cu.cuCtxSetCurrent(self.context))
+
     def enter(self, owner: Any) -> int:
         """The stream of this call: CuPy's current one. It waits for the last call of `owner` where that was on another."""
-        ok(cu.cuCtxSetCurrent(self.context))
+        self._be_current()
         stream: int = self.cupy.cuda.get_current_stream().ptr
         last, event = getattr(owner, "last_stream", (stream, None))
         if last != stream and event is not None:
@@ -182,15 +182,21 @@ class Driver:
     @functools.cached_property
     def conditionals(self) -> bool:
         """True if graphs can decide branches and loops: since CUDA 12.4."""
-        return bool(ok(cu.cuDriverGetVersion()) >= 12040 and hasattr(cu, "cuGraphConditionalHandleCreate"))
+        if ok(cu.cuDriverGetVersion()) < 12040 or not hasattr(cu, "cuGraphConditionalHandleCreate"):
+            return False
+        try:
+            self.set_condition  # noqa: B018  # loaded here, where there is another way
+        except DeviceError as error:
+            warnings.warn(f"the host decides branches and loops, and waits for them: {error}", stacklevel=2)
+            return False
+        return True
 
     @functools.cached_property
     def set_condition(self) -> Any:
         """The kernel that tells a graph a byte."""
         with self._lock:
-            image = np.frombuffer(condition_ptx(self.capability) + b"\0", np.uint8)
-            module = ok(cu.cuModuleLoadData(image.ctypes.data))
-            return ok(cu.cuModuleGetFunction(module, CONDITION.encode()))
+            self._be_current()
+            return function(condition_ptx(self.capability), CONDITION, CONDITION)
 
     def recorder(self) -> Any:
         """A new graph under construction."""
@@ -200,9 +206,15 @@ class Driver:
 
     @contextlib.contextmanager
     def capturing(self, stream: Any, workspace: Any) -> Iterator[None]:
-        """What is sent to the stream inside is recorded; libraries use this workspace."""
-        mode = cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
+        """What is sent to the stream inside is recorded; libraries use this workspace.
+
+        The stream is nobody else's, so CUDA need not forbid this thread what would disturb a recording: a library that loads a kernel
+        at its first use, and memory that Python gives back meanwhile.
+        """
+        mode = cu.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_RELAXED
         with self._lock:
+            if workspace is not None:
+                self._blas.open()  # which allocates
             self._workspaces[int(stream)] = workspace
             ok(cu.cuStreamBeginCapture(stream, mode))
             try:
@@ -212,16 +224,18 @@ class Driver:
 
     def replay(self, graph: tuple[Any, ...], stream: int) -> None:
         """Run a graph."""
-        ok(cu.cuGraphLaunch(graph[0], cu.CUstream(stream)))
+        ok(cu.cuGraphLaunch(graph[0], cu.CUstream(stream)), "a recorded graph")
 
     def update(self, graph: tuple[Any, ...], node: Any, command: Launch) -> None:
         """Give a kernel of a graph its arguments anew."""
-        ok(cu.cuGraphExecKernelNodeSetParams(graph[0], node, node_parameters(command)))
+        ok(cu.cuGraphExecKernelNodeSetParams(graph[0], node, node_parameters(command)), command)
 
     def destroy(self, graph: tuple[Any, ...]) -> None:
-        """Give a graph back; one that runs is finished first, by CUDA."""
+        """Give a graph back; one that runs is finished first, by CUDA. Python may ask for it in any thread, which keeps its context."""
+        cu.cuCtxPushCurrent(self.context)
         cu.cuGraphExecDestroy(graph[0])
         cu.cuGraphDestroy(graph[1])
+        cu.cuCtxPopCurrent()
 
 
 class _Held:
@@ -241,4 +255,4 @@ def node_parameters(command: Launch) -> Any:
     return p
 
 
-__all__: Sequence[str] = ["Driver", "node_parameters", "ok"]
+__all__: Sequence[str] = ["Driver", "node_parameters"]

@@ -53,6 +53,9 @@ class CudaExecutable(Executable):
         with backend.scope(), self._explaining():
             self.region = CudaRegion(graph, self.driver, self.meter, known=known)
             self._build()
+            self.driver.leave(
+                self, self.driver.enter(self)
+            )  # constants are on their way: a call on another stream waits for them
         self._seconds = time.perf_counter() - started
 
     @property

@@ -10,7 +10,8 @@ from cuda.bindings import driver as cu  # type: ignore[import-not-found,import-u
 
 from hybridml.kernels.cuda.blas import WORKSPACE
 from hybridml.kernels.cuda.commands import Launch
-from hybridml.kernels.cuda.driver import node_parameters, ok
+from hybridml.kernels.cuda.driver import node_parameters
+from hybridml.kernels.cuda.status import ok
 
 # With data for each edge, which is None here: CUDA 13 gave the second form of the function the first one's name.
 _add_node: Any = getattr(cu, "cuGraphAddNode_v2", None) or getattr(cu, "cuGraphAddNode", None)
@@ -30,7 +31,7 @@ class _Graph:
 
     def launch(self, command: Launch) -> Any:
         """Add a kernel; returns its node."""
-        return self._kernel(node_parameters(command))
+        return self._kernel(node_parameters(command), command)
 
     def call(self, issue: Callable[[int], None], library: bool) -> None:
         """Add what `issue` sends to a stream; `library` says that it is a library's call."""
@@ -40,7 +41,7 @@ class _Graph:
             with self._driver.capturing(side, workspace):
                 issue(int(side))
         finally:
-            inner = ok(cu.cuStreamEndCapture(side))
+            inner = ok(cu.cuStreamEndCapture(side), "recording a library's call")
         self._last = [ok(cu.cuGraphAddChildGraphNode(self._graph, self._last, len(self._last), inner))]
         ok(cu.cuGraphDestroy(inner))  # the node holds a copy
 
@@ -59,14 +60,16 @@ class _Graph:
         return _Body(self._recorder, graph._graph, handle)
 
     def _handle(self) -> Any:
-        return ok(cu.cuGraphConditionalHandleCreate(self._graph, self._driver.context, 0, 0))
+        return ok(
+            cu.cuGraphConditionalHandleCreate(self._graph, self._driver.context, 0, 0), "a branch in a graph"
+        )
 
     def _conditional(self, handle: Any, kind: Any) -> _Graph:
         p = cu.CUgraphNodeParams()
         p.type = cu.CUgraphNodeType.CU_GRAPH_NODE_TYPE_CONDITIONAL
         p.conditional.handle, p.conditional.type, p.conditional.size = handle, kind, 1
         p.conditional.ctx = self._driver.context
-        self._last = [ok(_add_node(self._graph, self._last, None, len(self._last), p))]
+        self._last = [ok(_add_node(self._graph, self._last, None, len(self._last), p), "a branch in a graph")]
         return _Graph(
             self._recorder, cu.CUgraph(int(p.conditional.phGraph_out[0]))
         )  # the node's, which lives as long
@@ -80,10 +83,10 @@ class _Graph:
         p.func = self._driver.set_condition
         p.gridDimX = p.gridDimY = p.gridDimZ = p.blockDimX = p.blockDimY = p.blockDimZ = 1
         p.sharedMemBytes, p.kernelParams, p.extra = 0, int(pointers.ctypes.data), 0
-        self._kernel(p)
+        self._kernel(p, "the kernel that decides a branch")
 
-    def _kernel(self, parameters: Any) -> Any:
-        node = ok(cu.cuGraphAddKernelNode(self._graph, self._last, len(self._last), parameters))
+    def _kernel(self, parameters: Any, about: Any) -> Any:
+        node = ok(cu.cuGraphAddKernelNode(self._graph, self._last, len(self._last), parameters), about)
         self._last = [node]
         return node
 
@@ -118,4 +121,4 @@ class Recorder(_Graph):
     def finish(self) -> tuple[Any, ...]:
         """The graph, ready to run; its plan, whose nodes name the kernels when they are updated; and the memory that it uses."""
         ok(cu.cuStreamDestroy(self.side))
-        return ok(cu.cuGraphInstantiate(self._graph, 0)), self._graph, self._workspace
+        return ok(cu.cuGraphInstantiate(self._graph, 0), "a recorded graph"), self._graph, self._workspace

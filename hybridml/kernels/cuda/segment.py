@@ -9,13 +9,18 @@ staging buffer: copied before or after the replay, before it too where another s
 of a long scan, of which there are many kernels. A variable stays where it is, so nothing is staged for it; when it has moved after
 all (somebody held its old value), the graph is recorded again. Branches and loops are nodes with graphs of their own, which nothing
 patches either.
+
+Where CUDA refuses to make a graph of what it did one by one, a warning says so and it stays with that.
 """
 
 from __future__ import annotations
 
+import sys
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
+from hybridml.errors import DeviceError
 from hybridml.kernels.address import External
 from hybridml.kernels.cuda.commands import (
     Clear,
@@ -31,6 +36,8 @@ from hybridml.kernels.cuda.commands import (
     read_and_written,
     resolve,
 )
+
+REFUSED = "kernels are launched one by one, because no graph of them can be recorded"
 
 
 class Segment:
@@ -49,6 +56,7 @@ class Segment:
         self._pinned: dict[int, int] = {}  # arrays whose address is built into a library's node
         self._staged: dict[int, Any] = {}
         self._calls = 0
+        self._refused = False  # CUDA made no graph of them
 
     def _touched(self) -> tuple[set[int], set[int]]:
         """Numbers of the call's arrays that are read, and that are written."""
@@ -63,11 +71,17 @@ class Segment:
         """Do everything once, on a stream; `externals` are the addresses of the call's arrays."""
         self._calls += 1
         alone = len(self.commands) == 1 and not isinstance(self.commands[0], (When, Loop))
-        if self._calls == 1 or alone:
+        if self._calls == 1 or alone or self.driver.blocking or self._refused:
             self._launch(externals, stream)
             return
         if self._graph is None or any(externals[i] != at for i, at in self._pinned.items()):
-            self._record(externals)
+            try:
+                self._record(externals)
+            except DeviceError as error:
+                self._refused = True
+                warnings.warn(f"{REFUSED}: {error}", RuntimeWarning, stacklevel=2)
+                self._launch(externals, stream)
+                return
         self._patch(externals)
         for i, buffer in self._staged.items():
             if i in self._reads or i in self.in_part:
@@ -157,7 +171,8 @@ class Segment:
             self._graph = None
 
     def __del__(self) -> None:
-        self.close()
+        if not sys.is_finalizing():  # CUDA may be gone before us
+            self.close()
 
 
 def issue_all(driver: Any, commands: Sequence[Command], externals: Sequence[int], stream: int) -> None:

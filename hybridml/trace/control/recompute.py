@@ -50,7 +50,7 @@ def _pullback(attrs: dict[str, Any], operands: list[Any], results: tuple[Any, ..
 
 
 CHECKPOINT = register(Op(
-    "checkpoint", Kind.CONTROL, infer=_infer, eager=lambda xp, *operands, body: tuple(interpret(body, operands)[0]),
+    "checkpoint", Kind.CONTROL, infer=_infer, eager=lambda xp, *operands, body: tuple(interpret(body, operands, xp=xp)[0]),
     promote=Promote.NO, pullback=_pullback, provider="call",
 ))  # fmt: skip
 

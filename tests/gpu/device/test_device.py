@@ -203,7 +203,10 @@ def test_large_tensors() -> None:
     f = hml.function(lambda x: (x + 1, hml.sum(x)))
     for _ in range(3):
         y, total = f(x)
-        assert (float(y[-1]), float(total)) == (2.0, float(np.float32(n)))
+        assert float(y[-1]) == 2.0
+        assert float(total) == pytest.approx(n, rel=1e-6), (
+            "parts of whole numbers, rounded as they are added up"
+        )
         del y
 
 
