@@ -38,6 +38,7 @@ def in_single(eager: Eager, *which: np.dtype) -> Eager:
         out = eager(xp, *[_widened(x, half) for x in operands], **attrs)
         return tuple([_rounded(r, half) for r in out]) if type(out) is tuple else _rounded(out, half)
 
+    computed.widened = halves  # type: ignore[attr-defined]
     return computed
 
 

@@ -282,7 +282,7 @@ def _dense(layout: Layout) -> bool:
 
 MAX_POOL: Op = register(Op(
     "max_pool2d", Kind.INDEX, provider="max_pool", reads=_dense, infer=_infer_max,
-    eager=in_single(_eager_max, dtypes.bfloat16), promote=Promote.NO, vjps=(_max_vjp,),
+    eager=in_single(_eager_max), promote=Promote.NO, vjps=(_max_vjp,),
     saves=Saves.OUTPUT, expand=_expand_max, batch=lambda *args: _merged(MAX_POOL, *args), samples=_max_samples, reference=_reference_max,
 ))  # fmt: skip
 

@@ -197,7 +197,7 @@ def _extremum(name: str) -> Any:
 
 MAX = register(Op(
     "max", Kind.REDUCTION, infer=_infer_extremum, promote=Promote.NO,
-    eager=in_single(_extremum("max"), dtypes.bfloat16),
+    eager=in_single(_extremum("max")),
     vjps=(_extremum_vjp,), saves=Saves.BOTH, reduce=Reduce(_lowest, "m_maximum({0}, {1})", "maximum"), method=True,
     samples=reduction_samples(-2, 2, empty=False), reference=_reference("max"),
 ))  # fmt: skip
@@ -219,7 +219,7 @@ def max(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
 
 MIN = register(Op(
     "min", Kind.REDUCTION, infer=_infer_extremum, promote=Promote.NO,
-    eager=in_single(_extremum("min"), dtypes.bfloat16),
+    eager=in_single(_extremum("min")),
     vjps=(_extremum_vjp,), saves=Saves.BOTH, reduce=Reduce(_highest, "m_minimum({0}, {1})", "minimum"), method=True,
     samples=reduction_samples(-2, 2, empty=False), reference=_reference("min"),
 ))  # fmt: skip

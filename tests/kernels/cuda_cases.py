@@ -40,7 +40,7 @@ def traced(function: Callable[..., Any], *args: Any) -> Case:
 def lowerings(graph: Graph) -> list[tuple[Group, list[Lowered]]]:
     """Every group and its kernels in the order of the program; library calls and Python steps have none."""
     at = places(graph)
-    fuser = Fuser(graph, at, halves=True)
+    fuser = Fuser(graph, at)
     results = {at[v][0] for v in graph.results}
     readers: dict[Any, set[int]] = {}
     for i, n in enumerate(graph.nodes):

@@ -19,6 +19,7 @@ from numba import cuda
 from numba.cuda.simulator import kernelapi
 from numba.cuda.simulator.kernel import BlockManager, BlockThread
 
+from hybridml import dtypes
 from hybridml.kernels import emit_cuda
 from hybridml.kernels.launch import Shape
 from hybridml.kernels.lower import Lowered
@@ -116,7 +117,7 @@ def run(low: Lowered, buffers: dict[Value, np.ndarray], shape: Shape, parts: int
     pairs = zip(spec.operands, low.operands, strict=True)
 
     def seen(flat: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        return flat.view(np.uint16 if dtype == np.float16 else dtype)
+        return flat.view(np.uint16 if dtypes.is_half(dtype) else dtype)
 
     operands = [Pointer(seen(buffers[base], o.dtype), nbytes) for o, (base, nbytes) in pairs]
     kept, _ = extents(low)
