@@ -287,7 +287,7 @@ MAX_POOL: Op = register(Op(
 ))  # fmt: skip
 
 WINDOW_TAKE: Op = register(Op(
-    "window_take", Kind.INDEX, provider="window_take", reads=_dense, promote=Promote.NO, eager=_eager_take, saves=Saves.INPUTS,
+    "window_take", Kind.INDEX, provider="window_take", reads=_dense, promote=Promote.NO, eager=in_single(_eager_take), saves=Saves.INPUTS,
     infer=lambda x, places, **attrs: spec(_take_shape(x, places, **attrs), x.dtype),
     vjps=(lambda g, out, x, places, **attrs: call(WINDOW_SCATTER, g, places, size=tuple(x.shape[1:3]), **attrs), None),
     expand=_expand_take, batch=lambda *args: _merged(WINDOW_TAKE, *args), samples=_take_samples, reference=_reference_take,

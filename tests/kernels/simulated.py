@@ -28,7 +28,7 @@ from hybridml.kernels.views import places
 from hybridml.trace.graph import Value
 from hybridml.trace.interpret import evaluate, interpret, run_eager
 
-TOLERANCE = {"float16": 2e-3, "float32": 2e-5, "float64": 1e-12}
+TOLERANCE = {"bfloat16": 1.6e-2, "float16": 2e-3, "float32": 2e-5, "float64": 1e-12}
 # Blocks small enough for threads that are Python threads: several rows a warp, one row a warp, a row for two warps.
 SHAPES = {
     Mode.MAP: [Shape(32, 1, 64), Shape(8, 1, 32)],
@@ -140,10 +140,10 @@ def run(low: Lowered, buffers: dict[Value, np.ndarray], shape: Shape, parts: int
 
 
 def close(got: np.ndarray, wanted: np.ndarray) -> bool:
-    if got.dtype.kind != "f":
+    if not dtypes.is_float(got.dtype):
         return np.array_equal(got, wanted)
     rtol = TOLERANCE[got.dtype.name]
-    return np.allclose(got, wanted, rtol, rtol, equal_nan=True)
+    return np.allclose(widened(got), widened(wanted), rtol, rtol, equal_nan=True)
 
 
 def check(name: str, case: Case) -> None:

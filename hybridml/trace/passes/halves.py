@@ -23,6 +23,28 @@ def halves(graph: Graph) -> Graph:
     return in_single(graph, lambda n: n.op.kind is not Kind.ELEMENTWISE and not _is_product(n))
 
 
+def apart(graph: Graph) -> Graph:
+    """A float32 copy of half precision is made by each operation that reads it: kernels that do not fuse had better read the few bytes."""
+    state, shared = set(graph.variables), {v for v, nodes in graph.readers().items() if len(nodes) > 1}
+    wide = {
+        n.out: n for n in graph.nodes
+        if n.op is CAST and n.out in shared and n.out.dtype == dtypes.float32
+        and dtypes.is_half(n.values[0].dtype) and n.values[0] not in state
+    }  # fmt: skip
+
+    def visit(r: Rewriter, n: Node) -> bool:
+        if n.op.kind not in (Kind.ELEMENTWISE, Kind.REDUCTION) or wide.keys().isdisjoint(n.values):
+            return False
+        own = {
+            v: r.emit(CAST, (r[wide[v].values[0]],), wide[v].attrs, n.source) for v in n.values if v in wide
+        }
+        inputs = tuple([own.get(x, r[x]) if isinstance(x, Value) else x for x in n.inputs])
+        r.append(Node(n.op, inputs, n.attrs, n.outputs, n.source))
+        return True
+
+    return rewrite(graph, visit)
+
+
 def widen_products(graph: Graph) -> Graph:
     """Products and convolutions, for a target whose routines know no half precision."""
     return in_single(graph, _is_product)
