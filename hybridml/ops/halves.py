@@ -20,17 +20,23 @@ from hybridml.ops.registry import PUBLIC
 Eager = Callable[..., Any]
 
 
-def in_single(eager: Eager, *which: np.dtype) -> Eager:
+def in_single(eager: Eager, *which: np.dtype, beyond_numpy: tuple[np.dtype, ...] | None = None) -> Eager:
     """The eager form of a row, with operands of these dtypes (by default both half precisions) widened and float results rounded.
 
-    Python scalars are rounded as well: they take the dtype of the tensor they meet.
+    Python scalars are rounded as well: they take the dtype of the tensor they meet. `beyond_numpy` are the dtypes for other array
+    libraries, where those differ because the library does itself what is asked for here.
     """
     halves = which or dtypes.HALVES
+    elsewhere = halves if beyond_numpy is None else beyond_numpy
 
     @functools.wraps(eager)
     def computed(xp: Any, *operands: Any, **attrs: Any) -> Any:
         for x in operands:
-            if hasattr(x, "dtype") and x.dtype.itemsize == 2 and x.dtype in halves:
+            if (
+                hasattr(x, "dtype")
+                and x.dtype.itemsize == 2
+                and x.dtype in (halves if xp is np else elsewhere)
+            ):
                 half = x.dtype
                 break
         else:

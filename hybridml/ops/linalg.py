@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from hybridml import dtypes
 from hybridml.errors import ShapeError
 from hybridml.ops.door import call, lift
 from hybridml.ops.halves import in_single
@@ -52,7 +53,9 @@ def _samples(rng: np.random.Generator) -> Any:
 
 
 MATMUL = register(Op(
-    "matmul", Kind.EXTERN, infer=_infer_matmul, eager=in_single(_eager_matmul), vjps=(_vjp_x, _vjp_y), saves=Saves.INPUTS,
+    "matmul", Kind.EXTERN, infer=_infer_matmul,
+    eager=in_single(_eager_matmul, beyond_numpy=(dtypes.bfloat16,)),  # CuPy's products of float16 add up in single
+    vjps=(_vjp_x, _vjp_y), saves=Saves.INPUTS,
     operator="matmul", provider="gemm", flags=("ta", "tb"),
     reads=lambda layout: layout.matrix is not None, samples=_samples, reference=np.matmul,
 ))  # fmt: skip

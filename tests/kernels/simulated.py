@@ -19,7 +19,7 @@ from numba import cuda
 from numba.cuda.simulator import kernelapi
 from numba.cuda.simulator.kernel import BlockManager, BlockThread
 
-from hybridml import dtypes
+from hybridml import dtypes, testing
 from hybridml.kernels import emit_cuda
 from hybridml.kernels.launch import Shape
 from hybridml.kernels.lower import Lowered
@@ -143,7 +143,7 @@ def close(got: np.ndarray, wanted: np.ndarray) -> bool:
     if not dtypes.is_float(got.dtype):
         return np.array_equal(got, wanted)
     rtol = TOLERANCE[got.dtype.name]
-    return np.allclose(widened(got), widened(wanted), rtol, rtol, equal_nan=True)
+    return np.allclose(testing.widened(got), testing.widened(wanted), rtol, rtol, equal_nan=True)
 
 
 def check(name: str, case: Case) -> None:
