@@ -32,11 +32,7 @@ def in_single(eager: Eager, *which: np.dtype, beyond_numpy: tuple[np.dtype, ...]
     @functools.wraps(eager)
     def computed(xp: Any, *operands: Any, **attrs: Any) -> Any:
         for x in operands:
-            if (
-                hasattr(x, "dtype")
-                and x.dtype.itemsize == 2
-                and x.dtype in (halves if xp is np else elsewhere)
-            ):
+            if getattr(x, "itemsize", 0) == 2 and x.dtype in (halves if xp is np else elsewhere):
                 half = x.dtype
                 break
         else:
