@@ -78,7 +78,8 @@ def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Tens
         if not backend.on_cpu:
             there = wrap(from_dlpack(obj)._array.copy())
             return there if wanted is None else there.astype(wanted)  # type: ignore[attr-defined]  # a Tensor
-    if not typed and hasattr(obj, "__dlpack__"):
+    by_dlpack = not typed or str(obj.dtype).endswith("bfloat16")  # which PyTorch gives NumPy in no other way
+    if by_dlpack and hasattr(obj, "__dlpack__") and not isinstance(obj, np.ndarray):
         obj, typed = dlpack.take(obj), True
     if isinstance(obj, (list, tuple)):
         leaf = obj

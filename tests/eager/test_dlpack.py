@@ -32,6 +32,18 @@ def test_memory_is_shared_under_the_right_dtype(dtype, version):
     assert hml.asarray(Exporter(x, version)).tolist() == x.tolist()
 
 
+def test_an_exporter_whose_dtype_numpy_does_not_know_is_copied():
+    class Foreign(Exporter):
+        dtype = "torch.bfloat16"
+
+        def __array__(self, *_, **__):
+            raise TypeError("no such type in NumPy")
+
+    x = hml.asarray([1.0, 2.5], dtype="bfloat16")
+    y = hml.asarray(Foreign(x))
+    assert y.dtype is hml.bfloat16 and y.tolist() == [1.0, 2.5] and not np.shares_memory(x.numpy(), y.numpy())
+
+
 def test_the_capsule_says_bfloat16():
     capsule = hml.ones((3,), dtype="bfloat16").__dlpack__()
     assert dlpack._code(capsule).value == 4
