@@ -6,6 +6,7 @@ import typing as _typing
 from hybridml import errors, initializers, linalg, nn, random
 from hybridml.backends import device, devices
 from hybridml.dtypes import (
+    bfloat16,
     bool_,
     can_cast,
     finfo,

@@ -52,7 +52,7 @@ def _python() -> Iterator[Finding]:
 
 
 def _packages() -> Iterator[Finding]:
-    for name in ("numpy", "numba", "scipy", "rich", "matplotlib"):
+    for name in ("numpy", "ml_dtypes", "numba", "scipy", "rich", "matplotlib"):
         yield _import(name, name, "broken", f"pip install {name}")
     yield _import("scikit-learn", "sklearn", "note", "pip install 'hybridml[demo]' for the digits workload")
 

@@ -4,6 +4,9 @@ A dtype *is* a NumPy dtype, so `x.dtype` can be handed to NumPy as it is. Promot
 with (PyTorch, JAX) rather than NumPy where integers meet floats: `int64 * float32` stays `float32`, because a step counter must
 not silently turn a model into double precision. Python scalars are *weak*: they take the dtype of the tensor they meet, and
 only raise its category (bool < integer < float), never its width.
+
+bfloat16 is the dtype that the package ml_dtypes adds to NumPy. NumPy's own idea of it is poor (its kind is "V", it promotes with few
+others), so questions about dtypes are asked of this module.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 
 from hybridml.errors import DTypeError
@@ -21,12 +25,14 @@ bool_ = np.dtype("bool")
 int8, int16, int32, int64 = (np.dtype(f"int{n}") for n in (8, 16, 32, 64))
 uint8, uint16, uint32, uint64 = (np.dtype(f"uint{n}") for n in (8, 16, 32, 64))
 float16, float32, float64 = (np.dtype(f"float{n}") for n in (16, 32, 64))
+bfloat16 = np.dtype(ml_dtypes.bfloat16)
 
 BOOL = (bool_,)
 SIGNED = (int8, int16, int32, int64)
 UNSIGNED = (uint8, uint16, uint32, uint64)
 INTEGER = SIGNED + UNSIGNED
-FLOATING = (float16, float32, float64)
+HALVES = (float16, bfloat16)  # computed in float32, each step rounded: see `hybridml.ops.halves`
+FLOATING = (*HALVES, float32, float64)
 ALL = BOOL + INTEGER + FLOATING
 
 default_float = float32
@@ -90,6 +96,8 @@ def _promote_pair(a: np.dtype, b: np.dtype) -> np.dtype:
         raise DTypeError(
             f"no integer type holds both {a.name} and {b.name}; cast one of them, e.g. x.astype(hml.int64)"
         )
+    if a in HALVES and b in HALVES:  # neither holds the other's numbers
+        return float32
     return np.dtype(np.result_type(a, b).type)
 
 
@@ -101,6 +109,8 @@ def promote(dtypes: Iterable[np.dtype], scalars: Iterable[bool | int | float] = 
     >>> promote([float16], [2.5])
     dtype('float16')
     >>> promote([int32], [2.5])
+    dtype('float32')
+    >>> promote([float16, bfloat16])
     dtype('float32')
     """
     result: np.dtype | None = None
@@ -121,7 +131,16 @@ def promote(dtypes: Iterable[np.dtype], scalars: Iterable[bool | int | float] = 
 
 
 def is_float(dtype: np.dtype) -> bool:
-    return dtype.kind == "f"
+    return dtype.kind in "fV"  # of the dtypes of tensors, bfloat16 alone is a V
+
+
+def is_half(dtype: np.dtype) -> bool:
+    return dtype.itemsize == 2 and dtype.kind in "fV"
+
+
+def kind(dtype: np.dtype) -> str:
+    """NumPy's letter: b, i, u or f, which bfloat16 is as well."""
+    return "f" if dtype.kind == "V" else dtype.kind
 
 
 # The Array API standard's questions about dtypes
@@ -161,16 +180,20 @@ def isdtype(dtype: Any, kind: Any) -> bool:
     >>> isdtype(float32, "real floating"), isdtype(int8, ("bool", int8))
     (True, True)
     """
-    return bool(np.isdtype(as_dtype(dtype), kind))
+    d = as_dtype(dtype)
+    known = float16 if d is bfloat16 else d  # np.isdtype refuses the dtypes of others
+    kinds = kind if isinstance(kind, tuple) else (kind,)
+    return any(bool(np.isdtype(known, k)) if isinstance(k, str) else as_dtype(k) is d for k in kinds)
 
 
-def finfo(dtype: Any, /) -> np.finfo:
+def finfo(dtype: Any, /) -> np.finfo | ml_dtypes.finfo:
     """Limits of a floating point dtype: eps, max, min, smallest_normal, bits.
 
     >>> float(finfo(float32).max) > 3e38
     True
     """
-    return np.finfo(_dtype_of(dtype))
+    d = _dtype_of(dtype)
+    return ml_dtypes.finfo(d) if d == bfloat16 else np.finfo(d)
 
 
 def iinfo(dtype: Any, /) -> np.iinfo:

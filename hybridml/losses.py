@@ -80,7 +80,8 @@ def paired(loss: Loss, y_true: Any, y_pred: Any) -> tuple[Any, Any]:
 
 def clipped(p: Any) -> Any:
     """Probabilities away from 0 and 1, whose logarithms are infinite."""
-    tiny = 1e-4 if p.dtype == hml.float16 else 1e-7
+    limits = hml.finfo(p.dtype)
+    tiny = float(limits.eps) if limits.bits == 16 else 1e-7  # 1 - tiny must be less than 1
     return hml.clip(p, tiny, 1 - tiny)
 
 
@@ -251,7 +252,7 @@ class SparseCategoricalCrossentropy(Loss):
     def call(self, y_true: Any, y_pred: Any) -> Any:
         if y_true.ndim == y_pred.ndim and y_true.shape[self.axis] == 1:
             y_true = hml.squeeze(y_true, axis=self.axis)
-        labels = hml.astype(y_true, hml.int64) if y_true.dtype.kind == "f" else y_true
+        labels = hml.astype(y_true, hml.int64) if hml.isdtype(y_true.dtype, "real floating") else y_true
         logits = y_pred
         if not self.from_logits:
             logits = hml.log(clipped(y_pred / hml.sum(y_pred, axis=self.axis, keepdims=True)))

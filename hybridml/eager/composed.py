@@ -10,6 +10,7 @@ import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from hybridml import dtypes
 from hybridml.eager.backward import Entry, gradients
 from hybridml.eager.player import player
 from hybridml.eager.recorder import Slot, Step
@@ -30,13 +31,13 @@ class Composed:
     @functools.cached_property
     def _differentiable(self) -> list[tuple[Step, list[int | None]]]:
         """The steps that a tape would have recorded, with the numbers of their watched operands."""
-        watched = {x.number for x in self.inputs if x.spec.dtype.kind == "f"}
+        watched = {x.number for x in self.inputs if dtypes.is_float(x.spec.dtype)}
         found = []
         for step in self.steps:
             ids = [x.number if type(x) is Slot and x.number in watched else None for x in step.operands]
             if step.op.vjps is not None and any([i is not None for i in ids]):
                 found.append((step, ids))
-                watched.update([r.number for r in step.results if r.spec.dtype.kind == "f"])
+                watched.update([r.number for r in step.results if dtypes.is_float(r.spec.dtype)])
         return found
 
     @functools.cached_property

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from hybridml import backends, buffers, dtypes
+from hybridml.eager import dlpack
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.errors import DTypeError
 from hybridml.ops.registry import PUBLIC
@@ -42,7 +43,7 @@ def from_dlpack(x: Any, /) -> Tensor:
         return x
     backend = backends.holding(x)
     with backend.scope():
-        array = backend.xp.from_dlpack(x)
+        array = dlpack.take(x) if backend.on_cpu else backend.xp.from_dlpack(x)
     if array.dtype not in dtypes.ALL:
         raise DTypeError(f"cannot make a tensor of {type(x).__name__} with dtype {array.dtype}")
     return wrap(array)
@@ -62,7 +63,7 @@ def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Tens
     if isinstance(obj, Tensor):
         number = dtypes.scalar_dtype(0.0)
         if (
-            obj.weak and wanted is None and obj.dtype.kind == "f" and obj.dtype != number
+            obj.weak and wanted is None and dtypes.is_float(obj.dtype) and obj.dtype != number
         ):  # a traced Python float
             wanted = number
         return obj if wanted is None else obj.astype(wanted)  # type: ignore[attr-defined]  # a Tensor
@@ -77,8 +78,9 @@ def asarray(obj: Any, /, *, dtype: Any = None, copy: bool | None = None) -> Tens
         if not backend.on_cpu:
             there = wrap(from_dlpack(obj)._array.copy())
             return there if wanted is None else there.astype(wanted)  # type: ignore[attr-defined]  # a Tensor
-    if not typed and hasattr(obj, "__dlpack__"):
-        obj, typed = np.from_dlpack(obj), True
+    by_dlpack = not typed or str(obj.dtype).endswith("bfloat16")  # which PyTorch gives NumPy in no other way
+    if by_dlpack and hasattr(obj, "__dlpack__") and not isinstance(obj, np.ndarray):
+        obj, typed = dlpack.take(obj), True
     if isinstance(obj, (list, tuple)):
         leaf = obj
         while isinstance(leaf, (list, tuple)) and leaf:

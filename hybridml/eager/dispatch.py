@@ -58,7 +58,7 @@ def lift_operands(op: Op, operands: tuple[Any, ...]) -> list[Any]:
             common = x._array.dtype
         lifted.append(x)
     if op.promote is Promote.NO or (
-        uniform and common is not None and (op.promote is Promote.SAME or common.kind == "f")
+        uniform and common is not None and (op.promote is Promote.SAME or dtypes.is_float(common))
     ):
         return lifted
     return _promote(op, lifted)
@@ -99,7 +99,7 @@ _RANK = {
     int: 1,
     float: 2,
 }  # of weak scalars; they give way to tensors of their own category or a higher one
-_CATEGORY = {"b": 0, "i": 1, "u": 1, "f": 2}
+_CATEGORY = {"b": 0, "i": 1, "u": 1, "f": 2, "V": 2}
 
 
 def run(op: Op, operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
@@ -128,7 +128,7 @@ def run(op: Op, operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
     else:
         plain = common is not None and (rank <= _CATEGORY[common.kind] or not kept)
         if plain and (not attrs or not state.traces or not has_dims(attrs)):
-            return compute(op, operands, arrays, attrs)
+            return compute(op, operands, arrays, attrs, op.ufunc)
     lifted = lift_operands(op, operands)
     if any([isinstance(x, Tensor) and type(x) is not Tensor for x in lifted]):
         return _first(lifted)._append(op, lifted, attrs)
@@ -137,13 +137,15 @@ def run(op: Op, operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
     return compute(op, lifted, [x._array if isinstance(x, Tensor) else x for x in lifted], attrs)
 
 
-def compute(op: Op, operands: Sequence[Any], arrays: list[Any], attrs: dict[str, Any]) -> Any:
-    """Run `op` on the operands' arrays, and tell the tapes."""
+def compute(
+    op: Op, operands: Sequence[Any], arrays: list[Any], attrs: dict[str, Any], ufunc: Any = None
+) -> Any:
+    """Run `op` on the operands' arrays, by its ufunc where that knows their dtypes, and tell the tapes."""
     token = _enter(_QUIET)
     try:
         backend = backends.common(arrays) if backends.elsewhere else backends.CPU
         if backend.on_cpu:
-            out = op.ufunc(*arrays) if op.ufunc is not None else op.eager(np, *arrays, **attrs)
+            out = ufunc(*arrays) if ufunc is not None else op.eager(np, *arrays, **attrs)
         else:
             with backend.scope():
                 out = op.eager(backend.xp, *arrays, **attrs)

@@ -25,6 +25,7 @@ from typing import Any
 
 import numpy as np
 
+from hybridml import dtypes
 from hybridml.eager.recorder import Slot, Step
 from hybridml.ops.registry import Kind
 from hybridml.ops.spec import is_scalar
@@ -64,7 +65,7 @@ def source(
     objects: dict[str, Any] = {"np": np, "asarray": np.asarray}
     lines = [f"def play({', '.join(f's{x.number}' for x in inputs)}):"]
     # Memory of this call alone. What a ufunc makes of 0-d operands is a scalar, and no buffer.
-    buffers = {r.number: r for s in steps for r in s.results if s.op.ufunc is not None and r.spec.shape}
+    buffers = {r.number: r for s in steps for r in s.results if _ufunc(s) is not None and r.spec.shape}
     dying = _dying(inputs, steps, results, buffers)
 
     def named(kind: str, x: Any) -> str:
@@ -78,7 +79,7 @@ def source(
         return f"asarray(s{x.number})" if as_array and not x.spec.shape else f"s{x.number}"
 
     for i, step in enumerate(steps):
-        ufunc, dtype = step.op.ufunc, _common_dtype(step)
+        ufunc, dtype = _ufunc(step), _common_dtype(step)
         operands = [operand(x, as_array=ufunc is None, dtype=dtype) for x in step.operands]
         dead = dying.get(i, ())
         if ufunc is not None:
@@ -106,6 +107,12 @@ def player(
     text, objects = source(inputs, steps, results, single)
     exec(compile(text, "<a player of hybridml>", "exec"), objects)
     return objects["play"]
+
+
+def _ufunc(step: Step) -> Any:
+    """What computes the step, if it is a ufunc that knows its dtypes."""
+    foreign = any([hasattr(x, "dtype") and x.dtype == dtypes.bfloat16 for x in step.operands])
+    return None if foreign else step.op.ufunc
 
 
 def _common_dtype(step: Step) -> np.dtype | None:

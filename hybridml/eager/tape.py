@@ -142,7 +142,7 @@ class GradientTape:
             if r._id is None:
                 r._id = next_id()
             outputs.append(r._id)
-            if r.dtype.kind == "f":
+            if dtypes.is_float(r.dtype):
                 self._watched.add(r._id)
         return outputs
 

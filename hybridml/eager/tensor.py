@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from hybridml import backends
+from hybridml import backends, dtypes
+from hybridml.eager import dlpack
 from hybridml.eager.state import state
 from hybridml.errors import located, user_line
 from hybridml.ops.spec import TensorSpec, spec
@@ -130,7 +131,7 @@ class Tensor(Operators):
         return a if dtype is None else a.astype(dtype)
 
     def __dlpack__(self, **kwargs: Any) -> Any:
-        return self._array.__dlpack__(**kwargs)
+        return dlpack.export(self._array, **kwargs)
 
     def __dlpack_device__(self) -> tuple[int, int]:
         return self._array.__dlpack_device__()
@@ -169,7 +170,10 @@ class Tensor(Operators):
 
     def __repr__(self) -> str:
         a = backends.of(self._array).get(self._array)
-        body = np.array2string(a, separator=", ", prefix="Tensor(", threshold=60)
+        digits = None
+        if a.dtype == dtypes.bfloat16:  # NumPy does not line up numbers of others
+            a, digits = a.astype(np.float32), 4
+        body = np.array2string(a, precision=digits, separator=", ", prefix="Tensor(", threshold=60)
         return f"Tensor({body}, shape={self.shape}, dtype={self.dtype.name})"
 
     def __copy__(self) -> Tensor:

@@ -25,6 +25,7 @@ import numpy as np
 
 from hybridml import config
 from hybridml.kernels import jit, layout, objects, pool
+from hybridml.kernels.halves import literal
 from hybridml.kernels.layout import Opcode
 
 SIGNATURE = "int64(int64, int64, int64)"
@@ -286,7 +287,7 @@ def scalar_word(value: Any, dtype: Any) -> int:
         >>> hex(scalar_word(1.0, "float32"))
         '0x3f800000'
     """
-    content = np.asarray(value, dtype).tobytes()
+    content = literal(value, np.dtype(dtype)).tobytes()
     return int.from_bytes(content.ljust(8, b"\0"), sys.byteorder, signed=True)
 
 

@@ -55,13 +55,12 @@ Fusions = dict[tuple[Any, ...], Fusion]  # of graphs that are one but for their 
 
 
 class Fuser(Grouping):
-    """Merges the groups of one graph; with sums across rows in the rows' kernels, if the target can (`across`), and with float16
-    (`halves`)."""
+    """Merges the groups of one graph; with sums across rows in the rows' kernels, if the target can (`across`)."""
 
     def __init__(
-        self, graph: Graph, places: dict[Value, Place], across: bool = False, halves: bool = False, unions: Unions | None = None
+        self, graph: Graph, places: dict[Value, Place], across: bool = False, unions: Unions | None = None
     ) -> None:  # fmt: skip
-        super().__init__(graph, places, halves)
+        super().__init__(graph, places)
         self.across = across
         self.unions = Unions() if unions is None else unions
         self.reasons: dict[tuple[int, int], str] = {}  # why neighbours stayed apart

@@ -9,12 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
+from hybridml import dtypes
 from hybridml.kernels.space import Space
 from hybridml.kernels.views import Place
 from hybridml.ops.registry import Kind
 from hybridml.trace.graph import Node, Value, sorted_attributes
 
-NATIVE = frozenset("?bBhHiIlLqQfd")  # dtype characters that kernels compute with
+NATIVE = frozenset("?bBhHiIlLqQfd")  # dtype characters of accumulators
 
 
 @dataclass(eq=False, slots=True)
@@ -72,17 +75,21 @@ def reduction_axes(n: Node) -> tuple[Space, frozenset[int]]:
     return tuple(space), frozenset(reduced)
 
 
-def can_fuse(n: Node, halves: bool = False) -> bool:
-    """True for nodes that kernels are generated for; `halves`: of float16 too, where it is not random."""
+def is_native(dtype: np.dtype) -> bool:
+    """True for dtypes whose elements kernels compute with."""
+    return dtype.char in NATIVE or dtypes.is_half(dtype)
+
+
+def can_fuse(n: Node) -> bool:
+    """True for nodes that kernels are generated for."""
     if n.op.kind not in (Kind.ELEMENTWISE, Kind.REDUCTION, Kind.RANDOM) or len(n.outputs) != 1:
         return False
     if n.op.scalar is None and n.op.reduce is None:
         return False
     specs = [v.spec for v in (*n.values, n.out)]
-    native = NATIVE | {"e"} if halves and n.op.kind is not Kind.RANDOM else NATIVE
-    if any(s.dtype.char not in native or 0 in s.shape for s in specs):
+    if not all(is_native(s.dtype) and 0 not in s.shape for s in specs):
         return False
-    return n.op.reduce is None or bool(reduction_axes(n)[1])
+    return n.op.reduce is None or (n.out.dtype.char in NATIVE and bool(reduction_axes(n)[1]))
 
 
 def node_form(n: Node, numbers: dict[Value, int], places: dict[Value, Place]) -> tuple[Any, ...]:

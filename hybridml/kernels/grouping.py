@@ -20,10 +20,10 @@ GAP = 1 << 40  # between the ranks of neighbours: so many merges can put groups 
 
 
 class Grouping:
-    """The groups of one graph: `owner` has that of each compute node. Kernels may take float16 with `halves`."""
+    """The groups of one graph: `owner` has that of each compute node."""
 
-    def __init__(self, graph: Graph, places: dict[Value, Place], halves: bool = False) -> None:
-        self.graph, self.places, self.halves = graph, places, halves
+    def __init__(self, graph: Graph, places: dict[Value, Place]) -> None:
+        self.graph, self.places = graph, places
         self.nodes = graph.nodes
         self.owner: dict[int, Group] = {}
         self._producer = {v: i for i, n in enumerate(self.nodes) for v in n.outputs}
@@ -40,7 +40,7 @@ class Grouping:
         for i, n in enumerate(self.nodes):
             if n.op.kind is Kind.VIEW and n.op.view is not None:
                 continue
-            if not can_fuse(n, self.halves):
+            if not can_fuse(n):
                 group = Group([i], (), fusible=False)
             elif n.op.reduce is not None:
                 space, reduced = reduction_axes(n)

@@ -1,6 +1,7 @@
-"""Half precision in kernels that compute in single, for printed CUDA kernels. Imported by their texts only.
+"""Half precision in memory, for printed CUDA kernels that compute in single. Imported by their texts only.
 
-`from_half(u16)` is the number with these bits, `to_half(f32)` the bits of the nearest one, `half(f32)` the nearest number itself.
+`from_f16(u16)` and `from_bf16(u16)` are the number with these bits, `to_f16(f32)` and `to_bf16(f32)` the bits of a number that has been
+rounded (`m_nearest_f16`, `m_nearest_bf16`).
 """
 
 from __future__ import annotations
@@ -11,25 +12,28 @@ from typing import Any
 import numba
 import numpy as np
 
+from hybridml import dtypes
+from hybridml.kernels.primitives import HALVES
 
-def _from_half(bits: Any) -> Any:
-    return np.float32(np.uint16(bits).view(np.float16))
+
+def _from(half: np.dtype) -> Callable[[Any], Any]:
+    return lambda bits: np.float32(np.uint16(bits).view(half))
 
 
-def _to_half(x: Any) -> Any:
-    with np.errstate(over="ignore"):
-        return np.float16(x).view(np.uint16)
+def _to(half: np.dtype) -> Callable[[Any], Any]:
+    return lambda x: np.float32(x).astype(half).view(np.uint16)
 
 
 def in_python() -> dict[str, Callable[..., Any]]:
     """The Python form of each, by name."""
-    return {"from_half": _from_half, "to_half": _to_half, "half": lambda x: _from_half(_to_half(x))}
+    halves = {suffix: dtypes.as_dtype(name) for suffix, name in HALVES.items()}
+    return {f"from_{s}": _from(d) for s, d in halves.items()} | {f"to_{s}": _to(d) for s, d in halves.items()}
 
 
 def _on_device() -> dict[str, Any]:
-    from hybridml.kernels import wide_access
+    from hybridml.kernels import half_access
 
-    return wide_access.halves()
+    return half_access.functions()
 
 
 simulated = bool(numba.config.ENABLE_CUDASIM)  # type: ignore[attr-defined]

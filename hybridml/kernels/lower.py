@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from hybridml.dtypes import is_float
 from hybridml.kernels.arguments import Access, Arguments
 from hybridml.kernels.geometry import Geometry, scalar_text
 from hybridml.kernels.group import Group
+from hybridml.kernels.halves import in_single
 from hybridml.kernels.spec import Accumulate, KernelSpec, Let, Load, Loop, Mode, Statement, Store, suffix
 from hybridml.kernels.text import wrapping
 from hybridml.kernels.views import Place
@@ -118,8 +120,9 @@ class Lowering:
         title = "_".join(dict.fromkeys(self.nodes[i].op.name for i in self.members))
         notes = [f"{self.nodes[i].op.name} -> {self.nodes[i].out.dtype.name}" for i in self.members]
         outer, crossed = ([self.axes[k] for k in axes] for axes in (g.outer, g.crossed))
-        spec = KernelSpec(g.mode, a.operands, a.words, a.scalars, outer, body, title, notes, tuple(crossed))
         in_place = self._in_place(self.passes or body)
+        scalars, body = in_single(a.scalars, body)
+        spec = KernelSpec(g.mode, a.operands, a.words, scalars, outer, body, title, notes, tuple(crossed))
         return Lowered(
             spec,
             a.bases,
@@ -176,7 +179,7 @@ class Lowering:
     def accumulate(self, i: int, accumulator: str, value: str) -> Accumulate:
         n = self.nodes[i]
         assert n.op.reduce is not None
-        lanes = n.op.reduce.lanes if n.out.dtype.kind == "f" else None
+        lanes = n.op.reduce.lanes if is_float(n.out.dtype) else None
         combine = _suffixed(wrapping(n.op.reduce.combine, n.out.dtype), n.out.dtype)
         return Accumulate(accumulator, value, combine, lanes, n.out.dtype)
 

@@ -13,10 +13,10 @@ with::
         for i in range(begin, end):
             o0[i] = x0[i] * s
 
-For each dtype ``D`` of bool, int8..int64, uint8..uint64, float32, float64 there are ``D_in`` (read only),
-``D_out`` (read and write), ``D_scalar``, and ``D_at(address, operand)`` and ``D_to(address, operand)`` for one to be read or written
-whose address is at hand. ``p[i]`` is one plain load or store: no bounds check, no negative
-indices. A bool is one byte in memory.
+For each dtype ``D`` of bool, int8..int64, uint8..uint64, float16, bfloat16, float32, float64 there are ``D_in`` (read only),
+``D_out`` (read and write), ``D_scalar`` (but of half precision), and ``D_at(address, operand)`` and ``D_to(address, operand)``
+for one to be read or written whose address is at hand. ``p[i]`` is one plain load or store: no bounds check, no negative
+indices. A bool is one byte in memory. Half precision is loaded as float32; what is stored must be one of its numbers.
 
 **Operands with different numbers must not overlap**, with one exception: an output may be the very memory of
 an input if each iteration reads all it needs at its index before it writes at the same index (an elementwise
@@ -31,11 +31,11 @@ from typing import Any
 
 from llvmlite import ir  # type: ignore[import-untyped]
 
-from hybridml.kernels.language import types
+from hybridml.kernels.language import halves, types
 from hybridml.kernels.language.functions import KernelTypeError, intrinsic
 from hybridml.kernels.language.types import Pointer, Type
 
-DTYPES: dict[str, Type] = types.NUMBERS
+DTYPES: dict[str, Type] = types.NUMBERS | {t.name: t for t in types.HALVES}
 
 # -- p[i] --------------------------------------------------------------------------------------------------
 
@@ -45,6 +45,8 @@ def load(builder: Any, pointer: Type, address: Any, index: Any) -> Any:
     assert isinstance(pointer, Pointer)
     value = builder.load(builder.gep(address, [index], inbounds=True))
     _tag_alias_scope(builder.module, value, pointer.operand)
+    if pointer.element in types.HALVES:
+        return halves.on_cpu(pointer.element.name).widened(builder, value)
     return builder.icmp_unsigned("!=", value, value.type(0)) if pointer.dtype is types.boolean else value
 
 
@@ -55,6 +57,8 @@ def store(builder: Any, pointer: Type, address: Any, index: Any, value: Any) -> 
     place = builder.gep(address, [index], inbounds=True)
     if pointer.dtype is types.boolean:
         value = builder.zext(value, ir.IntType(8))
+    elif pointer.element in types.HALVES:
+        value = halves.on_cpu(pointer.element.name).narrowed(builder, value)
     _tag_alias_scope(builder.module, builder.store(value, place), pointer.operand)
 
 
@@ -132,7 +136,8 @@ def _make_scalar_reader(dtype: Type) -> Any:
 for _name, _dtype in DTYPES.items():
     globals()[f"{_name}_in"] = _make_pointer_reader(_dtype, writable=False)
     globals()[f"{_name}_out"] = _make_pointer_reader(_dtype, writable=True)
-    globals()[f"{_name}_scalar"] = _make_scalar_reader(_dtype)
+    if _dtype not in types.HALVES:  # scalars are given as what they are computed in
+        globals()[f"{_name}_scalar"] = _make_scalar_reader(_dtype)
     globals()[f"{_name}_at"] = _make_pointer(_dtype, writable=False)
     globals()[f"{_name}_to"] = _make_pointer(_dtype, writable=True)
 

@@ -49,6 +49,7 @@ from hybridml.kernels.windows import lower_windows
 from hybridml.ops.registry import Kind
 from hybridml.trace.bind import Sizes
 from hybridml.trace.graph import Graph, Node, Value, runs_python
+from hybridml.trace.passes.halves import widen_products
 
 
 class Meter:
@@ -108,7 +109,7 @@ class Region:
         hints: Sizes | None = None,
     ) -> None:
         self.threads, self.meter, self.inner, self._known, self._hints = threads, meter, inner, known, hints
-        fuser = self._fused(graph)
+        fuser = self._fused(self._prepared(graph))
         self.graph, self.places, self.groups = fuser.graph, fuser.places, fuser.groups
         self.refusals: list[Refusal] = list(fuser.refusals.values())
         self._outputs = fuser.outputs
@@ -162,6 +163,10 @@ class Region:
                 yield PythonStep(n, reads, n.outputs)
 
     # what another target does in its own way
+
+    def _prepared(self, graph: Graph) -> Graph:
+        """The graph as this target's routines can run it: none of ours computes in half precision."""
+        return widen_products(graph)
 
     def _products(self, n: Node) -> Sequence[Step] | None:
         """The steps of a matrix product, or None where no routine takes its operands."""

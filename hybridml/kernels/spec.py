@@ -11,11 +11,13 @@ from enum import Enum
 
 import numpy as np
 
-SUFFIX = {"b": "i", "i": "i", "u": "u", "f": "f"}
+from hybridml.dtypes import bfloat16
 
 
 def suffix(dtype: np.dtype) -> str:
-    """The name of a dtype in kernel text: f32, i64, u8, b1."""
+    """The name of a dtype in kernel text: f32, i64, u8, b1, bf16."""
+    if dtype == bfloat16:
+        return "bf16"
     return "b1" if dtype.kind == "b" else f"{dtype.kind}{dtype.itemsize * 8}"
 
 

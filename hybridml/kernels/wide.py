@@ -6,8 +6,8 @@ For N of 1, 2, 4, 8 and 16:
     load_N(p, index, wide, inside)     N elements; in one access where `wide` is true, and none (zeros) where `inside` is false
     store_N(p, index, values, wide)    N elements from a tuple
 
-`load_bools_N` and `store_bools_N` are of bools, which lie in memory as bytes, `load_halves_N` and `store_halves_N` of float32 numbers that
-lie there as half precision. Numba has no such access: its pointers load one
+`load_bools_N` and `store_bools_N` are of bools, which lie in memory as bytes, `load_f16_N`, `store_f16_N`, `load_bf16_N` and `store_bf16_N`
+of float32 numbers that lie there as half precision. Numba has no such access: its pointers load one
 element. CUDA's simulator and other stand-ins take the Python forms, whose pointers have an `address` and a `dtype`.
 """
 
@@ -19,6 +19,7 @@ from typing import Any
 import numba
 
 from hybridml.kernels.half import in_python as in_half
+from hybridml.kernels.primitives import HALVES
 
 half = in_half()
 WIDTHS = (1, 2, 4, 8, 16)
@@ -44,24 +45,25 @@ def _in_python(n: int) -> dict[str, Callable[..., Any]]:
     def load_bools(*args: Any) -> tuple[Any, ...]:
         return tuple([x != 0 for x in load(*args)])
 
-    def load_halves(*args: Any) -> tuple[Any, ...]:
-        return tuple(map(half["from_half"], load(*args)))
+    def load_half(suffix: str) -> Callable[..., Any]:
+        return lambda *args: tuple(map(half[f"from_{suffix}"], load(*args)))
 
     def store(p: Any, index: Any, values: tuple[Any, ...], wide: bool) -> None:
         check(p, index, wide)
         for k in range(n):
             p[int(index) + k] = values[k]
 
-    def store_halves(p: Any, index: Any, values: tuple[Any, ...], wide: bool) -> None:
-        store(p, index, tuple(map(half["to_half"], values)), wide)
+    def store_half(suffix: str) -> Callable[..., Any]:
+        return lambda p, index, values, wide: store(p, index, tuple(map(half[f"to_{suffix}"], values)), wide)
 
     found: dict[str, Callable[..., Any]] = {
         "aligned": aligned,
         "load": load,
         "load_bools": load_bools,
-        "load_halves": load_halves,
     }
-    found |= {"store": store, "store_bools": store, "store_halves": store_halves}
+    found |= {"store": store, "store_bools": store}
+    for s in HALVES:
+        found |= {f"load_{s}": load_half(s), f"store_{s}": store_half(s)}
     return {f"{name}_{n}": f for name, f in found.items()}
 
 

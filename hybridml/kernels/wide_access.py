@@ -8,46 +8,20 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.cuda.extending import intrinsic
 
+from hybridml.kernels.half_access import CODE
+from hybridml.kernels.primitives import HALVES
+
 WIDEST = 16  # bytes of one instruction
+_HALVES = {f"_{suffix}": name for suffix, name in HALVES.items()}
 _BIT, _I32, _I64 = ir.IntType(1), ir.IntType(32), ir.IntType(64)
 
 
 def accesses(n: int) -> dict[str, Any]:
     """The functions of `hybridml.kernels.wide` for n elements."""
     found = {f"aligned_{n}": _aligned(n)}
-    for form in ("", "_bools", "_halves"):
+    for form in ("", "_bools", *_HALVES):
         found |= {f"load{form}_{n}": _load(n, form), f"store{form}_{n}": _store(n, form)}
     return found
-
-
-def halves() -> dict[str, Any]:
-    """The functions of `hybridml.kernels.half`."""
-
-    def from_half(typing_context: Any, x: Any) -> Any:
-        return types.float32(types.uint16), lambda context, builder, signature, args: _widened(
-            builder, args[0]
-        )
-
-    def to_half(typing_context: Any, x: Any) -> Any:
-        return types.uint16(types.float32), lambda context, builder, signature, args: _narrowed(
-            builder, args[0]
-        )
-
-    def half(typing_context: Any, x: Any) -> Any:
-        def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            return _widened(builder, _narrowed(builder, args[0]))
-
-        return types.float32(types.float32), emit
-
-    return {f.__name__: intrinsic(f) for f in (from_half, to_half, half)}
-
-
-def _widened(builder: Any, bits: Any) -> Any:
-    return builder.fpext(builder.bitcast(bits, ir.HalfType()), ir.FloatType())
-
-
-def _narrowed(builder: Any, x: Any) -> Any:
-    return builder.bitcast(builder.fptrunc(x, ir.HalfType()), ir.IntType(16))
 
 
 def _aligned(n: int) -> Any:
@@ -63,7 +37,7 @@ def _aligned(n: int) -> Any:
 
 def _load(n: int, form: str) -> Any:
     def load(typing_context: Any, pointer: Any, index: Any, wide: Any, inside: Any) -> Any:
-        dtype = {"": pointer.dtype, "_bools": types.boolean, "_halves": types.float32}[form]
+        dtype = types.float32 if form in _HALVES else types.boolean if form else pointer.dtype
         result = types.UniTuple(dtype, n)
 
         def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -95,8 +69,8 @@ def _load(n: int, form: str) -> Any:
                 found.append(phi)
             if form == "_bools":
                 found = [builder.icmp_unsigned("!=", x, element(0)) for x in found]
-            elif form == "_halves":
-                found = [_widened(builder, x) for x in found]
+            elif form:
+                found = [CODE[_HALVES[form]].widened(builder, x) for x in found]
             return context.make_tuple(builder, signature.return_type, found)
 
         return result(pointer, index, wide, inside), emit
@@ -111,8 +85,8 @@ def _store(n: int, form: str) -> Any:
             place = builder.gep(address, [at])
             element = place.type.pointee
             found = [builder.extract_value(tuple_, k) for k in range(n)]
-            if form == "_halves":
-                found = [_narrowed(builder, x) for x in found]
+            if form in _HALVES:
+                found = [CODE[_HALVES[form]].narrowed(builder, x) for x in found]
             else:  # a bool becomes a byte
                 found = [
                     context.cast(builder, x, t, pointer.dtype) for x, t in zip(found, values, strict=True)

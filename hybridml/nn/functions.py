@@ -127,8 +127,10 @@ def rms_norm(x: Any, scale: Any = None, /, axis: int = -1, epsilon: float = 1e-6
     [1.0, 1.0]
     """
     x = hml.asarray(x)
-    if x.dtype == hml.float16:  # squares overflow beyond 255
-        return hml.astype(rms_norm(hml.astype(x, hml.float32), scale, axis, epsilon), hml.float16)
+    if hml.isdtype(
+        x.dtype, (hml.float16, hml.bfloat16)
+    ):  # squares are not for few digits, and in float16 overflow beyond 255
+        return hml.astype(rms_norm(hml.astype(x, hml.float32), scale, axis, epsilon), x.dtype)
     out = x * hml.reciprocal(hml.sqrt(hml.mean(x * x, axis=axis, keepdims=True) + epsilon))
     return out if scale is None else out * scale
 

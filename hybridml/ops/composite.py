@@ -11,7 +11,8 @@ from typing import Any
 from hybridml import dtypes
 from hybridml.errors import ShapeError
 from hybridml.ops.door import beside, lift
-from hybridml.ops.elementwise import astype, equal, greater, less_equal, where
+from hybridml.ops.elementwise import equal, greater, less_equal, where
+from hybridml.ops.halves import computed_in_single
 from hybridml.ops.identity import stop_gradient
 from hybridml.ops.reductions import max as max_
 from hybridml.ops.reductions import sum as sum_
@@ -129,6 +130,7 @@ def log_softmax(x: Any, /, axis: int | tuple[int, ...] = -1) -> Any:
 
 
 @composite(namespace="nn")
+@computed_in_single
 def layer_norm(
     x: Any, scale: Any = None, bias: Any = None, /, axis: int | tuple[int, ...] = -1, epsilon: float = 1e-5
 ) -> Any:
@@ -139,8 +141,6 @@ def layer_norm(
     [-1.0, 1.0]
     """
     x = lift(x)
-    if x.dtype is dtypes.float16:
-        return astype(layer_norm(astype(x, dtypes.float32), scale, bias, axis, epsilon), dtypes.float16)
     out = standardize(x, axis, epsilon)
     out = out if scale is None else out * scale
     return out if bias is None else out + bias
@@ -162,7 +162,7 @@ def softmax_cross_entropy(logits: Any, labels: Any, /, axis: int = -1) -> Any:
     logits = lift(logits, labels)
     labels = lift(labels, logits)
     axis = normalize_axis(axis, logits.ndim)
-    if labels.dtype.kind == "f":
+    if dtypes.is_float(labels.dtype):
         if labels.shape != logits.shape:
             raise ShapeError(
                 f"probabilities of shape {labels.shape} for logits of shape {logits.shape}: they must be equal"

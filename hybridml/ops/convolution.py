@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numpy as np
-
+from hybridml import dtypes
 from hybridml.errors import DTypeError, ShapeError
 from hybridml.ops.batching import stretched
 from hybridml.ops.convolution_geometry import geometry
@@ -24,6 +23,7 @@ from hybridml.ops.convolution_samples import (
     reference_input,
 )
 from hybridml.ops.door import call
+from hybridml.ops.halves import in_single
 from hybridml.ops.registry import Kind, Layout, Op, Saves, register
 from hybridml.ops.spec import Shape, spec
 from hybridml.ops.view import permute_dims, reshape
@@ -32,7 +32,7 @@ from hybridml.ops.windows import Pair, Windows
 
 def _check(*operands: Any) -> None:
     for a in operands:
-        if a.dtype.kind != "f":
+        if not dtypes.is_float(a.dtype):
             raise DTypeError(f"expected floating point tensors, got {a.dtype.name}; cast it with .astype")
         if len(a.shape) != 4:
             raise ShapeError(f"expected images and filters of 4 dimensions, got shape {tuple(a.shape)}")
@@ -84,10 +84,6 @@ def _filter_shape(x: Any, g: Any, *, window: Pair, **attrs: Any) -> Shape:
 # eager: a matrix product over the elements of all windows, one a group; without channels to sum over, one tap at a time
 
 
-def _wide(x: Any) -> Any:
-    return x.astype(np.float32) if x.dtype.itemsize < 4 else x
-
-
 def _by_group(x: Any, groups: int) -> Any:
     """[..., channels] as [groups, everything before, channels // groups]."""
     return x.reshape(math.prod(x.shape[:-1]), groups, x.shape[-1] // groups).transpose(1, 0, 2)
@@ -109,47 +105,44 @@ def _filters_by_group(w: Any, groups: int) -> Any:
 def _eager_conv(xp: Any, x: Any, w: Any, **attrs: Any) -> Any:
     shape, groups = _conv_shape(x, w, **attrs), attrs["groups"]
     windows = geometry(x.shape, w.shape, attrs)
-    a, b = _wide(x), _wide(w)
     if w.shape[2] == 1 == w.shape[3] // groups:
-        out = xp.zeros(shape, a.dtype)
+        out = xp.zeros(shape, x.dtype)
         for tap, at, elements in windows.each():
-            out[at] += a[elements] * b.reshape(-1, shape[3])[tap]
+            out[at] += x[elements] * w.reshape(-1, shape[3])[tap]
     else:
-        product = xp.matmul(_columns(xp, windows, a, groups), _filters_by_group(b, groups))
+        product = xp.matmul(_columns(xp, windows, x, groups), _filters_by_group(w, groups))
         out = product.transpose(1, 0, 2).reshape(shape)
-    return out.astype(x.dtype, copy=False)
+    return out
 
 
 def _eager_input(xp: Any, g: Any, w: Any, *, size: Pair, **attrs: Any) -> Any:
     shape, groups = _input_shape(g, w, size=size, **attrs), attrs["groups"]
     windows = geometry(shape, w.shape, attrs)
-    a, b = _wide(g), _wide(w)
-    out = xp.zeros(shape, a.dtype)
+    out = xp.zeros(shape, g.dtype)
     if w.shape[2] == 1 == w.shape[3] // groups:
         for tap, at, elements in windows.each():
-            out[elements] += a[at] * b.reshape(-1, shape[3])[tap]
-        return out.astype(g.dtype, copy=False)
+            out[elements] += g[at] * w.reshape(-1, shape[3])[tap]
+        return out
     taps, each = len(windows.taps), w.shape[2]
-    columns = xp.matmul(_by_group(a, groups), _filters_by_group(b, groups).swapaxes(1, 2))
+    columns = xp.matmul(_by_group(g, groups), _filters_by_group(w, groups).swapaxes(1, 2))
     columns = columns.reshape(groups, *g.shape[:3], taps, each).transpose(4, 1, 2, 3, 0, 5)
     columns = columns.reshape(taps, *g.shape[:3], shape[3])
     for tap, at, elements in windows.each():
         out[elements] += columns[tap][at]
-    return out.astype(g.dtype, copy=False)
+    return out
 
 
 def _eager_filter(xp: Any, x: Any, g: Any, *, window: Pair, **attrs: Any) -> Any:
     shape, groups = _filter_shape(x, g, window=window, **attrs), attrs["groups"]
     windows = geometry(x.shape, shape, attrs)
-    a, b = _wide(x), _wide(g)
     if shape[2] == 1 == shape[3] // groups:
-        out = xp.zeros((len(windows.taps), shape[3]), a.dtype)
+        out = xp.zeros((len(windows.taps), shape[3]), x.dtype)
         for tap, at, elements in windows.each():
-            out[tap] = (a[elements] * b[at]).sum(axis=(0, 1, 2))
+            out[tap] = (x[elements] * g[at]).sum(axis=(0, 1, 2))
     else:
-        product = xp.matmul(_columns(xp, windows, a, groups).swapaxes(1, 2), _by_group(b, groups))
+        product = xp.matmul(_columns(xp, windows, x, groups).swapaxes(1, 2), _by_group(g, groups))
         out = product.transpose(1, 0, 2)
-    return out.reshape(shape).astype(x.dtype, copy=False)
+    return out.reshape(shape)
 
 
 # gradients
@@ -209,7 +202,7 @@ def _dense(layout: Layout) -> bool:
 
 
 CONV: Op = register(Op(
-    "conv2d", Kind.EXTERN, provider="conv", reads=_dense, eager=_eager_conv, saves=Saves.INPUTS,
+    "conv2d", Kind.EXTERN, provider="conv", reads=_dense, eager=in_single(_eager_conv), saves=Saves.INPUTS,
     infer=lambda x, w, **attrs: spec(_conv_shape(x, w, **attrs), x.dtype),
     vjps=(
         lambda g, out, x, w, **attrs: _gradient_by_input(g, w, x, attrs),
@@ -219,7 +212,7 @@ CONV: Op = register(Op(
 ))  # fmt: skip
 
 CONV_INPUT: Op = register(Op(
-    "conv2d_transpose", Kind.EXTERN, provider="conv_input", reads=_dense, eager=_eager_input, saves=Saves.INPUTS,
+    "conv2d_transpose", Kind.EXTERN, provider="conv_input", reads=_dense, eager=in_single(_eager_input), saves=Saves.INPUTS,
     infer=lambda g, w, **attrs: spec(_input_shape(g, w, **attrs), g.dtype),
     vjps=(
         lambda h, out, g, w, *, size, **attrs: call(CONV, h, w, **attrs),
@@ -229,7 +222,7 @@ CONV_INPUT: Op = register(Op(
 ))  # fmt: skip
 
 CONV_FILTER: Op = register(Op(
-    "conv2d_filter_gradient", Kind.EXTERN, provider="conv_filter", reads=_dense, eager=_eager_filter,
+    "conv2d_filter_gradient", Kind.EXTERN, provider="conv_filter", reads=_dense, eager=in_single(_eager_filter),
     saves=Saves.INPUTS,
     infer=lambda x, g, **attrs: spec(_filter_shape(x, g, **attrs), x.dtype),
     vjps=(

@@ -15,6 +15,7 @@ import numpy as np
 from hybridml import dtypes
 from hybridml.ops import infer
 from hybridml.ops.door import call, lift
+from hybridml.ops.halves import in_single, of_ufunc
 from hybridml.ops.registry import Kind, Op, Promote, Sample, Saves, composite, public, register
 from hybridml.ops.samples import binary_samples, ternary_samples, unary_samples
 from hybridml.ops.spec import TensorSpec, is_scalar, spec
@@ -35,7 +36,7 @@ def elementwise(
 
     A row without a ufunc brings its own `eager` and takes one operand.
     """
-    eager = fields.pop("eager", None) or (lambda xp, *xs: getattr(xp, ufunc.__name__)(*xs))
+    eager = fields.pop("eager", None) or of_ufunc(ufunc)
     doc = documented(name, doc, example)
     fields.setdefault("infer", infer.elementwise)
     kind = fields.pop("kind", Kind.ELEMENTWISE)
@@ -264,7 +265,7 @@ def _eager_where(xp: Any, c: Any, x: Any, y: Any) -> Any:
 
 
 WHERE = register(Op(
-    "where", Kind.ELEMENTWISE, infer=_infer_where, eager=_eager_where,
+    "where", Kind.ELEMENTWISE, infer=_infer_where, eager=in_single(_eager_where, dtypes.bfloat16),
     vjps=(None, lambda g, out, c, x, y: where(c, g, 0), lambda g, out, c, x, y: where(c, 0, g)),
     saves=Saves.INPUTS, fixed=1, scalar="{1} if {0} else {2}", samples=ternary_samples(-3, 3), reference=np.where,
     doc="x where condition is true, else y, elementwise.",

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from hybridml.dtypes import bool_
+from hybridml import dtypes
 from hybridml.errors import CheckError, DTypeError, NonFiniteError, ShapeError
 from hybridml.ops.batching import stretched
 from hybridml.ops.door import call, lift
@@ -81,7 +81,7 @@ def straight_through(x: Any, source: Any, /) -> Any:
 
 
 def _eager_check(xp: Any, x: Any, *, message: str) -> Any:
-    if x.dtype.kind == "f":
+    if dtypes.is_float(x.dtype):
         bad = ~xp.isfinite(x)
         n = int(bad.sum())
         if n:
@@ -130,4 +130,6 @@ def check_true(x: Any, message: str = "", /) -> Any:
     >>> hml.check_true(hml.asarray([1, 2]) > 0, "counts are positive").tolist()
     [True, True]
     """
-    return call(CHECK_TRUE, astype(lift(x), bool_), message=message or "check_true: an element is false")
+    return call(
+        CHECK_TRUE, astype(lift(x), dtypes.bool_), message=message or "check_true: an element is false"
+    )

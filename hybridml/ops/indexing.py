@@ -13,6 +13,7 @@ from hybridml import dtypes
 from hybridml.errors import DTypeError, IndexOutOfRangeError, ShapeError, TraceError
 from hybridml.ops.door import call, lift
 from hybridml.ops.elementwise import astype
+from hybridml.ops.halves import in_single
 from hybridml.ops.registry import Kind, Op, Promote, Sample, Saves, public, register
 from hybridml.ops.spec import Shape, TensorSpec, broadcast_shapes, normalize_axis, spec
 from hybridml.ops.view import broadcast_to, moveaxis, reshape
@@ -214,7 +215,7 @@ def _reference_scatter(x: Any, indices: Any, updates: Any, axis: int = 0) -> Any
 
 SCATTER_ADD = register(Op(
     "scatter_add", Kind.INDEX, batch=_batch_scatter,
-    provider="scatter_add", indexes=_second, infer=_infer_scatter, eager=_eager_scatter, promote=Promote.NO, saves=Saves.INPUTS,
+    provider="scatter_add", indexes=_second, infer=_infer_scatter, eager=in_single(_eager_scatter), promote=Promote.NO, saves=Saves.INPUTS,
     vjps=(
         lambda g, out, x, indices, updates, *, axis: g, None,
         lambda g, out, x, indices, updates, *, axis: take(g, indices, axis=axis),
@@ -345,7 +346,7 @@ def _scatter_along_samples(rng: np.random.Generator) -> Any:
 SCATTER_ALONG = register(Op(
     "scatter_add_along_axis", Kind.INDEX, provider="scatter_add_along_axis", indexes=_second, infer=_infer_scatter_along,
     promote=Promote.NO, saves=Saves.INPUTS,
-    eager=_eager_scatter_along,
+    eager=in_single(_eager_scatter_along),
     vjps=(
         lambda g, out, x, i, updates, *, axis: g, None,
         lambda g, out, x, i, updates, *, axis: take_along_axis(g, i, axis=axis),

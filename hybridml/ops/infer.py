@@ -31,12 +31,12 @@ def predicate(*operands: Any, **_: Any) -> TensorSpec:
 
 
 def only(categories: str, rule: Callable[..., TensorSpec] = elementwise) -> Callable[..., TensorSpec]:
-    """The rule, for operands of these NumPy kinds alone ("f" float, "iu" integers, "b" bool)."""
+    """The rule, for operands of these kinds alone ("f" float, "iu" integers, "b" bool)."""
     names = {"f": "floating point", "iu": "integer", "iub": "integer or bool", "iuf": "numeric", "b": "bool"}
 
     def checked(*operands: Any, **attrs: Any) -> TensorSpec:
         for x in operands:
-            if not is_scalar(x) and x.dtype.kind not in categories:
+            if not is_scalar(x) and dtypes.kind(x.dtype) not in categories:
                 raise DTypeError(
                     f"expected a {names.get(categories, categories)} tensor, got {x}; cast it with .astype"
                 )

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from hybridml import dtypes
 from hybridml.errors import ShapeError
 from hybridml.ops.door import call, lift
+from hybridml.ops.halves import in_single
 from hybridml.ops.registry import Kind, Op, Sample, Saves, public, register
 from hybridml.ops.spec import TensorSpec, broadcast_shapes, spec
 from hybridml.ops.view import reshape, sum_to
@@ -51,7 +53,9 @@ def _samples(rng: np.random.Generator) -> Any:
 
 
 MATMUL = register(Op(
-    "matmul", Kind.EXTERN, infer=_infer_matmul, eager=_eager_matmul, vjps=(_vjp_x, _vjp_y), saves=Saves.INPUTS,
+    "matmul", Kind.EXTERN, infer=_infer_matmul,
+    eager=in_single(_eager_matmul, beyond_numpy=(dtypes.bfloat16,)),  # CuPy's products of float16 add up in single
+    vjps=(_vjp_x, _vjp_y), saves=Saves.INPUTS,
     operator="matmul", provider="gemm", flags=("ta", "tb"),
     reads=lambda layout: layout.matrix is not None, samples=_samples, reference=np.matmul,
 ))  # fmt: skip

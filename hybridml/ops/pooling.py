@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from hybridml import dtypes
 from hybridml.errors import DTypeError, ShapeError
 from hybridml.ops.batching import stretched
 from hybridml.ops.convolving import conv2d
 from hybridml.ops.door import call, lift
 from hybridml.ops.elementwise import equal, less_equal, where
+from hybridml.ops.halves import in_single
 from hybridml.ops.logic import logical_and, logical_not
 from hybridml.ops.reductions import max as max_
 from hybridml.ops.registry import Kind, Layout, Op, Promote, Sample, Saves, composite, public, register
@@ -279,19 +281,21 @@ def _dense(layout: Layout) -> bool:
 
 
 MAX_POOL: Op = register(Op(
-    "max_pool2d", Kind.INDEX, provider="max_pool", reads=_dense, infer=_infer_max, eager=_eager_max, promote=Promote.NO, vjps=(_max_vjp,),
+    "max_pool2d", Kind.INDEX, provider="max_pool", reads=_dense, infer=_infer_max,
+    eager=in_single(_eager_max), promote=Promote.NO, vjps=(_max_vjp,),
     saves=Saves.OUTPUT, expand=_expand_max, batch=lambda *args: _merged(MAX_POOL, *args), samples=_max_samples, reference=_reference_max,
 ))  # fmt: skip
 
 WINDOW_TAKE: Op = register(Op(
-    "window_take", Kind.INDEX, provider="window_take", reads=_dense, promote=Promote.NO, eager=_eager_take, saves=Saves.INPUTS,
+    "window_take", Kind.INDEX, provider="window_take", reads=_dense, promote=Promote.NO, eager=in_single(_eager_take), saves=Saves.INPUTS,
     infer=lambda x, places, **attrs: spec(_take_shape(x, places, **attrs), x.dtype),
     vjps=(lambda g, out, x, places, **attrs: call(WINDOW_SCATTER, g, places, size=tuple(x.shape[1:3]), **attrs), None),
     expand=_expand_take, batch=lambda *args: _merged(WINDOW_TAKE, *args), samples=_take_samples, reference=_reference_take,
 ))  # fmt: skip
 
 WINDOW_SCATTER: Op = register(Op(
-    "window_scatter", Kind.INDEX, provider="window_scatter", reads=_dense, promote=Promote.NO, eager=_eager_scatter, saves=Saves.INPUTS,
+    "window_scatter", Kind.INDEX, provider="window_scatter", reads=_dense, promote=Promote.NO,
+    eager=in_single(_eager_scatter), saves=Saves.INPUTS,
     infer=lambda g, places, **attrs: spec(_scatter_shape(g, places, **attrs), g.dtype),
     vjps=(lambda h, out, g, places, *, size, **attrs: call(WINDOW_TAKE, h, places, **attrs), None),
     expand=_expand_scatter, batch=lambda *args: _merged(WINDOW_SCATTER, *args), samples=_scatter_samples, reference=_reference_scatter,
@@ -394,7 +398,7 @@ def avg_pool2d(
     """
     x = lift(x)
     check_image(x.shape, "avg_pool2d")
-    if x.dtype.kind != "f":
+    if not dtypes.is_float(x.dtype):
         raise DTypeError(f"avg_pool2d takes floating point images, got {x.dtype.name}; cast it with .astype")
     attrs = _resolved(x.shape[1:3], window, {"strides": strides, "padding": padding}, "avg_pool2d")
     windows = geometry(x.shape[1:3], **attrs)

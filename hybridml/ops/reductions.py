@@ -11,6 +11,7 @@ from hybridml.errors import ShapeError
 from hybridml.ops import infer
 from hybridml.ops.door import call, lift
 from hybridml.ops.elementwise import astype, equal
+from hybridml.ops.halves import in_single
 from hybridml.ops.registry import Kind, Op, Promote, Reduce, Sample, SampleMaker, Saves, public, register
 from hybridml.ops.spec import Shape, TensorSpec, normalize_axes
 from hybridml.ops.view import broadcast_to, permute_dims, reshape
@@ -60,7 +61,7 @@ def _reference(name: str) -> Any:
 
     def f(x: Any, axis: Any = None, keepdims: bool = False) -> Any:
         x = np.asarray(x)
-        wide = x.astype(np.float64) if x.dtype.kind == "f" else x
+        wide = x.astype(np.float64) if dtypes.is_float(x.dtype) else x
         return getattr(np, name)(wide, axis=axis, keepdims=keepdims)
 
     return f
@@ -68,7 +69,7 @@ def _reference(name: str) -> Any:
 
 SUM = register(Op(
     "sum", Kind.REDUCTION, infer=infer.reduction, promote=Promote.NO,
-    eager=lambda xp, x, *, axis, keepdims: xp.add.reduce(x, axis=axis, keepdims=keepdims, dtype=x.dtype),
+    eager=in_single(lambda xp, x, *, axis, keepdims: xp.add.reduce(x, axis=axis, keepdims=keepdims, dtype=x.dtype)),
     vjps=(lambda g, out, x, *, axis, keepdims: _spread(g, x, axis),),
     reduce=Reduce(lambda dtype: 0, "{0} + {1}", "add"), method=True, samples=reduction_samples(-2, 2),
     reference=_reference("sum"),
@@ -135,7 +136,7 @@ def _size(shape: Shape) -> int:
 
 PROD = register(Op(
     "prod", Kind.REDUCTION, infer=infer.reduction, promote=Promote.NO,
-    eager=lambda xp, x, *, axis, keepdims: x.prod(axis=axis, keepdims=keepdims, dtype=x.dtype),
+    eager=in_single(lambda xp, x, *, axis, keepdims: x.prod(axis=axis, keepdims=keepdims, dtype=x.dtype)),
     vjps=(_prod_vjp,), saves=Saves.INPUTS, reduce=Reduce(lambda dtype: 1, "{0} * {1}", "multiply"), method=True,
     samples=lambda rng: [*(s for s in reduction_samples(0.5, 1.5)(rng) if s.args[0].size < 300),
                          Sample((np.array([[2.0, 0.0, 3.0], [0.0, 0.0, 1.5]]),), {"axis": 1}, label="zeros")],
@@ -196,7 +197,7 @@ def _extremum(name: str) -> Any:
 
 MAX = register(Op(
     "max", Kind.REDUCTION, infer=_infer_extremum, promote=Promote.NO,
-    eager=_extremum("max"),
+    eager=in_single(_extremum("max")),
     vjps=(_extremum_vjp,), saves=Saves.BOTH, reduce=Reduce(_lowest, "m_maximum({0}, {1})", "maximum"), method=True,
     samples=reduction_samples(-2, 2, empty=False), reference=_reference("max"),
 ))  # fmt: skip
@@ -218,7 +219,7 @@ def max(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
 
 MIN = register(Op(
     "min", Kind.REDUCTION, infer=_infer_extremum, promote=Promote.NO,
-    eager=_extremum("min"),
+    eager=in_single(_extremum("min")),
     vjps=(_extremum_vjp,), saves=Saves.BOTH, reduce=Reduce(_highest, "m_minimum({0}, {1})", "minimum"), method=True,
     samples=reduction_samples(-2, 2, empty=False), reference=_reference("min"),
 ))  # fmt: skip

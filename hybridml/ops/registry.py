@@ -200,6 +200,11 @@ class Op:
         return {Promote.NO: "", Promote.SAME: "biuf", Promote.NUMBER: "iuf", Promote.FLOAT: "f"}[self.promote]
 
     @functools.cached_property
+    def widened(self) -> tuple[np.dtype, ...]:
+        """The dtypes of half precision for which `eager` computes in float32 and rounds once (`ops.halves.in_single`)."""
+        return getattr(self.eager, "widened", ())
+
+    @functools.cached_property
     def reads_inputs(self) -> bool:
         return Saves.INPUTS in self.saves
 

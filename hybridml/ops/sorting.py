@@ -9,12 +9,13 @@ import numpy as np
 from hybridml import dtypes
 from hybridml.errors import ShapeError
 from hybridml.ops.door import call, lift
+from hybridml.ops.halves import in_single
 from hybridml.ops.indexing import scatter_add_along_axis, zeros_view
 from hybridml.ops.registry import Kind, Op, Promote, Sample, Saves, public, register
 from hybridml.ops.spec import TensorSpec, normalize_axis, spec
 
 
-def _order(xp: Any, x: Any, axis: int, descending: bool) -> Any:
+def _order(xp: Any, x: Any, *, axis: int, descending: bool) -> Any:
     """Stable both ways: equal elements keep their order."""
     if not descending:
         return xp.argsort(x, axis=axis, kind="stable")
@@ -54,7 +55,7 @@ def _reference_order(x: Any, axis: int, descending: bool) -> Any:
 
 ARGSORT = register(Op(
     "argsort", Kind.EXTERN, infer=lambda x, *, axis, descending: spec(x.shape, dtypes.int64), promote=Promote.NO,
-    eager=lambda xp, x, *, axis, descending: _order(xp, x, axis, descending), method=True,
+    eager=in_single(_order, dtypes.bfloat16), method=True,
     samples=lambda rng: [Sample(s.args, s.kwargs, False, s.label) for s in _sort_samples(rng)],
     reference=lambda x, axis=-1, descending=False: _reference_order(x, axis, descending),
 ))  # fmt: skip
@@ -83,7 +84,8 @@ def _sort_vjp(g: Any, out: Any, x: Any, *, axis: int, descending: bool) -> Any:
 
 
 SORT = register(Op(
-    "sort", Kind.EXTERN, infer=lambda x, *, axis, descending: x, promote=Promote.NO, eager=_eager_sort, vjps=(_sort_vjp,),
+    "sort", Kind.EXTERN, infer=lambda x, *, axis, descending: x, promote=Promote.NO,
+    eager=in_single(_eager_sort, dtypes.bfloat16), vjps=(_sort_vjp,),
     saves=Saves.INPUTS, method=True, samples=_sort_samples,
     reference=lambda x, axis=-1, descending=False: np.take_along_axis(x, _reference_order(x, axis, descending), axis),
 ))  # fmt: skip
@@ -107,7 +109,7 @@ def _infer_top_k(x: TensorSpec, *, k: int) -> tuple[TensorSpec, TensorSpec]:
 
 
 def _eager_top_k(xp: Any, x: Any, *, k: int) -> Any:
-    indices = xp.ascontiguousarray(_order(xp, x, x.ndim - 1, True)[..., :k])
+    indices = xp.ascontiguousarray(_order(xp, x, axis=x.ndim - 1, descending=True)[..., :k])
     return xp.take_along_axis(x, indices, axis=-1), indices
 
 
@@ -121,7 +123,8 @@ def _reference_top_k(x: Any, k: int) -> Any:
 
 
 TOP_K = register(Op(
-    "top_k", Kind.EXTERN, infer=_infer_top_k, promote=Promote.NO, eager=_eager_top_k, vjps=(_top_k_vjp,), saves=Saves.OUTPUT,
+    "top_k", Kind.EXTERN, infer=_infer_top_k, promote=Promote.NO,
+    eager=in_single(_eager_top_k, dtypes.bfloat16), vjps=(_top_k_vjp,), saves=Saves.OUTPUT,
     samples=lambda rng: [
         Sample((rng.permutation(15).reshape(3, 5) / 3.0, 2)), Sample((rng.permutation(7) / 3.0, 7)),
         Sample((np.array([2.0, 1.0, 2.0, np.nan]), 3), differentiable=False, label="ties and NaN"),

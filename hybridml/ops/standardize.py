@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from hybridml import dtypes
 from hybridml.ops import infer
 from hybridml.ops.door import call, lift
-from hybridml.ops.elementwise import astype
+from hybridml.ops.halves import computed_in_single, in_single
 from hybridml.ops.registry import Kind, Op, Promote, Sample, Saves, public, register
 from hybridml.ops.spec import normalize_axes
 from hybridml.ops.statistics import mean
@@ -74,12 +73,13 @@ def _reference(x: Any, axis: Any = -1, epsilon: float = 1e-5) -> Any:
 
 
 STANDARDIZE = register(Op(
-    "standardize", Kind.EXTERN, infer=infer.only("f", lambda x, *, axis, epsilon: x), promote=Promote.FLOAT, eager=_eager,
+    "standardize", Kind.EXTERN, infer=infer.only("f", lambda x, *, axis, epsilon: x), promote=Promote.FLOAT, eager=in_single(_eager),
     vjps=(_vjp,), saves=Saves.INPUTS, expand=_expand, samples=_samples, reference=_reference,
 ))  # fmt: skip
 
 
 @public(STANDARDIZE, namespace="nn")
+@computed_in_single
 def standardize(x: Any, /, axis: int | tuple[int, ...] = -1, epsilon: float = 1e-5) -> Any:
     """x less its mean over `axis`, over its standard deviation: (x - mean(x)) / sqrt(var(x) + epsilon).
 
@@ -90,6 +90,4 @@ def standardize(x: Any, /, axis: int | tuple[int, ...] = -1, epsilon: float = 1e
     [-1.0, 1.0]
     """
     x = lift(x)
-    if x.dtype is dtypes.float16:
-        return astype(standardize(astype(x, dtypes.float32), axis, epsilon), dtypes.float16)
     return call(STANDARDIZE, x, axis=normalize_axes(axis, x.ndim), epsilon=float(epsilon))

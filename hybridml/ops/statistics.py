@@ -11,6 +11,7 @@ from hybridml.errors import ShapeError
 from hybridml.ops import infer
 from hybridml.ops.door import beside, call, lift
 from hybridml.ops.elementwise import astype, equal, where
+from hybridml.ops.halves import computed_in_single, in_single
 from hybridml.ops.identity import stop_gradient
 from hybridml.ops.logic import isfinite, isnan
 from hybridml.ops.reductions import Axis, kept_shape, reduction_samples
@@ -36,6 +37,7 @@ def _as_float(x: Any) -> Any:
 
 
 @composite(method=True)
+@computed_in_single
 def mean(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
     """The mean over `axis`; integers are averaged as floats, half precision in single. NaN of no elements.
 
@@ -44,13 +46,12 @@ def mean(x: Any, /, *, axis: Axis = None, keepdims: bool = False) -> Any:
     [2.0, 3.0]
     """
     x = _as_float(x)
-    if x.dtype is dtypes.float16:
-        return astype(mean(astype(x, dtypes.float32), axis=axis, keepdims=keepdims), dtypes.float16)
     axes = normalize_axes(axis, x.ndim)
     return sum_(x, axis=axes, keepdims=keepdims) / _count(x.shape, axes)
 
 
 @composite(method=True)
+@computed_in_single
 def var(x: Any, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool = False) -> Any:
     """The variance over `axis`, dividing by the count less `correction`.
 
@@ -59,9 +60,6 @@ def var(x: Any, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool
     1.0
     """
     x = _as_float(x)
-    if x.dtype is dtypes.float16:
-        wide = var(astype(x, dtypes.float32), axis=axis, correction=correction, keepdims=keepdims)
-        return astype(wide, dtypes.float16)
     axes = normalize_axes(axis, x.ndim)
     centred = x - mean(x, axis=axes, keepdims=True)
     n = _count(x.shape, axes) - correction
@@ -83,16 +81,10 @@ def std(x: Any, /, *, axis: Axis = None, correction: float = 0.0, keepdims: bool
 
 
 def _eager_logsumexp(xp: Any, x: Any, *, axis: tuple[int, ...], keepdims: bool) -> Any:
-    wide = x.astype(np.float32) if x.dtype == np.float16 else x
-    top = (
-        wide.max(axis=axis, keepdims=True)
-        if x.size
-        else xp.full(kept_shape(x.shape, axis), -np.inf, wide.dtype)
-    )
-    safe = xp.where(xp.isinf(top), wide.dtype.type(0), top)  # a row of -inf has no finite maximum to subtract
-    out = xp.log(xp.exp(wide - safe).sum(axis=axis, keepdims=True)) + safe
-    out = out if keepdims else out.reshape(infer.reduced_shape(x.shape, axis, False))
-    return out.astype(x.dtype, copy=False)
+    top = x.max(axis=axis, keepdims=True) if x.size else xp.full(kept_shape(x.shape, axis), -np.inf, x.dtype)
+    safe = xp.where(xp.isinf(top), x.dtype.type(0), top)  # a row of -inf has no finite maximum to subtract
+    out = xp.log(xp.exp(x - safe).sum(axis=axis, keepdims=True)) + safe
+    return out if keepdims else out.reshape(infer.reduced_shape(x.shape, axis, False))
 
 
 def _shifted_exp(x: Any, axis: tuple[int, ...]) -> tuple[Any, Any, Any]:
@@ -142,7 +134,7 @@ def _reference_logsumexp(x: Any, axis: Any = None, keepdims: bool = False) -> An
 
 
 LOGSUMEXP = register(Op(
-    "logsumexp", Kind.EXTERN, infer=infer.only("f", infer.reduction), promote=Promote.FLOAT, eager=_eager_logsumexp,
+    "logsumexp", Kind.EXTERN, infer=infer.only("f", infer.reduction), promote=Promote.FLOAT, eager=in_single(_eager_logsumexp),
     vjps=(_logsumexp_vjp,), saves=Saves.INPUTS, expand=_expand_logsumexp, method=True, samples=_logsumexp_samples,
     reference=_reference_logsumexp,
 ))  # fmt: skip
@@ -239,7 +231,7 @@ def _eager_arg(name: str) -> Any:
 def _arg(name: str, extremum: Any) -> Op:
     return register(Op(
         name, Kind.EXTERN, infer=_infer_arg, promote=Promote.NO, method=True, samples=_arg_samples,
-        eager=_eager_arg(name),
+        eager=in_single(_eager_arg(name)),
         expand=lambda x, *, axis, keepdims: _first(x, extremum(x, axis=axis, keepdims=True), axis, keepdims),
         reference=lambda x, axis=None, keepdims=False: getattr(np, name)(x, axis=axis, keepdims=keepdims),
     ))  # fmt: skip
@@ -282,10 +274,10 @@ def argmin(x: Any, /, *, axis: int | None = None, keepdims: bool = False) -> Any
 
 CUMSUM: Op = register(Op(
     "cumsum", Kind.INDEX, provider="cumsum", infer=lambda x, *, axis, reverse: x, promote=Promote.NO,
-    eager=lambda xp, x, *, axis, reverse: (
+    eager=in_single(lambda xp, x, *, axis, reverse: (
         xp.flip(xp.cumsum(xp.flip(x, axis), axis=axis, dtype=x.dtype), axis)
         if reverse else xp.cumsum(x, axis=axis, dtype=x.dtype)
-    ),
+    )),
     vjps=(lambda g, out, x, *, axis, reverse: call(CUMSUM, g, axis=axis, reverse=not reverse),), method=True,
     samples=lambda rng: [
         Sample((rng.uniform(-2, 2, shape),), {"axis": axis, "reverse": reverse}, label=f"{shape} {axis}")

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from hybridml import dtypes
 from hybridml.ops import infer
 from hybridml.ops.door import call, lift
 from hybridml.ops.elementwise import documented, elementwise
+from hybridml.ops.halves import in_single, of_ufunc
 from hybridml.ops.registry import Kind, Op, Promote, Saves, public, register
 from hybridml.ops.samples import binary_samples, unary_samples
 
@@ -25,15 +27,6 @@ def function(name: str, ufunc: Any, doc: str, example: str, low: float, high: fl
         name, f"m_{name}({{0}})", ufunc, doc, example, infer=FLOAT, promote=Promote.FLOAT, method=True,
         samples=unary_samples(low, high, special=True), **fields,
     )  # fmt: skip
-
-
-def _wide(f: Any) -> Any:
-    """An eager form that works on half precision in single, and rounds once."""
-
-    def eager(xp: Any, x: Any) -> Any:
-        return f(xp, x.astype(np.float32)).astype(np.float16) if x.dtype == np.float16 else f(xp, x)
-
-    return eager
 
 
 # Exponentials and logarithms
@@ -81,7 +74,7 @@ sqrt = function(
 )  # fmt: skip
 rsqrt = function(
     "rsqrt", None, "1 / sqrt(x), elementwise.", "[4., 0.] -> [0.5, inf]", 0.1, 5,
-    eager=_wide(lambda xp, x: xp.reciprocal(xp.sqrt(x))), reference=lambda x: 1 / np.sqrt(np.asarray(x, np.float64)),
+    eager=in_single(lambda xp, x: xp.reciprocal(xp.sqrt(x))), reference=lambda x: 1 / np.sqrt(np.asarray(x, np.float64)),
     vjps=(lambda g, out, x: g * (out * out * out * -0.5),), saves=Saves.OUTPUT,
 )  # fmt: skip
 
@@ -112,12 +105,12 @@ tanh = function(
 )  # fmt: skip
 sigmoid: Any = function(
     "sigmoid", None, "1 / (1 + exp(-x)), elementwise, without overflow.", "[0., float('-inf')] -> [0.5, 0.0]", -5, 5,
-    eager=_wide(_sigmoid), reference=_reference_sigmoid,
+    eager=in_single(_sigmoid), reference=_reference_sigmoid,
     vjps=(lambda g, out, x: g * (out * (1 - out)),), saves=Saves.OUTPUT,
 )  # fmt: skip
 erf = function(
     "erf", None, "The error function, elementwise.", "[0., float('inf')] -> [0.0, 1.0]", -3, 3,
-    eager=_wide(_erf), reference=np.vectorize(math.erf, otypes=[np.float64]),
+    eager=in_single(_erf), reference=np.vectorize(math.erf, otypes=[np.float64]),
     vjps=(lambda g, out, x: g * (exp(-(x * x)) * (2 / math.sqrt(math.pi))),), saves=Saves.INPUTS,
 )  # fmt: skip
 
@@ -168,13 +161,13 @@ def rounding(name: str, ufunc: Any, doc: str, example: str) -> Any:
     """A rounding row on floats; integers are returned as they are."""
     doc = documented(name, doc + " Integers stay as they are; no gradient.", example)
     op = register(Op(
-        name, Kind.ELEMENTWISE, infer=FLOAT, eager=lambda xp, x: getattr(xp, ufunc.__name__)(x), scalar=f"m_{name}({{0}})",
+        name, Kind.ELEMENTWISE, infer=FLOAT, eager=of_ufunc(ufunc), scalar=f"m_{name}({{0}})",
         ufunc=ufunc, method=True, doc=doc, samples=unary_samples(-5, 5, special=True),
     ))  # fmt: skip
 
     def f(x: Any, /) -> Any:
         x = lift(x)
-        return call(op, x) if x.dtype.kind == "f" else x
+        return call(op, x) if dtypes.is_float(x.dtype) else x
 
     f.__name__ = f.__qualname__ = name
     f.__module__, f.__doc__ = __name__, doc

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from hybridml import pytree
+from hybridml import dtypes, pytree
 from hybridml.ops.registry import NAMESPACES, PUBLIC, Op, Sample
 
 
@@ -30,7 +30,7 @@ def recast(args: Any, dtype: Any) -> Any:
     dtype = np.dtype(dtype)
 
     def cast(x: Any) -> Any:
-        if not isinstance(x, np.ndarray) or x.dtype.kind != "f":
+        if not isinstance(x, np.ndarray) or not dtypes.is_float(x.dtype):
             return x
         if dtype.kind in "iu":
             low = 0 if dtype.kind == "u" else -100

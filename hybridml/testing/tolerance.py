@@ -6,8 +6,19 @@ from typing import Any
 
 import numpy as np
 
-TOLERANCE = {"float16": 2e-3, "float32": 2e-6, "float64": 2e-14}
+from hybridml import dtypes
+
+TOLERANCE = {"bfloat16": 1.6e-2, "float16": 2e-3, "float32": 2e-6, "float64": 2e-14}
 """Relative error of one op: a few units in the last place, sums in another order included."""
+
+
+def widened(x: Any) -> Any:
+    """An array that NumPy's own functions can compare: bfloat16 as float32, all else as it is.
+
+    >>> widened(np.ones(2, dtypes.bfloat16)).dtype
+    dtype('float32')
+    """
+    return x.astype(np.float32) if getattr(x, "dtype", None) == dtypes.bfloat16 else x
 
 
 def assert_close(
@@ -23,10 +34,11 @@ def assert_close(
     got, want = np.asarray(got), np.asarray(want)
     assert got.shape == want.shape, f"{label}: shape {got.shape}, expected {want.shape}"
     assert got.dtype == want.dtype, f"{label}: dtype {got.dtype}, expected {want.dtype}"
-    if got.dtype.kind != "f":
+    if not dtypes.is_float(got.dtype):
         np.testing.assert_array_equal(got, want, err_msg=label)
         return
-    tolerance = ops * TOLERANCE[got.dtype.name]
+    name, got, want = got.dtype.name, widened(got), widened(want)
+    tolerance = ops * TOLERANCE[name]
     finite = np.abs(want[np.isfinite(want)])
     size = float(finite.max(initial=0)) if scale is None else scale
     with np.errstate(all="ignore"):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from hybridml import dtypes
 from hybridml.backends import CPU, Backend
 from hybridml.errors import MismatchError, located
 from hybridml.kernels.programs import executable
@@ -16,12 +17,12 @@ from hybridml.trace.graph import Graph, Value, without_silent_effects
 from hybridml.trace.interpret import evaluate, run_eager
 from hybridml.trace.passes import optimize
 
-TOLERANCE = {"float16": 2e-2, "float32": 2e-4, "float64": 1e-9}
+TOLERANCE = {"bfloat16": 1.6e-1, "float16": 2e-2, "float32": 2e-4, "float64": 1e-9}
 
 
 def agree(a: np.ndarray, b: np.ndarray) -> bool:
     """Equal up to rounding, relative to the largest finite element; NaN and infinities must be in the same places."""
-    if a.dtype.kind != "f":
+    if not dtypes.is_float(a.dtype):
         return bool(np.array_equal(a, b))
     finite = np.isfinite(b)
     scale = float(np.abs(b[finite]).max()) if finite.any() else 1.0

@@ -62,7 +62,7 @@ def test_draws_follow_each_other_in_the_stream():
 
 DRAWS = {
     "uniform": lambda g: g.uniform((4,)), "normal": lambda g: g.normal((4,), dtype=hml.float64),
-    "half": lambda g: g.normal((4,), dtype=hml.float16),
+    "half": lambda g: g.normal((4,), dtype=hml.float16), "bfloat16": lambda g: g.uniform((9,), dtype=hml.bfloat16),
     "truncated_normal": lambda g: g.truncated_normal((4,)), "randint": lambda g: g.randint(5, 1000, (4,)),
     "permutation": lambda g: g.permutation(30), "bernoulli": lambda g: g.bernoulli(0.5, (40,)),
     "categorical": lambda g: g.categorical(hml.zeros((2, 50)), 3),

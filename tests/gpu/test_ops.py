@@ -14,7 +14,7 @@ from hybridml import dtypes, pytree
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.errors import DTypeError
 from hybridml.ops.registry import OPS, Op
-from hybridml.testing import public_functions, recast, samples_of
+from hybridml.testing import public_functions, recast, samples_of, widened
 
 FUNCTIONS = public_functions()
 ROWS = [op for op in OPS.values() if op.samples is not None]
@@ -36,11 +36,12 @@ def assert_equal(op: Op, got: np.ndarray, expected: np.ndarray, label: str) -> N
     tolerance = (
         {2: 4e-3, 4: 2e-6}.get(got.dtype.itemsize, 0) if "scatter" in op.name or "take" in op.name else 0
     )
+    got, expected = widened(got), widened(expected)
     np.testing.assert_allclose(got, expected, rtol=tolerance, atol=tolerance, err_msg=f"{op.name}: {label}")
 
 
 @rows
-@pytest.mark.parametrize("dtype", ["float32", "float16", "int32", "bool"])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16", "int32", "bool"])
 def test_values_are_those_of_the_cpu_and_stay_on_the_device(op: Op, dtype: str, gpu: FakeGpu) -> None:
     for sample in samples_of(op):
         args = recast(sample.args, dtype)

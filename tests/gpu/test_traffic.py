@@ -12,6 +12,7 @@ from fake_gpu import FakeGpu
 
 import hybridml as hml
 from hybridml.kernels import emit_cuda, launch
+from hybridml.testing import assert_close
 
 RNG = np.random.default_rng(6)
 ROWS = 8  # as many as a block has, so that no thread repeats the last one
@@ -144,13 +145,13 @@ def test_transposed_reads_that_are_not_turned_move_a_sector_each(
     assert [t.sector_bytes_per_element for t in found if t.operand == "x0"] == [32.0]
 
 
-def test_half_precision_has_kernels(gpu: FakeGpu) -> None:
-    x = floats(ROWS, 192).astype(np.float16)
+@pytest.mark.parametrize("half", [hml.float16, hml.bfloat16], ids=str)
+def test_half_precision_has_kernels(gpu: FakeGpu, half: np.dtype) -> None:
+    x = floats(ROWS, 192).astype(half)
     f = hml.function(lambda x: hml.nn.softmax(x * 2))
     with hml.device("gpu:0"):
         found = f(hml.asarray(x).to("gpu:0")).to("cpu")
-    assert found.dtype == np.float16
-    wanted = hml.nn.softmax(hml.asarray(x) * 2).numpy()
-    np.testing.assert_allclose(found.numpy(), wanted, rtol=4e-3, atol=1e-6)
+    assert found.dtype == half
+    assert_close(found.numpy(), hml.nn.softmax(hml.asarray(x) * 2).numpy(), ops=2)
     moved = {t.operand: t.bytes_per_element for t in gpu.driver.traffic if len(t.loads | t.stores) == x.size}
     assert moved == {"x0": (2.0, 0.0), "o0": (0.0, 2.0)}

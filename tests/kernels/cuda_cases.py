@@ -40,7 +40,7 @@ def traced(function: Callable[..., Any], *args: Any) -> Case:
 def lowerings(graph: Graph) -> list[tuple[Group, list[Lowered]]]:
     """Every group and its kernels in the order of the program; library calls and Python steps have none."""
     at = places(graph)
-    fuser = Fuser(graph, at, halves=True)
+    fuser = Fuser(graph, at)
     results = {at[v][0] for v in graph.results}
     readers: dict[Any, set[int]] = {}
     for i, n in enumerate(graph.nodes):
@@ -219,6 +219,15 @@ CASES: dict[str, Callable[[], Case]] = {
         lambda x: (hml.nn.softmax(x), hml.sum(x, axis=0), hml.max(x, axis=1)), floats(5, 24, dtype=np.float16)),
     "half_mixed": lambda: traced(
         lambda x, y: hml.sum((x.astype(hml.float32) * y), axis=1).astype(hml.float16), floats(4, 20, dtype=np.float16), floats(4, 20)),
+    "bfloat": lambda: traced(
+        lambda x, y: (hml.tanh(x * y + 1.5) / 3, x > y, hml.where(x > 0, x, -y), x.astype(hml.float16)),
+        floats(45, dtype=hml.bfloat16), floats(45, dtype=hml.bfloat16)),
+    "bfloat_rows": lambda: traced(
+        lambda x: (hml.nn.softmax(x), hml.sum(x, axis=0), hml.max(x, axis=1)), floats(5, 24, dtype=hml.bfloat16)),
+    "bfloat_mixed": lambda: traced(
+        lambda x, y: hml.sum((x.astype(hml.float32) * y), axis=1).astype(hml.bfloat16), floats(4, 20, dtype=hml.bfloat16), floats(4, 20)),
+    "bfloat_turned": lambda: traced(
+        lambda x: x.T * 2 + hml.sum(x.T, axis=0), floats(16, 35, dtype=hml.bfloat16)),
     "nan": lambda: traced(
         lambda x: (hml.max(x, axis=1), hml.max(x, axis=0), hml.nn.softmax(x)),
         np.array([[1, np.nan, 2], [np.inf, 0, -np.inf], [-np.inf, -np.inf, 5]], np.float32)),

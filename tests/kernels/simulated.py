@@ -19,6 +19,7 @@ from numba import cuda
 from numba.cuda.simulator import kernelapi
 from numba.cuda.simulator.kernel import BlockManager, BlockThread
 
+from hybridml import dtypes, testing
 from hybridml.kernels import emit_cuda
 from hybridml.kernels.launch import Shape
 from hybridml.kernels.lower import Lowered
@@ -27,7 +28,7 @@ from hybridml.kernels.views import places
 from hybridml.trace.graph import Value
 from hybridml.trace.interpret import evaluate, interpret, run_eager
 
-TOLERANCE = {"float16": 2e-3, "float32": 2e-5, "float64": 1e-12}
+TOLERANCE = {"bfloat16": 1.6e-2, "float16": 2e-3, "float32": 2e-5, "float64": 1e-12}
 # Blocks small enough for threads that are Python threads: several rows a warp, one row a warp, a row for two warps.
 SHAPES = {
     Mode.MAP: [Shape(32, 1, 64), Shape(8, 1, 32)],
@@ -116,7 +117,7 @@ def run(low: Lowered, buffers: dict[Value, np.ndarray], shape: Shape, parts: int
     pairs = zip(spec.operands, low.operands, strict=True)
 
     def seen(flat: np.ndarray, dtype: np.dtype) -> np.ndarray:
-        return flat.view(np.uint16 if dtype == np.float16 else dtype)
+        return flat.view(np.uint16 if dtypes.is_half(dtype) else dtype)
 
     operands = [Pointer(seen(buffers[base], o.dtype), nbytes) for o, (base, nbytes) in pairs]
     kept, _ = extents(low)
@@ -139,10 +140,10 @@ def run(low: Lowered, buffers: dict[Value, np.ndarray], shape: Shape, parts: int
 
 
 def close(got: np.ndarray, wanted: np.ndarray) -> bool:
-    if got.dtype.kind != "f":
+    if not dtypes.is_float(got.dtype):
         return np.array_equal(got, wanted)
     rtol = TOLERANCE[got.dtype.name]
-    return np.allclose(got, wanted, rtol, rtol, equal_nan=True)
+    return np.allclose(testing.widened(got), testing.widened(wanted), rtol, rtol, equal_nan=True)
 
 
 def check(name: str, case: Case) -> None:

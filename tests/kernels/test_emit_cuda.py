@@ -284,6 +284,20 @@ def test_neighbouring_elements_are_moved_16_bytes_at_a_time(
 
 
 @compiles
+@pytest.mark.parametrize(
+    ("half", "rounding"), [(hml.float16, "cvt.rn.f16.f32"), (hml.bfloat16, "cvt.rn.bf16.f32")], ids=str
+)
+def test_half_precision_is_rounded_by_one_instruction(half: Any, rounding: str, tmp_path: Path) -> None:
+    low = only_kernel(lambda x: x * 2 + 1, floats(64, dtype=half))
+    assert emit_cuda.width(low.spec, low.words) == 8, "16 bytes"
+    text = assemble(low, Shape(256, 1, 32, 8), "whole", tmp_path, ARCHITECTURES)
+    assert instructions(text, rounding) == 2 * (8 + 1), (
+        "after each step: of eight elements, and of what is left over"
+    )
+    assert sum(instructions(text, f"ld.global.v4.{t}") for t in ("b32", "u32", "b16", "u16")) in (1, 2)
+
+
+@compiles
 def test_a_held_row_is_loaded_16_bytes_at_a_time_and_only_once(tmp_path: Path) -> None:
     low = only_kernel(hml.nn.softmax, floats(8, 1024))
     shape = planned(low, multiprocessors=1).shape

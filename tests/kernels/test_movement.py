@@ -19,16 +19,11 @@ from hybridml.kernels.movement.frame import Frame, bits
 from hybridml.kernels.steps import EmptyStep, KernelStep
 from hybridml.ops.registry import OPS, Layout
 from hybridml.ops.spec import TensorSpec
-from hybridml.testing import assert_close, public_functions, recast, samples_of
+from hybridml.testing import assert_close, public_functions, recast, samples_of, widened
 from hybridml.trace.graph import Value
 from hybridml.trace.interpret import interpret
 
 ROWS = [op for op in OPS.values() if op.provider in PROVIDERS]
-SUMS = (
-    "scatter_add",
-    "scatter_add_along_axis",
-    "cumsum",
-)  # the rows that compute, which half precision does in Python
 
 
 def compiled(f, *args):
@@ -65,10 +60,8 @@ def sample_calls(op, dtype):
 
 @pytest.mark.parametrize("op", ROWS, ids=lambda op: op.name)
 @pytest.mark.parametrize("threads", [1, 2])
-@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "int32", "uint8", "bool"])
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", "int32", "uint8", "bool"])
 def test_every_sample_is_native(op, dtype, threads):
-    if dtype == "float16" and op.name in SUMS:
-        pytest.skip("arithmetic in half precision runs as a Python step")
     with config.scope(num_threads=threads):
         for f, arrays in sample_calls(op, dtype):
             compiled(f, *arrays)
@@ -255,11 +248,11 @@ def test_a_fault_is_found_wherever_it_is(where):
         assert "index 100000" in message(lambda: take(x, index))
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 def test_the_largest_number_is_finite(dtype):
-    check = hml.function(hml.check_finite)
-    x = np.array([np.finfo(dtype).max, -np.finfo(dtype).max, np.finfo(dtype).smallest_subnormal, -0.0], dtype)
-    np.testing.assert_array_equal(check(x).numpy(), x)
+    check, limits = hml.function(hml.check_finite), hml.finfo(dtype)
+    x = np.array([limits.max, -limits.max, limits.smallest_subnormal, -0.0], dtype)
+    np.testing.assert_array_equal(widened(check(x).numpy()), widened(x))
     for bad in (np.inf, -np.inf, np.nan, -np.nan):
         x[2] = bad
         message(lambda: check(x))
@@ -409,7 +402,7 @@ def test_axes_that_all_operands_walk_as_one_are_merged():
 
 
 def test_elements_that_no_kernel_moves_are_named():
-    assert bits(np.dtype("float16")) == np.dtype("uint16")
+    assert bits(np.dtype("float16")) == bits(hml.bfloat16) == np.dtype("uint16")
     with pytest.raises(TypeError, match="complex128"):
         bits(np.dtype("complex128"))
 

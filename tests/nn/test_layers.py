@@ -342,14 +342,11 @@ def test_starts_of_weights():
     assert 0.9 * limit < abs(attention.query.kernel.numpy()).max() <= limit
 
 
-def test_types():
-    x = hml.ones((2, 3), dtype=hml.float16)
-    for layer in (
-        nn.Dense(4, dtype=hml.float16),
-        nn.LayerNorm(dtype=hml.float16),
-        nn.RMSNorm(dtype=hml.float16),
-    ):
-        assert layer(x).dtype == np.float16
+@pytest.mark.parametrize("half", [hml.float16, hml.bfloat16], ids=str)
+def test_types(half):
+    x = hml.ones((2, 3), dtype=half)
+    for layer in (nn.Dense(4, dtype=half), nn.LayerNorm(dtype=half), nn.RMSNorm(dtype=half)):
+        assert layer(x).dtype == half
     assert nn.Dense(4)(np.float32(X)).dtype == np.float32
 
 

@@ -12,6 +12,7 @@ import pytest
 
 import hybridml as hml
 from hybridml.errors import DeviceError, ShapeError, WeightsError
+from hybridml.nn import weights
 
 X = hml.ones((3, 4))
 
@@ -316,6 +317,17 @@ def test_weights_go_to_a_safetensors_file_and_back(tmp_path):
         b.load_weights(path)
     with pytest.raises(FileNotFoundError):
         b.load_weights(tmp_path / "nothing")
+
+
+@pytest.mark.parametrize("dtype", [hml.float16, hml.bfloat16, hml.float64], ids=str)
+def test_weights_keep_their_dtype_in_a_file(tmp_path, dtype):
+    a, b = hml.nn.Dense(3, dtype=dtype), hml.nn.Dense(3, dtype=dtype)
+    x = hml.ones((2, 4), dtype=dtype)
+    a(x), b(x)
+    a.save_weights(tmp_path / "w")
+    assert {v.dtype for v in weights.read(tmp_path / "w").values()} == {dtype}
+    b.load_weights(tmp_path / "w")
+    assert a(x).tolist() == b(x).tolist()
 
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):

@@ -7,12 +7,13 @@ import pytest
 
 import hybridml as hml
 from hybridml import backends, pytree
+from hybridml.dtypes import is_float
 from hybridml.eager import dispatch
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.errors import DTypeError
 from hybridml.ops import door
 from hybridml.ops.registry import OPS, Kind, Promote, Saves
-from hybridml.testing import check_grads, public_functions, recast, samples_of, strided, transposed
+from hybridml.testing import check_grads, public_functions, recast, samples_of, strided, transposed, widened
 
 FUNCTIONS = public_functions()
 ROWS = [op for op in OPS.values() if op.samples is not None]
@@ -25,8 +26,8 @@ def each(condition=lambda op: True):
 
 rows = each()
 with_gradient = each(lambda op: op.vjps is not None)
-TOLERANCE = {"float16": 2e-3, "float32": 2e-6, "float64": 1e-13}
-DTYPES = ["float64", "float32", "float16", "int32", "uint8", "bool"]
+TOLERANCE = {"bfloat16": 1.6e-2, "float16": 2e-3, "float32": 2e-6, "float64": 1e-13}
+DTYPES = ["float64", "float32", "float16", "bfloat16", "int32", "uint8", "bool"]
 LAYOUTS = {"plain": lambda x: x, "strided": strided, "transposed": transposed}
 
 
@@ -71,6 +72,7 @@ def accepts(op, args, kwargs):
 
 def reference(op, args, kwargs):
     f = op.reference or op.ufunc
+    args = pytree.map(widened, args)
     if op.promote is Promote.FLOAT:  # NumPy takes narrow integers to half precision
         args = pytree.map(
             lambda x: x.astype(np.float64) if isinstance(x, np.ndarray) and x.dtype.kind != "f" else x, args
@@ -88,11 +90,12 @@ def assert_close(got, want, dtype, label):
     with np.errstate(all="ignore"):
         want = want.astype(got.dtype)
     assert got.shape == want.shape, label
-    if got.dtype.kind == "f":
-        scale = np.abs(want[np.isfinite(want)]).max(initial=0) if got.size else 0
+    if is_float(got.dtype):
         tol = TOLERANCE[
             min(got.dtype.name, dtype if dtype in TOLERANCE else got.dtype.name, key=lambda n: -TOLERANCE[n])
         ]
+        got, want = got.astype(np.float64), want.astype(np.float64)
+        scale = np.abs(want[np.isfinite(want)]).max(initial=0) if got.size else 0
         np.testing.assert_allclose(
             got, want, rtol=4 * tol, atol=tol * min(scale, 100.0), equal_nan=True, err_msg=label
         )
@@ -122,7 +125,7 @@ def test_value(op, dtype, layout):
         before = pytree.map(lambda x: x.copy() if isinstance(x, np.ndarray) else x, args)
         if not accepts(op, args, sample.kwargs):
             assert dtype not in ("float32", "float64") or not any(
-                isinstance(x, np.ndarray) and x.dtype.kind == "f" for x in pytree.leaves(args)
+                isinstance(x, np.ndarray) and is_float(x.dtype) for x in pytree.leaves(args)
             ), f"{op.name} refuses {dtype}"
             continue
         out = FUNCTIONS[op.name](*as_tensors(args), **sample.kwargs)
@@ -132,7 +135,7 @@ def test_value(op, dtype, layout):
         ):
             assert_close(got.numpy(), want, dtype, label)
         for now, then in zip(pytree.leaves(args), pytree.leaves(before), strict=True):
-            np.testing.assert_array_equal(now, then, err_msg=f"{label}: an input changed")
+            np.testing.assert_array_equal(widened(now), widened(then), err_msg=f"{label}: an input changed")
 
 
 @rows
@@ -198,10 +201,49 @@ def test_gradients_of_first_and_second_order(op):
     assert tested
 
 
+@with_gradient
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_gradients_in_half_precision(op, dtype):
+    """Those of the same numbers in double precision, but for a few roundings."""
+    for sample in small_differentiable(op):
+
+        def f(*args, kwargs=sample.kwargs):
+            out = [o for o in pytree.leaves(FUNCTIONS[op.name](*args, **kwargs)) if is_float(o.dtype)]
+            weigh = [1 + 0.5 * hml.reshape(hml.arange(o.size) % 4, o.shape).astype(o.dtype) for o in out]
+            return sum(
+                ((o * w).sum() for o, w in zip(out, weigh, strict=True)), hml.zeros((), dtype=out[0].dtype)
+            )
+
+        if any(isinstance(x, np.dtype) for x in sample.args):
+            continue
+        rough = recast(sample.args, dtype)
+        leaves = [x for x in pytree.leaves(rough) if isinstance(x, np.ndarray)]
+        exact = pytree.map(
+            lambda x: x.astype(np.float64) if isinstance(x, np.ndarray) and is_float(x.dtype) else x, rough
+        )
+        places = [i for i, x in enumerate(leaves) if is_float(x.dtype)]
+
+        def gradients(args, f=f, places=places):
+            tensors = pytree.map(lambda x: wrap(x) if isinstance(x, np.ndarray) else x, args)
+            inputs = [x for x in pytree.leaves(tensors) if isinstance(x, Tensor)]
+            with hml.GradientTape() as tape:
+                tape.watch([inputs[i] for i in places])
+                y = f(*tensors)
+            return tape.gradient(y, [inputs[i] for i in places], unconnected_gradients="zero")
+
+        for got, want in zip(gradients(rough), gradients(exact), strict=True):
+            assert got.dtype == np.dtype(dtype)
+            tol, want = 4 * TOLERANCE[dtype], want.numpy()
+            size = max(1.0, np.abs(want).max(initial=0))  # terms of about 1 cancel
+            np.testing.assert_allclose(
+                widened(got.numpy()), want, rtol=tol, atol=tol * size, err_msg=sample.label
+            )
+
+
 def poisoned(x):
     if not isinstance(x, Tensor):
         return x
-    if x.dtype.kind == "f":
+    if is_float(x.dtype):
         return hml.full_like(x, np.nan)
     return hml.zeros_like(x)
 

@@ -193,5 +193,5 @@ def test_weak_numbers_stay_weak() -> None:
             i += 1
         return s
 
-    for dtype in (hml.float16, hml.float32, hml.float64):
+    for dtype in (hml.float16, hml.bfloat16, hml.float32, hml.float64):
         assert f(hml.ones((), dtype=dtype)).dtype == dtype

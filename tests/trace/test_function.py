@@ -106,7 +106,7 @@ TAKES_A_NUMBER = {
 }
 
 
-@pytest.mark.parametrize("dtype", ["float16", "float32", "int32", "int64"])
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "int32", "int64"])
 @pytest.mark.parametrize("case", TAKES_A_NUMBER)
 def test_a_number_that_changes_has_the_dtype_it_has_eagerly(case, dtype):
     f, _ = counted(TAKES_A_NUMBER[case])

@@ -23,7 +23,15 @@ from hybridml.testing import (
 
 FUNCTIONS = public_functions()
 ROWS = [op for op in OPS.values() if op.samples is not None]
-SAMPLES = {"float32": 100, "float64": 3, "int32": 2, "uint8": 2, "bool": 2}  # how many of each row
+SAMPLES = {
+    "float32": 100,
+    "float64": 3,
+    "float16": 2,
+    "bfloat16": 2,
+    "int32": 2,
+    "uint8": 2,
+    "bool": 2,
+}  # how many of each row
 
 # Ops that run as a Python step between two native segments, on operands that are not empty. This list can only get shorter.
 PYTHON_STEPS = {
@@ -70,7 +78,7 @@ def test_traced_is_eager(op, dtype):
             python |= {s.node.op.name for s in concrete.program.python_steps if s.node.out.spec.size}
     if backends.current() is backends.CPU:  # a GPU has more of them, such as pooling
         assert python <= PYTHON_STEPS["float32"] | (
-            PYTHON_STEPS["int32"] if dtype not in ("float32", "float64") else set()
+            PYTHON_STEPS["int32"] if dtype in ("int32", "uint8", "bool") else set()
         )
 
 

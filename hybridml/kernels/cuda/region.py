@@ -10,8 +10,6 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
-
 from hybridml import config
 from hybridml.kernels import emit_cuda, launch
 from hybridml.kernels.address import External, Fixed
@@ -30,6 +28,7 @@ from hybridml.kernels.cuda.steps import CudaHorizontalStep, CudaStep, LibrarySte
 from hybridml.kernels.cuda.uses import Alignment
 from hybridml.kernels.emit_cuda import Phase
 from hybridml.kernels.fuser import Fuser, Fusions, Refusal
+from hybridml.kernels.halves import literal
 from hybridml.kernels.lower import Lowered
 from hybridml.kernels.memory import ALIGN
 from hybridml.kernels.products import GemmStep
@@ -69,6 +68,9 @@ class CudaRegion(Region):
 
     # what differs from the CPU
 
+    def _prepared(self, graph: Graph) -> Graph:
+        return graph
+
     def _inner(self, n: Node, graph: Graph) -> Region:
         inside = Alignment(self.graph, *self._outside).inside(n)
         return CudaRegion(graph, self.driver, self.meter, True, self._known, inside)
@@ -78,7 +80,7 @@ class CudaRegion(Region):
         return None if found is None or any(isinstance(r, RoutineStep) for r in found) else found
 
     def _fused(self, graph: Graph) -> Fuser:
-        fuser = Fuser(graph, places(graph), halves=True)  # sums across rows are column kernels, in parts
+        fuser = Fuser(graph, places(graph))  # sums across rows are column kernels, in parts
         fuser.fuse()
         return fuser
 
@@ -247,9 +249,7 @@ class CudaRegion(Region):
 
     def _arguments(self, low: Lowered, where: Where) -> list[Any]:
         operands = [self.place(where, v).at(offset) for v, offset in low.operands]
-        with np.errstate(over="ignore"):  # a literal beyond float16 is infinite there
-            scalars = [dtype.type(value) for value, dtype in low.scalars]
-        return [*operands, *low.words, *scalars]
+        return [*operands, *low.words, *[literal(value, dtype) for value, dtype in low.scalars]]
 
     def _horizontal(self, s: CudaHorizontalStep, where: Where) -> Launch:
         sets = [self._arguments(p.lowered, where) for p in s.parts]

@@ -33,7 +33,6 @@ from collections.abc import Collection
 
 from hybridml.kernels.emit_cuda.accesses import held_words, is_grouped, width
 from hybridml.kernels.emit_cuda.fast import with_calls
-from hybridml.kernels.emit_cuda.halves import in_single
 from hybridml.kernels.emit_cuda.horizontal import HorizontalPrinter, horizontal_parameters, most_copies
 from hybridml.kernels.emit_cuda.maps import MapPrinter
 from hybridml.kernels.emit_cuda.printer import Parameter, Phase, Printer, parameters
@@ -86,7 +85,6 @@ def emit(
         kind = MapPrinter
     elif grouped:
         kind = StagedRowPrinter if shape.staged and phase == "whole" else WideRowPrinter
-    spec = in_single(spec)
     return kind(with_calls(spec) if fast else spec, shape, phase, scratch).print(
         "cuda_fast" if fast else "cuda"
     )
@@ -98,6 +96,5 @@ def emit_horizontal(spec: KernelSpec, shape: Shape, copies: int, fast: bool = Fa
         raise ValueError(
             f"kernels that go over several sets of operands are plain MAP kernels, got {spec.title}"
         )
-    spec = in_single(spec)
     printer = HorizontalPrinter(with_calls(spec) if fast else spec, shape, "whole", (), copies)
     return printer.print("cuda_fast" if fast else "cuda")

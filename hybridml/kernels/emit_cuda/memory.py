@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from hybridml.kernels.emit_cuda.halves import HALF
+from hybridml.dtypes import is_half
 from hybridml.kernels.spec import Operand, suffix
 
 # Values travel between threads as one of four types; the others as the type of their bits.
@@ -12,26 +12,26 @@ EXCHANGED = {"b1": "i32", "i8": "i32", "i16": "i32", "u8": "i32", "u16": "i32", 
 
 
 def in_memory(dtype: np.dtype) -> np.dtype:
-    """Pointers to bool are beyond Numba, which keeps bools as bits in registers and as bytes in memory; float16 is moved as its bits."""
-    return np.dtype(np.uint8) if dtype.kind == "b" else np.dtype(np.uint16) if dtype == HALF else dtype
+    """Pointers to bool are beyond Numba, which keeps bools as bits in registers and as bytes in memory. Half precision is moved as bits."""
+    return np.dtype(np.uint8) if dtype.kind == "b" else np.dtype(np.uint16) if is_half(dtype) else dtype
 
 
 def form(dtype: np.dtype) -> str:
     """What the names of wide accesses say of a dtype."""
-    return "_bools" if dtype.kind == "b" else "_halves" if dtype == HALF else ""
+    return "_bools" if dtype.kind == "b" else f"_{suffix(dtype)}" if is_half(dtype) else ""
 
 
 def load(place: str, dtype: np.dtype) -> str:
     """The value at a place."""
-    if dtype == HALF:
-        return f"from_half({place})"
+    if is_half(dtype):
+        return f"from_{suffix(dtype)}({place})"
     return f"({place} != 0)" if dtype.kind == "b" else place
 
 
 def as_stored(value: str, dtype: np.dtype) -> str:
     """A value as memory has it."""
-    if dtype == HALF:
-        return f"to_half({value})"
+    if is_half(dtype):
+        return f"to_{suffix(dtype)}({value})"
     return f"u8({value})" if dtype.kind == "b" else value
 
 

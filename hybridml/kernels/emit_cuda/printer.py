@@ -11,7 +11,6 @@ from typing import Literal
 import numpy as np
 
 from hybridml.kernels.emit_cuda.element import Element
-from hybridml.kernels.emit_cuda.halves import in_single
 from hybridml.kernels.emit_cuda.memory import in_memory, load, store
 from hybridml.kernels.emit_cuda.tree import axes, is_splittable, reductions
 from hybridml.kernels.launch import Shape
@@ -21,9 +20,9 @@ from hybridml.kernels.text import CALL, Lines
 
 Phase = Literal["whole", "partial", "finish"]
 
-_WIDE = re.compile(r"\b((?:aligned|load|store)(?:_[a-z]+)?_\d+)(?=\()")
+_WIDE = re.compile(r"\b((?:aligned|load|store)(?:_[a-z]\w*?)?_\d+)(?=\()")
 _SHARED = re.compile(r"shared\.array\(.+, (\w+)\)")
-_HALF = re.compile(r"\b(from_half|to_half|half)(?=\()")
+_HALF = re.compile(r"\b((?:from|to)_b?f16)(?=\()")
 
 
 @dataclass(frozen=True)
@@ -40,7 +39,7 @@ def parameters(spec: KernelSpec, shape: Shape, phase: Phase = "whole") -> list[P
 
     A pointer is the address of the operand's first element, its offset included: strides may be negative.
     """
-    spec, index = in_single(spec), np.dtype(f"i{shape.index // 8}")
+    index = np.dtype(f"i{shape.index // 8}")
     found = [Parameter(o.name, in_memory(o.dtype), pointer=True) for o in spec.operands]
     found += [Parameter(name, index) for name in spec.words]
     found += [Parameter(s.name, s.dtype) for s in spec.scalars]

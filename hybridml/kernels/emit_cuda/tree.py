@@ -6,7 +6,6 @@ import ast
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hybridml.kernels.emit_cuda.halves import in_single
 from hybridml.kernels.spec import Accumulate, Axis, KernelSpec, Let, Load, Loop, Mode, Statement, Store
 
 
@@ -20,7 +19,7 @@ class Reduction:
 
 def reductions(spec: KernelSpec) -> list[Reduction]:
     """Every accumulator of the kernel, pass by pass."""
-    return [r for loop in loops(in_single(spec)) for r in reductions_of(innermost(loop))]
+    return [r for loop in loops(spec) for r in reductions_of(innermost(loop))]
 
 
 def reductions_of(body: list[Statement]) -> list[Reduction]:

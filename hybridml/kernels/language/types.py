@@ -43,12 +43,14 @@ class Signature:
 
 
 class Pointer(Type):
-    """An operand of a kernel: its element type, its number (which is its alias scope), and whether it may be written."""
+    """An operand of a kernel: what lies in memory, as what it is loaded and stored (`dtype`: half precision as float32), its number
+    (which is its alias scope), and whether it may be written."""
 
-    def __init__(self, dtype: Type, operand: int, writable: bool) -> None:
-        self.dtype, self.operand, self.writable = dtype, operand, writable
-        name = f"Pointer({dtype}, {operand}, {'out' if writable else 'in'})"
-        super().__init__(name, dtype.memory.as_pointer())
+    def __init__(self, element: Type, operand: int, writable: bool) -> None:
+        self.element, self.operand, self.writable = element, operand, writable
+        self.dtype = float32 if element in HALVES else element
+        name = f"Pointer({element}, {operand}, {'out' if writable else 'in'})"
+        super().__init__(name, element.memory.as_pointer())
 
 
 class CPointer(Type):
@@ -77,6 +79,10 @@ int8, int16, int32, int64 = [_integer(f"int{n}", "i", n) for n in (8, 16, 32, 64
 uint8, uint16, uint32, uint64 = [_integer(f"uint{n}", "u", n) for n in (8, 16, 32, 64)]
 float32 = Type("float32", ir.FloatType(), kind="f", bits=32)
 float64 = Type("float64", ir.DoubleType(), kind="f", bits=64)
+
+float16 = Type("float16", ir.FloatType(), ir.IntType(16))
+bfloat16 = Type("bfloat16", ir.FloatType(), ir.IntType(16))
+HALVES = (float16, bfloat16)  # what may lie in memory, and no type of a value
 
 NUMBERS = {
     t.name: t for t in (boolean, int8, int16, int32, int64, uint8, uint16, uint32, uint64, float32, float64)

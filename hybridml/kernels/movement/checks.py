@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from hybridml import dtypes
 from hybridml.kernels.lower import Lowered
 from hybridml.kernels.movement.boxes import copy
 from hybridml.kernels.movement.frame import Frame, bits
@@ -16,7 +17,7 @@ def check_finite(n: Node, places: dict[Value, Place]) -> list[Lowered]:
     """A copy that flags NaN and infinities, by their bits: all of the exponent is set."""
     (x,) = n.values
     whole = Layout.contiguous(n.out.shape)
-    if n.out.dtype.kind != "f":
+    if not dtypes.is_float(n.out.dtype):
         return [copy("check_finite", places[x], n.out, whole)]
     base, layout = places[x]
     kind = bits(n.out.dtype)

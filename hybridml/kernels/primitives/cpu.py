@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from llvmlite import ir  # type: ignore[import-untyped]
 
-from hybridml.kernels.language import types
+from hybridml.kernels.language import halves, types
 from hybridml.kernels.language.functions import device, intrinsic
+
+from . import HALVES
 
 FLOATS: dict[str, Any] = {"f32": types.float32, "f64": types.float64}
 INTEGERS: dict[str, Any] = {"f32": types.int32, "f64": types.int64}
@@ -77,6 +79,18 @@ def _fmod(kind: str) -> Any:
     return _intrinsic(f"fmod_{kind}", typing)
 
 
+def _nearest(suffix: str) -> Any:
+    single = types.float32
+
+    def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return halves.on_cpu(HALVES[suffix]).nearest(builder, args[0])
+
+    def typing(typing_context: Any, x: Any) -> Any:
+        return (single(single), emit) if x == single else None
+
+    return _intrinsic(f"nearest_{suffix}", typing)
+
+
 def namespace() -> dict[str, Any]:
     """A fresh namespace with every name of `hybridml.kernels.primitives.NAMES`."""
     names: dict[str, Any] = {
@@ -86,6 +100,7 @@ def namespace() -> dict[str, Any]:
         **{f"i{bits}": getattr(np, f"int{bits}") for bits in (8, 16, 32, 64)},
         **{f"u{bits}": getattr(np, f"uint{bits}") for bits in (8, 16, 32, 64)},
     }
+    names |= {f"nearest_{suffix}": _nearest(suffix) for suffix in HALVES}
     for kind, float_type in FLOATS.items():
         for name in ("sqrt", "floor", "ceil", "rint", "trunc", "fabs"):
             names[f"{name}_{kind}"] = _llvm(name, kind, 1)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from . import python
+from . import HALVES, python
 
 # libdevice's name in float32 and float64.
 LIBDEVICE = {
@@ -38,6 +38,8 @@ def namespace() -> dict[str, Any]:
         return python.namespace()
     from numba.cuda import jit, libdevice
 
+    from hybridml.kernels.half_access import nearest
+
     device: Any = jit
     names: dict[str, Any] = {
         # fastmath stays off: it would break NaN handling and the exact splits into high and low parts.
@@ -47,6 +49,7 @@ def namespace() -> dict[str, Any]:
         **{f"i{bits}": getattr(np, f"int{bits}") for bits in (8, 16, 32, 64)},
         **{f"u{bits}": getattr(np, f"uint{bits}") for bits in (8, 16, 32, 64)},
     }
+    names |= {f"nearest_{suffix}": nearest(suffix) for suffix in HALVES}
     for name, (single, double) in LIBDEVICE.items():
         names[f"{name}_f32"] = getattr(libdevice, single)
         names[f"{name}_f64"] = getattr(libdevice, double)

@@ -15,6 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from hybridml import dtypes
+
+from . import HALVES
+
 
 def device(function: Callable[..., Any]) -> Callable[..., Any]:
     """The function itself, with NumPy's floating-point and overflow warnings off while it runs."""
@@ -57,6 +61,14 @@ def _view(source: type, result: type) -> Callable[[Any], Any]:
     return lambda x: source(x).view(result)
 
 
+def _nearest(half: np.dtype) -> Callable[[Any], Any]:
+    def call(x: Any) -> Any:
+        with np.errstate(all="ignore"):
+            return np.float32(np.float32(x).astype(half))
+
+    return call
+
+
 def namespace() -> dict[str, Any]:
     """A fresh namespace with every name of `hybridml.kernels.primitives.NAMES`."""
     names: dict[str, Any] = {
@@ -64,6 +76,7 @@ def namespace() -> dict[str, Any]:
         **{f"i{bits}": getattr(np, f"int{bits}") for bits in (8, 16, 32, 64)},
         **{f"u{bits}": getattr(np, f"uint{bits}") for bits in (8, 16, 32, 64)},
     }
+    names |= {f"nearest_{suffix}": _nearest(dtypes.as_dtype(name)) for suffix, name in HALVES.items()}
     for kind, float_type, int_type in (("f32", np.float32, np.int32), ("f64", np.float64, np.int64)):
         names[kind] = float_type
         for name in ("sqrt", "floor", "ceil", "rint", "trunc", "fabs", "copysign", "fmod"):

@@ -1,4 +1,4 @@
-"""abs, sign, floor, ceil, round, trunc, maximum, minimum of floating-point numbers, as NumPy defines them."""
+"""abs, sign, floor, ceil, round, trunc, maximum, minimum of floating-point numbers, as NumPy defines them; rounding to half precision."""
 
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
         fabs_f64,
         floor_f32,
         floor_f64,
+        nearest_bf16,
+        nearest_f16,
         rint_f32,
         rint_f64,
         trunc_f32,
@@ -110,3 +112,15 @@ def m_minimum_f32(x, y):
 def m_minimum_f64(x, y):
     """The smaller one; NaN if either is."""
     return x if (x <= y) | (x != x) else y
+
+
+@device
+def m_nearest_f16(x):
+    """The nearest float16, as a float32."""
+    return nearest_f16(x)
+
+
+@device
+def m_nearest_bf16(x):
+    """The nearest bfloat16, as a float32."""
+    return nearest_bf16(x)

@@ -15,6 +15,7 @@ from hybridml.trace.passes.cse import cse
 from hybridml.trace.passes.dce import dce
 from hybridml.trace.passes.expand import expand
 from hybridml.trace.passes.fold import fold
+from hybridml.trace.passes.halves import apart, halves
 from hybridml.trace.passes.layout import layout
 from hybridml.trace.passes.masks import masks
 from hybridml.trace.passes.materialize import materialize
@@ -46,6 +47,7 @@ PASSES: tuple[Pass, ...] = (
     control,
     dce,
     masks,
+    halves,
     expand,
     fold,
     simplify,
@@ -59,6 +61,7 @@ PASSES: tuple[Pass, ...] = (
     dce,
     nested,
     rematerialize,
+    apart,
     dce,
     materialize,
 )
