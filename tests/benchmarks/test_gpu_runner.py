@@ -145,7 +145,8 @@ def test_nothing_outlives_a_part_whose_time_is_up(tmp_path: Path) -> None:
     child = (
         f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(1000)"
     )
-    parent = f"import subprocess, sys; print('begun', flush=True); subprocess.run([sys.executable, '-c', {child!r}], start_new_session=True)"
+    starts = f"subprocess.run([sys.executable, '-c', {child!r}], start_new_session=True)"
+    parent = f"import subprocess, sys; print('begun', flush=True); {starts}"
     told = everything["timed"](["-c", parent], 3, tmp_path / "part.log")
     assert "its time was up" in told
     assert "begun" in told
