@@ -128,7 +128,10 @@ def run(op: Op, operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
     else:
         plain = common is not None and (rank <= _CATEGORY[common.kind] or not kept)
         if plain and (not attrs or not state.traces or not has_dims(attrs)):
-            return compute(op, operands, arrays, attrs, op.ufunc)
+            whole = (
+                common is not None and common.itemsize != 2 and (kept or len(arrays) == 1)
+            )  # no operand is of half precision
+            return compute(op, operands, arrays, attrs, op.ufunc, op.direct if whole else op.eager)
     lifted = lift_operands(op, operands)
     if any([isinstance(x, Tensor) and type(x) is not Tensor for x in lifted]):
         return _first(lifted)._append(op, lifted, attrs)
@@ -138,17 +141,22 @@ def run(op: Op, operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
 
 
 def compute(
-    op: Op, operands: Sequence[Any], arrays: list[Any], attrs: dict[str, Any], ufunc: Any = None
+    op: Op,
+    operands: Sequence[Any],
+    arrays: list[Any],
+    attrs: dict[str, Any],
+    ufunc: Any = None,
+    eager: Any = None,
 ) -> Any:
-    """Run `op` on the operands' arrays, by its ufunc where that knows their dtypes, and tell the tapes."""
+    """Run `op` on the operands' arrays, by its ufunc or a form of `eager` where these know their dtypes, and tell the tapes."""
     token = _enter(_QUIET)
     try:
         backend = backends.common(arrays) if backends.elsewhere else backends.CPU
         if backend.on_cpu:
-            out = ufunc(*arrays) if ufunc is not None else op.eager(np, *arrays, **attrs)
+            out = ufunc(*arrays) if ufunc is not None else (eager or op.eager)(np, *arrays, **attrs)
         else:
             with backend.scope():
-                out = op.eager(backend.xp, *arrays, **attrs)
+                out = (eager or op.eager)(backend.xp, *arrays, **attrs)
     except errors.HybridMLError as e:
         raise type(e)(errors.located(f"{op.name}: {e}", errors.user_line())) from None
     except Exception as cause:

@@ -40,7 +40,7 @@ def in_single(eager: Eager, *which: np.dtype, beyond_numpy: tuple[np.dtype, ...]
         out = eager(xp, *[_widened(x, half) for x in operands], **attrs)
         return tuple([_rounded(r, half) for r in out]) if type(out) is tuple else _rounded(out, half)
 
-    computed.widened = halves  # type: ignore[attr-defined]
+    computed.widened, computed.direct = halves, eager  # type: ignore[attr-defined]  # read by `Op`
     return computed
 
 
@@ -64,6 +64,8 @@ def computed_in_single(f: Callable[..., Any]) -> Callable[..., Any]:
 
     @functools.wraps(f)
     def computed(x: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if getattr(getattr(x, "dtype", None), "itemsize", 2) != 2:
+            return f(x, *args, **kwargs)
         x = lift(x)
         if not dtypes.is_half(x.dtype):
             return f(x, *args, **kwargs)

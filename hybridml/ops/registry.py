@@ -205,6 +205,12 @@ class Op:
         return getattr(self.eager, "widened", ())
 
     @functools.cached_property
+    def direct(self) -> Callable[..., Any]:
+        """`eager` for operands of which none is of half precision: without the call that looks for one."""
+        found: Callable[..., Any] = getattr(self.eager, "direct", self.eager)
+        return found
+
+    @functools.cached_property
     def reads_inputs(self) -> bool:
         return Saves.INPUTS in self.saves
 
