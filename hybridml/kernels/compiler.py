@@ -72,5 +72,4 @@ def compile_object(source: str, name: str, signature: str, path: str, unique: st
 
 def _by_llvm(module: llvm.Module) -> Code:
     started = time.perf_counter()
-    module.optimise()
-    return Code(module.object_code(), time.perf_counter() - started)
+    return Code(module.compile(), time.perf_counter() - started)

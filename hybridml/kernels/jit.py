@@ -8,6 +8,7 @@ depends on.
 from __future__ import annotations
 
 import contextlib
+import contextvars
 import functools
 import hashlib
 import os
@@ -15,12 +16,12 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hybridml.kernels import cache, llvm
+from hybridml.kernels import cache, jobs, llvm
 from hybridml.kernels.host import host, version_of
 
 if TYPE_CHECKING:
@@ -77,14 +78,12 @@ class Kernel:
 
     @property
     def by(self) -> str:
-        made = self._native.made
-        return "" if made is None or self.origin != "compiled" else made.by
+        return self._native.by if self.origin == "compiled" else ""
 
     @property
     def front_seconds(self) -> float:
         """What a compiler's front end took."""
-        made = self._native.made
-        return 0.0 if made is None or self.origin != "compiled" else made.front_seconds
+        return self._native.front_seconds if self.origin == "compiled" else 0.0
 
     @property
     def llvm_seconds(self) -> float:
@@ -93,7 +92,7 @@ class Kernel:
 
     @property
     def waited_seconds(self) -> float:
-        """What of LLVM's time the thread that asked for the address waited."""
+        """What of LLVM's time the thread that asked first for the address waited, or worked itself."""
         return self._native.waited_seconds if self.origin == "compiled" else 0.0
 
     @property
@@ -106,30 +105,39 @@ class Kernel:
 class Native:
     """The code behind kernels of one text: at an address, or in the making."""
 
-    def __init__(
-        self,
-        address: int | None,
-        made: Compiled | None = None,
-        name: str = "",
-        key: str = "",
-        source: str = "",
-    ) -> None:
-        self._address, self.made = address, made
-        self._name, self._key, self._source = name, key, source
-        self.llvm_seconds = self.waited_seconds = self.link_seconds = 0.0
+    by = ""
+    front_seconds = llvm_seconds = waited_seconds = link_seconds = 0.0
+
+    def __init__(self, address: int | None) -> None:
+        self._address = address
+        self._made: Compiled | None = None
+
+    @classmethod
+    def in_the_making(cls, made: Compiled, store: Callable[[cache.Entry], object]) -> Native:
+        """`store` puts the object code into the cache."""
+        new = cls(None)
+        new._made, new._store = made, store
+        new.by, new.front_seconds = made.by, made.front_seconds
+        return new
+
+    _store: Callable[[cache.Entry], object]
 
     def address(self) -> int:
-        if self._address is None:
-            assert self.made is not None
+        made = self._made
+        if self._address is None and made is not None:
             started = time.perf_counter()
-            code = self.made.code()
+            code = made.code()
+            waited = time.perf_counter() - started
             with _lock:
                 if self._address is None:
-                    self.llvm_seconds, self.waited_seconds = code.llvm_seconds, time.perf_counter() - started
-                    self._address = self._stored_and_linked(self.made, code.code)
-                    self.made.close()
-                    self.link_seconds = time.perf_counter() - started - self.waited_seconds
-                    _stats.seconds += self.waited_seconds + self.link_seconds
+                    started = time.perf_counter()
+                    self._address = self._stored_and_linked(made, code.code)
+                    made.close()
+                    self._made = None  # and with it the object code
+                    self.llvm_seconds, self.waited_seconds = code.llvm_seconds, waited
+                    self.link_seconds = time.perf_counter() - started
+                    _stats.seconds += waited + self.link_seconds
+        assert self._address is not None
         return self._address
 
     def _stored_and_linked(self, made: Compiled, code: bytes) -> int:
@@ -137,11 +145,11 @@ class Native:
         needs = made.declared() if undefined is None else undefined
         entry = cache.Entry(made.symbol, tuple(sorted(needs)), code)
         if needs <= _C_LIBRARY:
-            cache.write(self._name, self._key, self._source, entry)
+            self._store(entry)
         address = llvm.link(entry.symbol, entry.needs, entry.code)
         if address is None:
             raise RuntimeError(
-                f"kernel {self._name!r} calls functions that are not to be found: {', '.join(sorted(needs))}"
+                f"kernel {made.symbol!r} calls functions that are not to be found: {', '.join(sorted(needs))}"
             )
         return address
 
@@ -157,6 +165,9 @@ class Stats:
 
 
 _lock = threading.RLock()
+# `load` takes this lock, then that of the line of jobs. Hooks of a fork, and of the interpreter's end, run the last registered one first:
+# `jobs` must have been imported by now, so that they take the two in the same order.
+assert jobs
 if hasattr(os, "register_at_fork"):
     # A child must not inherit a compiler, or LLVM's linker, in the middle of another thread's work.
     os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
@@ -366,4 +377,9 @@ def _begin_to_compile(source: str, name: str, signature: str, key: str) -> Nativ
     from hybridml.kernels.compiler import compile_object
 
     made = compile_object(source, name, signature, str(cache.path_of(name, key, ".py")), key[:16])
-    return Native(None, made, name, key, source)
+    here = contextvars.copy_context()  # the cache directory in force
+
+    def store(entry: cache.Entry) -> None:
+        here.run(cache.write, name, key, source, entry)
+
+    return Native.in_the_making(made, store)

@@ -24,45 +24,61 @@ LINGER = 0.5  # seconds that a thread waits for another job
 
 
 class Job(Generic[T]):
-    """What `work()` returns or raises, in whichever thread comes first. `work` asks for no other jobs."""
+    """What `work()` returns or raises, in whichever thread comes first. `work` asks for no other jobs; it may be run again if an interrupt
+    ended it."""
 
     def __init__(self, work: Callable[[], T]) -> None:
-        self._work = work
+        self._work: Callable[[], T] | None = work
         self._value: T | None = None
         self._error: Exception | None = None
-        self._done = False
         most = config.get().num_threads - 1  # but for the one that is here
         with _changed:
             _waiting.append(self)
             _start_thread(most)
             _changed.notify_all()
 
+    @property
+    def _done(self) -> bool:
+        return self._work is None
+
     def result(self) -> T:
         """Its result; until it is there, this thread does what waits."""
-        while True:
-            with _changed:
-                _changed.wait_for(lambda: self._done or _some_may_begin())
-                if self._done:
-                    break
-                job = _begin(self if self in _waiting else _waiting[0])
-            job._do()
+        while not self._done:
+            job: Job[Any] | None = None
+            try:
+                with _changed:
+                    _changed.wait_for(lambda: self._done or _some_may_begin())
+                    if not self._done:
+                        job = _begin(self if self in _waiting else _waiting[0])
+                if job is not None:
+                    job._do()
+            except BaseException:  # an interrupt
+                if job is not None:
+                    job._give_up()
+                raise
         if self._error is not None:
             raise self._error
         return self._value  # type: ignore[return-value]  # set where there is no error
 
     def _do(self) -> None:
+        assert self._work is not None
         try:
             self._value = self._work()
-            self._done = True
         except Exception as error:
             self._error = error
-            self._done = True
-        finally:
-            with _changed:
-                _inside.discard(threading.get_ident())
-                if not self._done:  # interrupted
-                    _waiting.appendleft(self)
-                _changed.notify_all()
+        with _changed:
+            self._work = None
+            _inside.discard(threading.get_ident())
+            _changed.notify_all()
+
+    def _give_up(self) -> None:
+        """Put it back in line, for this thread did not end it."""
+        with _changed:
+            _inside.discard(threading.get_ident())
+            if not self._done and self not in _waiting:
+                self._error = None
+                _waiting.appendleft(self)
+            _changed.notify_all()
 
 
 _changed = threading.Condition()  # guards what follows
@@ -86,9 +102,13 @@ def _begin(job: Job[Any]) -> Job[Any]:
 
 def _start_thread(most: int) -> None:
     global _threads
-    if _threads < min(most, len(_waiting) + len(_inside)):
-        _threads += 1
+    if _holder is not None or _threads >= min(most, len(_waiting) + len(_inside)):
+        return
+    try:
         threading.Thread(target=_take_jobs, name="hybridml-llvm", daemon=True).start()
+    except RuntimeError:  # the system's limit, or the interpreter ends: who asks for results does the work
+        return
+    _threads += 1
 
 
 def _take_jobs() -> None:
@@ -106,9 +126,10 @@ def _hold() -> None:
     """Let nobody begin a job, and wait for those that are going on."""
     global _holder
     _changed.acquire()
-    _holder = threading.get_ident()
-    while _inside - {_holder}:
+    me = _holder = threading.get_ident()
+    while _inside - {me}:
         _changed.wait()
+        _holder = me  # another thread may have held the line, and let go of it, meanwhile
 
 
 def _release() -> None:
@@ -121,6 +142,7 @@ def _release() -> None:
 def _release_in_child() -> None:
     global _threads
     _threads = 0
+    _inside.intersection_update({threading.get_ident()})
     _release()
 
 

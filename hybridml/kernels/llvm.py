@@ -5,10 +5,11 @@ This module is all that is needed of llvmlite's binding, and imports it only whe
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,11 +42,11 @@ def machine(cpu: str | None = None) -> Any:
 
 
 class Module:
-    """A module as LLVM reads it, optimised and compiled by calls of their own.
+    """A module as LLVM reads it, to be optimised and compiled once.
 
     llvmlite lets one thread at a time into the library. LLVM itself asks only that no two threads work in one context, or with one
-    target machine (https://llvm.org/docs/ProgrammersManual.html#threading). A module has both to itself, and the two calls that take
-    long go past llvmlite's lock: so several threads can each compile a module.
+    target machine (https://llvm.org/docs/ProgrammersManual.html#threading). A module has a context to itself, and a machine while it is
+    compiled, and the two calls that take long go past llvmlite's lock: so several threads can each compile a module.
 
     `loops` says that they are to be vectorised and unrolled. Without, code that calls kernels or holds vector code as it is goes through a
     few passes instead: what is left of the third level takes LLVM four times as long, and saves a loop one step of its counter.
@@ -53,40 +54,43 @@ class Module:
 
     def __init__(self, text: str, loops: bool = True, cpu: str | None = None) -> None:
         llvm = binding()
-        self._cpu = cpu
-        try:
-            self._machine = _idle[cpu].pop()
-        except (KeyError, IndexError):
-            self._machine = machine(cpu)
-        self._context = llvm.create_context()
-        _contexts[id(self._context)] = self._context
-        self.parsed = llvm.parse_assembly(text, self._context)
+        self._text, self._cpu = text, cpu
+        self._touched = False
+        self._options = llvm.create_pipeline_tuning_options(speed_level=3)
+        self._options.loop_vectorization = self._options.loop_interleaving = loops
+        self._options.loop_unrolling = loops
+        self._options.slp_vectorization = False
+        self._few = None if loops else _few(llvm.create_new_module_pass_manager())
+        self._parse()
+
+    def _parse(self) -> None:
+        llvm = binding()
+        context = llvm.create_context()
+        self.parsed = llvm.parse_assembly(self._text, context)
+        self._context = _contexts[id(context)] = context
         self.parsed.triple = llvm.get_process_triple()
-        self.parsed.data_layout = str(self._machine.target_data)
+        self.parsed.data_layout = _data_layout(self._cpu)
         self.parsed.verify()
-        options = llvm.create_pipeline_tuning_options(speed_level=3)
-        options.loop_vectorization = options.loop_interleaving = options.loop_unrolling = loops
-        options.slp_vectorization = False
-        self._builder = llvm.create_pass_builder(self._machine, options)
-        few = None if loops else _few(llvm.create_new_module_pass_manager())
-        self._passes = few or self._builder.getModulePassManager()
 
     def optimise(self) -> None:
         """Leave the module as LLVM's third level of optimisation does, for this processor."""
-        _long_calls().optimise(self._passes, self.parsed, self._builder)
+        with _machine(self._cpu) as own:
+            self._optimise(own)
 
-    def object_code(self) -> bytes:
-        """The object code of an optimised module."""
-        calls = _long_calls()
-        error = ctypes.c_char_p()
-        buffer = calls.emit(self._machine, self.parsed, 1, ctypes.byref(error))
-        if not buffer:
-            raise RuntimeError(f"LLVM makes no object code: {(error.value or b'').decode()}")
-        try:
-            return ctypes.string_at(calls.start(buffer), calls.size(buffer))
-        finally:
-            calls.dispose(buffer)
-            _idle.setdefault(self._cpu, []).append(self._machine)
+    def compile(self) -> bytes:
+        """Optimise it, and make its object code."""
+        with _machine(self._cpu) as own:
+            self._optimise(own)
+            return _object_code(own, self.parsed)
+
+    def _optimise(self, own: Any) -> None:
+        if self._touched:  # an interrupt came in the middle
+            self.close()
+            self._parse()
+        self._touched = True
+        builder = binding().create_pass_builder(own, self._options)
+        passes = self._few or builder.getModulePassManager()
+        _long_calls().optimise(passes, self.parsed, builder)
 
     def declared(self) -> set[str]:
         """The functions that it leaves to others."""
@@ -94,15 +98,45 @@ class Module:
 
     def close(self) -> None:
         """Free it; nothing else may be asked of it afterwards."""
-        for part in (self.parsed, self._passes, self._builder, self._context):
-            part.close()
+        self.parsed.close()
+        self._context.close()
         _contexts.pop(id(self._context), None)
 
 
 # Kept until their module is closed: the collector would free the two in any order.
 _contexts: dict[int, Any] = {}
 
-_idle: dict[str | None, list[Any]] = {}  # target machines that no module has: making one takes a millisecond
+
+@functools.cache
+def _data_layout(cpu: str | None) -> str:
+    return str(machine(cpu).target_data)
+
+
+_idle: dict[str | None, list[Any]] = {}
+
+
+@contextlib.contextmanager
+def _machine(cpu: str | None) -> Iterator[Any]:
+    """A target machine for this thread alone. They are used again: there are as many as threads at a time, and each takes half a MiB."""
+    idle = _idle.setdefault(cpu, [])
+    try:
+        own = idle.pop()
+    except IndexError:
+        own = machine(cpu)
+    yield own
+    idle.append(own)  # not after an error: it is in an unknown state
+
+
+def _object_code(own: Any, parsed: Any) -> bytes:
+    calls = _long_calls()
+    error = ctypes.c_char_p()
+    buffer = calls.emit(own, parsed, 1, ctypes.byref(error))
+    if not buffer:
+        raise RuntimeError(f"LLVM makes no object code: {(error.value or b'').decode()}")
+    try:
+        return ctypes.string_at(calls.start(buffer), calls.size(buffer))
+    finally:
+        calls.dispose(buffer)
 
 
 @dataclass(frozen=True)
@@ -164,8 +198,7 @@ def compile_module(text: str, loops: bool = True) -> bytes:
     """The object code of a module."""
     module = Module(text, loops)
     try:
-        module.optimise()
-        return module.object_code()
+        return module.compile()
     finally:
         module.close()
 

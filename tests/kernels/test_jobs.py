@@ -169,3 +169,72 @@ def test_a_module_that_nobody_closes_may_be_collected():
         "    del module\n    gc.collect()\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+DEADLOCK = """
+import faulthandler, os, sys, threading, time
+faulthandler.dump_traceback_later(20, exit=True)
+from hybridml.trace import background
+from hybridml.kernels import jit, llvm
+
+inside, parse = threading.Event(), llvm.Module.__init__
+
+def slow(self, *args):
+    parse(self, *args)
+    inside.set()
+    time.sleep(0.2)
+
+llvm.Module.__init__ = slow
+load = lambda: jit.load("def one(args, begin, end):\\n    args[0] = 1\\n", "one")
+"""
+ENDINGS = {
+    "end": "background.Later(load)\ninside.wait()\n",
+    "fork": "threading.Thread(target=load).start()\ninside.wait()\n"
+    "child = os.fork()\n"
+    "if child == 0:\n    os._exit(0 if load().address else 1)\n"
+    "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))\n",
+}
+
+
+@pytest.mark.parametrize("ending", ENDINGS if hasattr(os, "fork") else ["end"])
+def test_a_process_may_end_or_fork_while_a_kernel_is_translated(ending, tmp_path):
+    """The thread inside `jit.load` holds its lock, and wants that of the line of jobs next."""
+    env = {**os.environ, "HYBRIDML_NUM_THREADS": "2", "HYBRIDML_CACHE_DIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-W", "ignore", "-c", DEADLOCK + ENDINGS[ending]], env=env, check=True)
+
+
+def test_an_interrupted_module_is_compiled_from_its_text(monkeypatch):
+    text = "define double @f(double %x) {\n %y = fmul double %x, 2.0\n ret double %y\n}"
+    module, calls = llvm.Module(text), []
+    emit = llvm._object_code
+
+    def interrupted(*args):
+        calls.append(args)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return emit(*args)
+
+    monkeypatch.setattr(llvm, "_object_code", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        module.compile()
+    assert module.compile() == llvm.compile_module(text)
+    module.close()
+
+
+def test_no_more_target_machines_than_threads_compile_at_a_time(monkeypatch):
+    monkeypatch.setattr(llvm, "_idle", {})
+    modules = [llvm.Module("define double @f(double %x) { ret double %x }") for _ in range(5)]
+    for m in modules:
+        m.compile()
+        m.close()
+    assert [len(machines) for machines in llvm._idle.values()] == [1]
+
+
+def test_where_no_thread_can_start_the_asker_does_the_work(monkeypatch):
+    def refused(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    with config.scope(num_threads=2):
+        job = Job(name_of_thread)
+    assert job.result() == name_of_thread() and jobs._threads == 0
