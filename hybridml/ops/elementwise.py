@@ -65,7 +65,7 @@ NUMERIC = infer.only("iuf")
 def _by_fmod(ufunc: Any) -> Callable[[Any], Callable[[Any, Any, Any], Any]]:
     """The eager form of a quotient: the ufunc, and `f(xp, x, y, what fmod leaves)` for floats on a GPU. CuPy's ufunc rounds x / y first,
     by which 1 // 0.1 is 10, and 5 % inf NaN. float16 is computed in float32, as in NumPy."""
-    return lambda f: lambda xp, x, y: _divided(ufunc, f, xp, x, y)
+    return lambda f: in_single(lambda xp, x, y: _divided(ufunc, f, xp, x, y), dtypes.bfloat16)
 
 
 def _divided(ufunc: Any, f: Any, xp: Any, x: Any, y: Any) -> Any:
