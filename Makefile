@@ -71,6 +71,8 @@ bench-peers: $(VENV)/.demo $(PEERS:%=.peers/%/.tried)
 	  then touch $(@D)/.ready; else echo "$* cannot be installed and is left out"; fi
 	@touch $@
 
+.peers/hybridml/.tried: pyproject.toml # what we need ourselves may change
+
 bench-scaling: $(VENV)/.dev
 	$(PY) benchmarks/scaling.py $(ARGS)
 
