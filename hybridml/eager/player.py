@@ -88,7 +88,7 @@ def source(
             text = f"{named('f', ufunc)}({', '.join(operands + [f's{n}' for n in free[:1]])})"
         else:
             attrs = [f"{k}={named('c', v)}" for k, v in step.attrs.items()]
-            text = f"{named('f', step.op.eager)}({', '.join(['np', *operands, *attrs])})"
+            text = f"{named('f', _eager(step))}({', '.join(['np', *operands, *attrs])})"
         lines.append(f"    {', '.join(f's{r.number}' for r in step.results)} = {text}  # {step.op.name}")
         if dead:
             lines.append(f"    del {', '.join(f's{n}' for n in dead)}")
@@ -113,6 +113,12 @@ def _ufunc(step: Step) -> Any:
     """What computes the step, if it is a ufunc that knows its dtypes."""
     foreign = any([hasattr(x, "dtype") and x.dtype == dtypes.bfloat16 for x in step.operands])
     return None if foreign else step.op.ufunc
+
+
+def _eager(step: Step) -> Callable[..., Any]:
+    """The row's eager form, which looks for operands of half precision only where there are any."""
+    half = any([hasattr(x, "dtype") and dtypes.is_half(x.dtype) for x in step.operands])
+    return step.op.eager if half else step.op.direct
 
 
 def _common_dtype(step: Step) -> np.dtype | None:
