@@ -164,7 +164,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         + " | ".join(STAGES)
         + " |"
     )
-    lines = ["# First call against the size of the graph", "", "Seconds; `make bench-compile`.", "", head]
+    said = "Seconds; `make bench-compile`. Under llvm stands what the call waited for, not what other threads did meanwhile."
+    lines = ["# First call against the size of the graph", "", said, "", head]
     lines.append("|" + "---|" * (head.count("|") - 1))
     for r in rows:
         stages = " | ".join(f"{r['stages'][s]:.3f}" for s in STAGES)
