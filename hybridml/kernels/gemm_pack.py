@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import ir
 
 from hybridml.kernels.gemm_tile import Emitter
 from hybridml.kernels.language import types

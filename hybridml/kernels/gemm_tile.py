@@ -14,8 +14,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import llvmlite.binding as llvm  # type: ignore[import-untyped]
-from llvmlite import ir  # type: ignore[import-untyped]
+import llvmlite.binding as llvm
+from llvmlite import ir
 
 from hybridml.kernels.language import build as cgutils
 from hybridml.kernels.language import types

@@ -103,24 +103,17 @@ class Kernel:
 
 
 class Native:
-    """The code behind kernels of one text: at an address, or in the making."""
+    """The code behind kernels of one text: at an address, or in the making. `store` puts its object code into the cache."""
 
-    by = ""
-    front_seconds = llvm_seconds = waited_seconds = link_seconds = 0.0
-
-    def __init__(self, address: int | None) -> None:
-        self._address = address
-        self._made: Compiled | None = None
-
-    @classmethod
-    def in_the_making(cls, made: Compiled, store: Callable[[cache.Entry], object]) -> Native:
-        """`store` puts the object code into the cache."""
-        new = cls(None)
-        new._made, new._store = made, store
-        new.by, new.front_seconds = made.by, made.front_seconds
-        return new
-
-    _store: Callable[[cache.Entry], object]
+    def __init__(
+        self,
+        address: int | None,
+        made: Compiled | None = None,
+        store: Callable[[cache.Entry], object] = lambda entry: None,
+    ) -> None:
+        self._address, self._made, self._store = address, made, store
+        self.by, self.front_seconds = ("", 0.0) if made is None else (made.by, made.front_seconds)
+        self.llvm_seconds = self.waited_seconds = self.link_seconds = 0.0
 
     def address(self) -> int:
         made = self._made
@@ -382,4 +375,4 @@ def _begin_to_compile(source: str, name: str, signature: str, key: str) -> Nativ
     def store(entry: cache.Entry) -> None:
         here.run(cache.write, name, key, source, entry)
 
-    return Native.in_the_making(made, store)
+    return Native(None, made, store)

@@ -19,7 +19,7 @@ from hybridml.kernels import elf
 @functools.cache
 def binding() -> Any:
     """llvmlite's binding, ready for this processor."""
-    import llvmlite.binding as llvm  # type: ignore[import-untyped]
+    import llvmlite.binding as llvm
 
     llvm.initialize_native_target()
     llvm.initialize_native_asmprinter()

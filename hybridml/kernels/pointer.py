@@ -29,7 +29,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llvmlite import ir  # type: ignore[import-untyped]
+from llvmlite import ir
 
 from hybridml.kernels.language import halves, types
 from hybridml.kernels.language.functions import KernelTypeError, intrinsic

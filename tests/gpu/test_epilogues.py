@@ -199,6 +199,14 @@ def test_double_precision_is_left_alone() -> None:
     assert absorb(graph, lambda plan, aligned: None)[0] is graph
 
 
+def check_launched_recorded_and_replayed(traced: Any, args: list[Any], expected: Any) -> None:
+    """The first three calls: each runs the program in another way."""
+    for _ in range(3):
+        got = traced(*map(hml.asarray, args))
+        for g, e in zip(hml.pytree.leaves(got), hml.pytree.leaves(expected), strict=True):
+            np.testing.assert_allclose(g.numpy(), e.numpy(), rtol=2e-5, atol=2e-5)
+
+
 @pytest.mark.parametrize("name", ["training with relu", "training with gelu"])
 @pytest.mark.parametrize("word", ["bias", "relu", "gelu", "kept", "gradient", "bias gradient", ""])
 def test_what_the_library_refuses_stays_and_results_are_the_same(name: str, word: str, gpu: FakeGpu) -> None:
@@ -207,10 +215,7 @@ def test_what_the_library_refuses_stays_and_results_are_the_same(name: str, word
     expected = hml.function(f)(*map(hml.asarray, args))
     with hml.device("gpu:0"):
         traced = hml.function(f)
-        for _ in range(3):
-            got = traced(*map(hml.asarray, args))
-            for g, e in zip(hml.pytree.leaves(got), hml.pytree.leaves(expected), strict=True):
-                np.testing.assert_allclose(g.numpy(), e.numpy(), rtol=2e-5, atol=2e-5)
+        check_launched_recorded_and_replayed(traced, args, expected)
         program = traced.get_concrete_function(*map(hml.asarray, args)).program
     assert not any(word and word in str(n.attrs["epilogue"]) for n in program.graph.nodes if n.op is PRODUCT)
     assert any(f"no {word}" == r.reason for r in program.refusals) or word not in str(TAKEN[name][2])
@@ -491,10 +496,7 @@ def test_a_loop_adds_to_what_it_carries(gpu: FakeGpu) -> None:
     expected = hml.function(f)(*map(hml.asarray, args))
     with hml.device("gpu:0"):
         traced = hml.function(f)
-        for _ in range(3):
-            got = traced(*map(hml.asarray, args))
-            for g, e in zip(hml.pytree.leaves(got), hml.pytree.leaves(expected), strict=True):
-                np.testing.assert_allclose(g.numpy(), e.numpy(), rtol=2e-5, atol=2e-5)
+        check_launched_recorded_and_replayed(traced, args, expected)
         text = str(traced.explain(*map(hml.asarray, args)))
     assert "then residual, bias" in text
     assert "then residual\n" in text

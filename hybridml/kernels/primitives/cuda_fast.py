@@ -50,7 +50,7 @@ def approximations(device: Callable[..., Any]) -> dict[str, Any]:
 
 def _instruction(text: str, count: int) -> Any:
     """An instruction on that many float32 registers, as a function of kernels."""
-    from llvmlite import ir  # type: ignore[import-untyped]
+    from llvmlite import ir
     from numba import types
     from numba.cuda.extending import intrinsic
 
