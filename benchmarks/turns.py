@@ -10,7 +10,10 @@ from collections.abc import Callable
 ROUNDS, BLOCK_SECONDS, WARM_UP_SECONDS = 25, 0.01, 0.1
 # An OpenBLAS thread keeps a processor busy for some 25 ms after its last product, ours for a fifth of a millisecond: before each turn
 # the opponent's threads are given the time to fall asleep.
-SETTLE_SECONDS, UNTIMED_CALLS = 0.04, 3
+SETTLE_SECONDS = 0.04
+# Then it works untimed for a while: a virtual processor that has slept may share a real one with its neighbour for some milliseconds,
+# which halves the speed of everything that takes two threads.
+WAKE_SECONDS = 0.01
 
 Call = Callable[[], object]
 
@@ -23,7 +26,7 @@ def in_turns(*calls: Call, rounds: int = ROUNDS) -> list[list[float]]:
     for _ in range(rounds):
         for f, n, times in zip(calls, blocks, found, strict=True):
             time.sleep(SETTLE_SECONDS)
-            _time(f, UNTIMED_CALLS)
+            _time(f, max(3, round(n * WAKE_SECONDS / BLOCK_SECONDS)))
             times.append(_time(f, n))
     return found
 
