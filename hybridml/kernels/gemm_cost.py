@@ -31,6 +31,13 @@ SHORT = 0.15
 """The part of its time that a prologue takes longer than one long loop. So what is dear to compute is not worth it: dropout, gelu."""
 
 
+SHARED_LINE = 30.0
+"""Cycles to write a line of 64 bytes that another core has read; a third of that where two threads do it at the same time was measured."""
+
+NEAR = 2 << 20
+"""Bytes of an operand of which much is still in a core's own cache when it is written."""
+
+
 class Split(IntEnum):
     """What an extent of a matrix product counts."""
 
@@ -136,6 +143,15 @@ def library(p: Product, machine: Machine) -> float:
 def saved_by_epilogue(p: Product, machine: Machine) -> float:
     """Cycles that a kernel of its own after the product would take more than an epilogue, which only tiles take."""
     return machine.hand_over + PASS * p.m * p.n * p.batch
+
+
+def saved_by_depth(p: Product, itemsize: int, machine: Machine) -> float:
+    """Cycles that an update of B takes less if no two threads have read the same of it: a product of two parts along the summed axis is
+    written, read and added up instead."""
+    nbytes = p.k * p.n * itemsize
+    if nbytes > NEAR or worthwhile_chunks(p, 2, machine) == 1:
+        return 0.0
+    return SHARED_LINE * nbytes / 64 - machine.hand_over - 3 * PASS * p.m * p.n
 
 
 def saved_by_prologue(elements: int, cycles: float, times: int, machine: Machine) -> float:

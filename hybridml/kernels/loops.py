@@ -135,15 +135,21 @@ def wake_workers(pool, wanted):
 
 @device
 def share_out(pool, function, args, extent, grain, chunks):
-    """Run all chunks on the pool, this thread taking part; return when every one is done."""
+    """Run all chunks on the pool, this thread taking part; return when every one is done.
+
+    The first chunk is this thread's own. So where there are as many chunks as threads, one thread finds again in its cache what it made
+    in the instruction before, and in the call before.
+    """
     atomic_store(pool + JOB_FUNCTION, function)
     atomic_store(pool + JOB_ARGS, args)
     atomic_store(pool + JOB_EXTENT, extent)
     atomic_store(pool + JOB_GRAIN, grain)
     atomic_store(pool + DONE, 0)
     serial = ((atomic_load(pool + TICKET) >> 32) + 1) & 0x7FFFFFFF
-    atomic_store(pool + TICKET, (serial << 32) | (chunks << 16))
+    atomic_store(pool + TICKET, (serial << 32) | (chunks << 16) | 1)
     wake_workers(pool, chunks - 1)
+    run_chunk(function, args, extent, grain, chunks, 0)
+    atomic_add(pool + DONE, 1)
     take_chunks(pool)
     spins = 0
     while atomic_load(pool + DONE) < chunks:

@@ -19,6 +19,7 @@ import numpy as np
 from hybridml.kernels import control, driver, epilogue, gemm, horizontal, jit, prologue, sweep
 from hybridml.kernels.address import Address, Fixed, add_copy
 from hybridml.kernels.blocks import Blocks
+from hybridml.kernels.depth import cut_depth
 from hybridml.kernels.emit import emit
 from hybridml.kernels.emit_block import emit_block
 from hybridml.kernels.epilogue import Carry
@@ -165,8 +166,8 @@ class Region:
     # what another target does in its own way
 
     def _prepared(self, graph: Graph) -> Graph:
-        """The graph as this target's routines can run it: none of ours computes in half precision."""
-        return widen_products(graph)
+        """The graph as this target's routines run it best: none of ours computes in half precision, and threads keep their rows."""
+        return cut_depth(widen_products(graph))
 
     def _products(self, n: Node) -> Sequence[Step] | None:
         """The steps of a matrix product, or None where no routine takes its operands."""

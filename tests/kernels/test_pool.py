@@ -1,9 +1,11 @@
 """The thread pool: parallel work, busy callers, forks, exits, and its size."""
 
+import ctypes
 import os
 import signal
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 
@@ -228,3 +230,20 @@ if __name__ == "__main__":
     )
     done = subprocess.run([sys.executable, script], env=environ, capture_output=True, text=True, timeout=120)
     assert (done.stdout, done.returncode) == ("done\n", 0), done.stderr
+
+
+def test_the_first_piece_is_the_callers_own():
+    """So a thread finds in its cache what it made in the instruction before."""
+    found = []
+    entry = ctypes.CFUNCTYPE(None, ctypes.c_int64, ctypes.c_int64, ctypes.c_int64)(
+        lambda args, begin, end: found.append((begin, threading.get_ident()))
+    )
+    table = Table()
+    table.keep(entry)
+    table.run(ctypes.cast(entry, ctypes.c_void_p).value, table.block([0]), 4, chunks=4)
+    with config.scope(num_threads=2):
+        program = table.finish()
+        for _ in range(50):
+            program.run([])
+    assert sorted(begin for begin, _ in found) == sorted([0, 1, 2, 3] * 50)
+    assert {thread for begin, thread in found if begin == 0} == {threading.get_ident()}
