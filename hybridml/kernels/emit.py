@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from hybridml.kernels.spec import (
     Accumulate,
@@ -49,6 +49,7 @@ def emit(spec: KernelSpec) -> tuple[str, str]:
     out = Lines()
     out.depth = 1
     read_arguments(out, spec, 0)
+    _near_buffers(out, spec)
     flagged = set(_flagged(spec.body))
     flags = [o.name for o in spec.operands if o.name in flagged]
     for name in (
@@ -67,6 +68,8 @@ def emit(spec: KernelSpec) -> tuple[str, str]:
         out.open(f"if bad_{name}:")
         out(f"{name}[0] = True")
         out.close()
+    if spec.near:
+        out("stream_end()")
     return finished(out, spec, "args, begin, end")
 
 
@@ -85,6 +88,14 @@ def read_arguments(out: Lines, spec: KernelSpec, given: int) -> None:
         word += 1
 
 
+def _near_buffers(out: Lines, spec: KernelSpec) -> None:
+    if spec.near:
+        sizes = [BLOCK * o.dtype.itemsize for o in spec.near]
+        out(f"near = scratch({sum(sizes)})")
+        for k, o in enumerate(spec.near):
+            out(f"{o.name} = {o.dtype.name}_to(near + {sum(sizes[:k])}, {len(spec.operands) + k})")
+
+
 def finished(out: Lines, spec: KernelSpec, parameters: str) -> tuple[str, str]:
     """(name, source) of a kernel whose body has been written."""
     body = "\n".join(out.text)
@@ -94,9 +105,14 @@ def finished(out: Lines, spec: KernelSpec, parameters: str) -> tuple[str, str]:
 
 
 def _header(body: str) -> str:
-    pointers = sorted(set(re.findall(r"\b\w+_(?:in|out|scalar|at|to)(?=\((?:args|at),)", body)) | {"size"})
+    pointers = sorted(
+        set(re.findall(r"\b\w+_(?:in|out|scalar|at|to)(?=\((?:args|at|near [+] \d+),)", body)) | {"size"}
+    )
     used = sorted(set(CALL.findall(body)))
     lines = [f"from hybridml.kernels.pointer import {', '.join(pointers)}"]
+    if "near = " in body:
+        lines.append("from hybridml.kernels.gemm_tile import scratch")
+        lines.append("from hybridml.kernels.stream_loops import ahead, stream, stream_end")
     lanes = [u for u in used if u.startswith("lane_")]
     if lanes:
         lines.append(f"from hybridml.kernels.lanes import {', '.join(lanes)}")
@@ -146,6 +162,8 @@ def _parallel(out: Lines, spec: KernelSpec) -> None:
 
 def statements(out: Lines, body: list[Statement]) -> None:
     for s in body:
+        for soon in s.ahead if isinstance(s, Loop) else ():
+            out(f"ahead({soon.operand.name}, {soon.begin}, {soon.count})")
         match s:
             case Load(name, operand, index):
                 out(f"{name} = {operand.name}[{index}]")
@@ -161,6 +179,11 @@ def statements(out: Lines, body: list[Statement]) -> None:
                 for a in s.reduces:
                     out(f"{a.name} = {a.identity}")
                 _reduction(out, s, s.reduces)
+            case Loop() if s.streams:
+                j = s.axis.name
+                out.open(f"for {j}b in range(0, {s.axis.size}, BLOCK):")
+                _block(out, s)
+                out.close()
             case Loop():
                 bounds = "begin, end" if s.split else s.axis.size
                 out.open(f"for {s.axis.name} in range({bounds}):")
@@ -172,6 +195,20 @@ def _step(accumulator: str, value: str, s: Accumulate) -> str:
     if s.lanes is not None:
         return f"lane_{s.lanes}_{suffix(s.dtype)}({accumulator}, {value})"
     return typed(s.combine.format(accumulator, value), s)
+
+
+def _block(out: Lines, loop: Loop, partial: Mapping[str, str] | None = None) -> None:
+    """One block of an innermost loop, its accumulators under these other names, and what then goes past the caches."""
+    j, n = loop.axis.name, loop.axis.size
+    out.open(f"for {j} in range({j}b, min({j}b + BLOCK, {n})):")
+    for s in loop.body:
+        if isinstance(s, Accumulate) and partial is not None:
+            out(f"{partial[s.name]} = {_step(partial[s.name], s.value, s)}")
+        else:
+            statements(out, [s])
+    out.close()
+    for past in loop.streams:
+        out(f"stream({past.operand.name}, {past.begin}, {past.near.name}, min(BLOCK, {n} - {j}b))")
 
 
 def _reduction(out: Lines, loop: Loop, accumulators: tuple[Accumulator, ...]) -> None:
@@ -192,13 +229,7 @@ def _reduction(out: Lines, loop: Loop, accumulators: tuple[Accumulator, ...]) ->
     out.open(f"for {j}b in range(0, {n}, BLOCK):")
     for a in accumulators:
         out(f"{partial[a.name]} = {a.identity}")
-    out.open(f"for {j} in range({j}b, min({j}b + BLOCK, {n})):")
-    for s in loop.body:
-        if isinstance(s, Accumulate):
-            out(f"{partial[s.name]} = {_step(partial[s.name], s.value, s)}")
-        else:
-            statements(out, [s])
-    out.close()
+    _block(out, loop, partial)
     for a in accumulators:
         s = steps[a.name]
         out(f"{a.name} = {typed(s.combine.format(a.name, partial[a.name]), s)}")

@@ -7,6 +7,7 @@ in each process.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -18,6 +19,7 @@ from pathlib import Path
 from hybridml.kernels import cache
 
 _CPUINFO = Path("/proc/cpuinfo")
+_CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 _CHANGES = (
     "processor",
     "cpu MHz",
@@ -61,6 +63,17 @@ def host() -> Host:
 def features() -> dict[str, bool]:
     """The instruction set extensions of this processor, by LLVM's names."""
     return {f[1:]: f[0] == "+" for f in host().features.split(",") if f}
+
+
+@functools.cache
+def last_level_cache() -> int:
+    """Bytes of the largest cache that this processor's first core uses, where the system tells; else 32 MiB."""
+    sizes = []
+    for path in _CACHES.glob("index*/size"):
+        with contextlib.suppress(OSError, ValueError):
+            text = path.read_text().strip()
+            sizes.append(int(text[:-1]) * {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}.get(text[-1:], 0))
+    return max(sizes, default=0) or 32 << 20
 
 
 def _asked() -> Host:

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from hybridml.kernels import control, driver, epilogue, gemm, horizontal, jit, prologue, sweep
+from hybridml.kernels import control, driver, epilogue, gemm, horizontal, jit, prologue, streaming, sweep
 from hybridml.kernels.address import Address, Fixed, add_copy
 from hybridml.kernels.blocks import Blocks
 from hybridml.kernels.depth import cut_depth
@@ -218,18 +218,21 @@ class Region:
 
     def _compiled(self, lowered: Lowered, reads: tuple[Value, ...], writes: tuple[Value, ...]) -> KernelStep:
         started = time.perf_counter()
-        name, source = self._printed(lowered.spec, emit)
+        past = streaming.worthwhile(lowered, self.graph.inputs)
+        name, source = self._printed(lowered.spec, emit, past)
         self.meter.emit_seconds += time.perf_counter() - started
         kernel = jit.load(source, name)
         self.meter.kernels.append(kernel)
         return KernelStep(lowered, kernel, source, reads, writes)
 
-    def _printed(self, spec: KernelSpec, printer: Callable[[KernelSpec], tuple[str, str]]) -> tuple[str, str]:
-        """(name, source) of a kernel: groups of one form share a spec, and so its text."""
-        key = id(spec), printer
+    def _printed(
+        self, spec: KernelSpec, printer: Callable[[KernelSpec], tuple[str, str]], past: tuple[str, ...] = ()
+    ) -> tuple[str, str]:
+        """(name, source) of a kernel that stores some outputs past the caches: groups of one form share a spec, and so its text."""
+        key = id(spec), printer, past
         known = self._texts.get(key)
         if known is None:
-            known = self._texts[key] = (spec, *printer(spec))
+            known = self._texts[key] = (spec, *printer(streaming.streamed(spec, past) if past else spec))
         return known[1:]
 
     def _carries(self, fuser: Fuser, n: Node) -> Carry:

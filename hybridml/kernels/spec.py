@@ -109,6 +109,24 @@ class Accumulator:
     dtype: np.dtype
 
 
+@dataclass(frozen=True)
+class Stream:
+    """After each block of a loop, what lies in the buffer `near` goes to `operand`, from element `begin` on, past the caches."""
+
+    operand: Operand
+    begin: str
+    near: Operand
+
+
+@dataclass(frozen=True)
+class Ahead:
+    """Ask for the `count` elements of an operand from `begin` on: they will be read soon, or are not there at all."""
+
+    operand: Operand
+    begin: str
+    count: str
+
+
 @dataclass
 class Loop:
     """A loop over one axis. `reduces` lists the accumulators that live across it (outermost reduction loop only)."""
@@ -120,6 +138,8 @@ class Loop:
     running: bool = (
         False  # a step needs what the one before has stored: they are taken in order, by one thread
     )
+    streams: tuple[Stream, ...] = ()  # where there are any it runs in blocks
+    ahead: tuple[Ahead, ...] = ()  # asked for before it begins
 
 
 Statement = Load | Let | Store | Flag | Accumulate | Loop
@@ -133,6 +153,7 @@ class KernelSpec:
     parallel  the axes that [begin, end) runs over, flattened in row-major order; empty where a Loop is `split`
     body      what happens for each of them
     crossed   the axes of rows across which something is added up, in memory, by loops of the body
+    near      buffers of one block of a loop, on the thread's stack
     title     the ops, in order, for people
     """
 
@@ -145,3 +166,4 @@ class KernelSpec:
     title: str
     notes: list[str]
     crossed: tuple[Axis, ...] = ()
+    near: tuple[Operand, ...] = ()

@@ -53,3 +53,14 @@ def test_without_a_description_llvm_is_asked_in_each_process(asked, monkeypatch)
 
 def test_a_host_is_three_texts():
     assert [f.name for f in dataclasses.fields(host.Host)] == ["cpu", "features", "triple"]
+
+
+def test_the_largest_cache(monkeypatch, tmp_path):
+    read = host.last_level_cache.__wrapped__
+    assert 1 << 18 <= read() <= 1 << 31
+    monkeypatch.setattr(host, "_CACHES", tmp_path)
+    assert read() == 32 << 20  # nobody tells
+    for number, size in enumerate(("32K\n", "1024K\n", "garbage", "16M")):
+        (tmp_path / f"index{number}").mkdir()
+        (tmp_path / f"index{number}" / "size").write_text(size)
+    assert read() == 16 << 20
