@@ -9,12 +9,13 @@ depend on the number of threads. (PyTorch's and Apex's layer_norm kernels share 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from hybridml.kernels.space import Space, parts, refine
 from hybridml.ops.registry import PUBLIC
 from hybridml.ops.spec import TensorSpec
-from hybridml.symbolic import Dim, hint
+from hybridml.symbolic import Dim, has_dims, hint
 from hybridml.symbolic.polynomial import Symbol, atom
 from hybridml.trace.graph import Graph, Node, Value
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 BLOCKS = 64  # wanted: enough for many threads, few enough that their sums are nothing beside the rows
 FEWEST, MOST = 8, 256
+FEW, ROWS = 32, 16  # blocks wanted where no rows ride along, and rows of a block at least
+LONG, MANY = 1 << 16, 512  # elements, and rows, of a sum that is cut in any case
 TOGETHER = 1 << 14  # elements that one thread does anyway: all their rows are one block
 
 
@@ -58,6 +61,24 @@ def cut(fuser: Fuser) -> Graph | None:
     return fuser.graph.replace(nodes=tuple(nodes))
 
 
+def cut_long(graph: Graph) -> Graph:
+    """The graph with long sums down many columns cut into blocks, rows or not: threads then share out rows of memory, not
+    columns, of which each would read a few cache lines here and a few there."""
+    wanted = {id(n): b for n in graph.nodes if _is_long(n) and (b := _blocks(n, few_blocks))}
+    if not wanted:
+        return graph
+    nodes: list[Node] = []
+    for n in graph.nodes:
+        nodes += _in_blocks(n, wanted[id(n)]) if id(n) in wanted else [n]
+    return graph.replace(nodes=tuple(nodes))
+
+
+def _is_long(n: Node) -> bool:
+    if n.op.reduce is None or n.attrs["keepdims"] or has_dims(n.values[0].shape):
+        return False
+    return n.values[0].spec.size >= LONG and n.values[0].spec.size >= MANY * n.out.spec.size
+
+
 def _complement(row: Group, down: Group) -> bool:
     """True if one group reduces along the rows, and the other one over all of them."""
     if not row.reduced or not down.reduced or down.crossing:
@@ -73,13 +94,24 @@ def _complement(row: Group, down: Group) -> bool:
     return fits((2, *fine), frozenset(k + 1 for k in along), frozenset(k + 1 for k in across))
 
 
-def _blocks(n: Node) -> Any:
+def _blocks(n: Node, of: Callable[[int], int] | None = None) -> Any:
     """How many blocks the rows of a sum over leading axes are cut into; 0 if they cannot be."""
     x, axes = n.values[0], n.attrs["axis"]
     if axes != tuple(range(len(axes))) or not axes or len(axes) == len(x.shape) or x.dtype != n.out.dtype:
         return 0
     rows = math.prod(x.shape[: len(axes)])
-    return _open_blocks(rows) if isinstance(rows, Dim) else blocks(rows)
+    if isinstance(rows, Dim):
+        return _open_blocks(rows)
+    return blocks(rows) if of is None else of(rows)
+
+
+def few_blocks(rows: int) -> int:
+    """Likewise for rows that have nothing else to do: blocks of at least that many rows, so that their sums are nothing beside them."""
+    return min(
+        [b for b in range(FEWEST, rows // ROWS + 1) if rows % b == 0],
+        key=lambda b: abs(math.log(b / FEW)),
+        default=0,
+    )
 
 
 def blocks(rows: int) -> int:

@@ -16,7 +16,18 @@ from typing import Any
 
 import numpy as np
 
-from hybridml.kernels import control, driver, epilogue, gemm, horizontal, jit, prologue, streaming, sweep
+from hybridml.kernels import (
+    control,
+    crossing,
+    driver,
+    epilogue,
+    gemm,
+    horizontal,
+    jit,
+    prologue,
+    streaming,
+    sweep,
+)
 from hybridml.kernels.address import Address, Fixed, add_copy
 from hybridml.kernels.blocks import Blocks
 from hybridml.kernels.depth import cut_depth
@@ -167,7 +178,7 @@ class Region:
 
     def _prepared(self, graph: Graph) -> Graph:
         """The graph as this target's routines run it best: none of ours computes in half precision, and threads keep their rows."""
-        return cut_depth(widen_products(graph))
+        return crossing.cut_long(cut_depth(widen_products(graph)))
 
     def _products(self, n: Node) -> Sequence[Step] | None:
         """The steps of a matrix product, or None where no routine takes its operands."""

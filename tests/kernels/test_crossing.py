@@ -81,7 +81,7 @@ def test_values_are_those_of_double_precision(shape, dtype, tolerance):
 def test_each_array_is_read_and_written_once():
     n, d = 1024, 256
     stats = hml.function(gradients).get_concrete_function(*arguments(n, d)).stats
-    blocks = 4 * crossing.BLOCKS * d * 2
+    blocks = 4 * crossing.few_blocks(n) * d * 2
     assert stats.bytes_traced == 4 * (4 * n * d + 2 * d) + 2 * blocks + 4 * 2 * d
 
 
@@ -157,3 +157,35 @@ def test_the_cuda_printer_refuses_with_a_reason():
     low = lower(fuser.graph, group, fuser.places, [v for v in graph.outputs if v in fuser.places])
     with pytest.raises(ValueError, match="adds up across its rows"):
         emit_cuda.emit(low.spec, Shape(32, 8))
+
+
+# of a sum over the leading axes, and how many blocks it is cut into; 0 where it stays whole
+LONG_SUMS = {
+    (1024, 256): 32, (4095, 33): 35, (2, 700, 64): 35, (20_000, 16): 32, (1008, 100): 36,
+    (256, 1024): 0,  # few rows: others find them in the cache
+    (1024, 32): 0,  # few elements
+    (1009, 100): 0,  # a prime number of rows
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", LONG_SUMS)
+def test_long_sums_down_the_columns_are_cut(shape):
+    x = array(*shape)
+    f = hml.function(lambda x: hml.sum(x, axis=tuple(range(x.ndim - 1))))
+    concrete = f.get_concrete_function(x)
+    cut = crossing.cut_long(concrete.graph)
+    sums = [n for n in cut.nodes if n.op.name == "sum"]
+    blocks = LONG_SUMS[shape]
+    assert [n.out.shape for n in sums] == ([(blocks, shape[-1])] if blocks else []) + [shape[-1:]]
+    for got in (f(x).numpy(), interpret(cut, [x.numpy()], [])[0][0]):
+        expected = x.numpy().astype(np.float64).reshape(-1, shape[-1])
+        np.testing.assert_allclose(got, expected.sum(axis=0), atol=2e-6 * np.abs(expected).sum(axis=0).max())
+
+
+def test_a_long_sum_shares_the_kernel_of_what_makes_it():
+    def f(x, y):
+        z = hml.where(x > 0, y, 0.0)
+        return z, hml.sum(z, axis=0)
+
+    concrete = check_traced(f, [array(2048, 64), array(2048, 64)], ops=1000)
+    assert len(concrete.kernels) == 2

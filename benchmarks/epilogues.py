@@ -1,0 +1,103 @@
+"""What riding in a product's blocks costs and saves: `python benchmarks/epilogues.py`.
+
+Each product is timed alone, with what follows it in its blocks, and with that in a kernel of its own; all three in tiles. The numbers of
+a block pass through the near cache. What is left between the first two columns is the rider's own arithmetic and the other operands'
+memory, which no way of fusing would save.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from turns import in_turns, median, ratio
+
+import hybridml as hml
+from hybridml.kernels import gemm, gemm_cost
+
+SHAPES = ((64, 100, 1000), (256, 256, 256), (1024, 256, 256), (256, 1024, 1024))  # m, n, k
+ROUNDS = 11
+
+
+@contextlib.contextmanager
+def tiles(ride: bool) -> Iterator[None]:
+    """Products in tiles, and whether anything may ride in their blocks."""
+    patches = [mock.patch.object(gemm_cost, "library", lambda *args: float("inf"))]
+    if not ride:
+        patches.append(mock.patch.object(gemm, "carries", lambda *args: False))
+    with contextlib.ExitStack() as stack:
+        for p in patches:
+            stack.enter_context(p)
+        yield
+
+
+def cases(m: int, n: int, k: int) -> dict[str, tuple[Callable[..., Any], Callable[..., Any], list[Any]]]:
+    """By name: the product alone, with what follows it, and their arguments."""
+    rng = np.random.default_rng(0)
+
+    def array(*shape: int) -> Any:
+        return hml.asarray(rng.normal(size=shape).astype(np.float32))
+
+    x, w, b, r, g = array(m, k), array(k, n), array(n), array(m, n), array(m, n)
+    weight, first, second = [hml.Variable(np.abs(array(k, n).numpy()) + 0.1) for _ in range(3)]
+
+    def adam(x: Any, g: Any) -> Any:
+        gradient = x.mT @ g
+        first.assign(0.9 * first + 0.1 * gradient)
+        second.assign(0.999 * second + 0.001 * gradient * gradient)
+        weight.assign(weight - 0.001 * first / (hml.sqrt(second) + 1e-7))
+
+    def sgd(x: Any, g: Any) -> Any:
+        weight.assign(weight - 0.001 * (x.mT @ g))
+
+    def masked(g: Any, w: Any, r: Any) -> Any:
+        return hml.where(r > 0, g @ w, 0.0)
+
+    def masked_with_sums(g: Any, w: Any, r: Any) -> Any:
+        y = masked(g, w, r)
+        return y, hml.sum(y, axis=0)
+
+    product = lambda a, b, *_: a @ b  # noqa: E731
+    gradient = lambda a, b: a.mT @ b  # noqa: E731
+    return {
+        "bias and ReLU": (product, lambda x, w, b: hml.nn.relu(x @ w + b), [x, w, b]),
+        "bias and GELU": (product, lambda x, w, b: hml.nn.gelu(x @ w + b), [x, w, b]),
+        "ReLU's gradient": (product, masked, [x, w, r]),
+        "the same and a bias's": (product, masked_with_sums, [x, w, r]),
+        "residual": (product, lambda x, w, r: x @ w + r, [x, w, r]),
+        "scaling": (product, lambda x, w: x @ w * 0.125, [x, w]),
+        "update by SGD": (gradient, sgd, [x, g]),
+        "update by Adam": (gradient, adam, [x, g]),
+    }
+
+
+def program(f: Callable[..., Any], args: list[Any], ride: bool) -> Callable[[], object]:
+    with tiles(ride):
+        traced = hml.function(lambda *args: f(*args))
+        for _ in range(3):
+            traced(*args)
+    return lambda: traced(*args)
+
+
+def main() -> None:
+    print(
+        f"{'what follows':24}{'product':18}{'alone':>10}{'riding':>10}{'apart':>10}{'riding/alone':>14}{'riding/apart':>14}"
+    )
+    saved = []
+    for m, n, k in SHAPES:
+        for name, (product, whole, args) in cases(m, n, k).items():
+            calls = [program(product, args, True), program(whole, args, True), program(whole, args, False)]
+            alone, riding, apart = in_turns(*calls, rounds=ROUNDS)
+            saved.append(ratio(riding, apart))
+            shape = f"{k}x{n}x{m}" if name.startswith("update") else f"{m}x{n}x{k}"
+            times = "".join(f"{median(t) * 1e6:10.1f}" for t in (alone, riding, apart))
+            print(f"{name:24}{shape:18}{times}{ratio(riding, alone):14.2f}{saved[-1]:14.2f}", flush=True)
+    print(f"us; median of riding/apart {statistics.median(saved):.2f}")
+
+
+if __name__ == "__main__":
+    main()
