@@ -24,7 +24,7 @@ import numpy as np
 from workloads import WORKLOADS
 
 CHECKED_CALLS = 4
-BLOCK_SECONDS, WARM_UP_SECONDS = 0.02, 0.3
+BLOCK_SECONDS, WARM_UP_SECONDS, FEWEST_CALLS = 0.02, 0.3, 3
 
 
 def summary(array: Any) -> tuple[float, float]:
@@ -63,7 +63,7 @@ class Worker:
         self.seconds(1)
         fastest = self.seconds(1)
         while time.perf_counter() < end:
-            self.block = max(1, round(BLOCK_SECONDS / fastest))
+            self.block = max(FEWEST_CALLS, round(BLOCK_SECONDS / fastest))
             fastest = min(fastest, self.seconds(self.block))
         return {"calls": self.block}
 

@@ -39,7 +39,7 @@ MOST = {
     "wide_sgd": Counts(10, 44.6),
     "conv_adam": Counts(19, 20.2),
     "gru_adam": Counts(30, 152.8),
-    "transformer_adam": Counts(38, 185.8),
+    "transformer_adam": Counts(38, 182.6),
     "chain_4096": Counts(1, 0.05),
     "chain_1e6": Counts(1, 12.0),
     "cross_entropy": Counts(3, 4.12),

@@ -16,6 +16,7 @@ from hybridml.trace.passes.dce import dce
 from hybridml.trace.passes.expand import expand
 from hybridml.trace.passes.fold import fold
 from hybridml.trace.passes.halves import apart, halves
+from hybridml.trace.passes.joins import joins
 from hybridml.trace.passes.layout import layout
 from hybridml.trace.passes.masks import masks
 from hybridml.trace.passes.materialize import materialize
@@ -55,6 +56,7 @@ PASSES: tuple[Pass, ...] = (
     layout,
     slices,
     tiles,
+    joins,
     cse,
     split,
     simplify,
