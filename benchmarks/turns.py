@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable
 
 ROUNDS, BLOCK_SECONDS, WARM_UP_SECONDS = 25, 0.01, 0.1
-# An OpenBLAS thread keeps a processor busy for some 25 ms after its last product, ours for a fifth of a millisecond: before each turn
-# the opponent's threads are given the time to fall asleep.
+# An OpenBLAS thread keeps a processor busy for 25 to 100 ms after its last product, ours for a fifth of a millisecond: before each turn
+# the opponent's threads are given the time to fall asleep (whose products have several threads is timed by itself all the same).
 SETTLE_SECONDS = 0.04
 # Then it works untimed for a while: a virtual processor that has slept may share a real one with its neighbour for some milliseconds,
 # which halves the speed of everything that takes two threads.

@@ -29,8 +29,10 @@ from hybridml.compare.report import Compiled, Result, Run, Steady, distance
 from hybridml.kernels import jit
 
 BLOCK_SECONDS = 0.02  # calls are timed in blocks at least this long, so that the clock's own cost vanishes
-# NumPy's BLAS threads keep a processor busy for some 25 ms after a product: each turn begins when they are asleep.
-SETTLE_SECONDS = 0.03
+# NumPy's BLAS threads keep a processor busy for some 25 to 100 ms after a product: each turn begins when they are asleep.
+SETTLE_SECONDS = 0.12
+# A virtual processor that has slept itself may share a real one with its neighbour for some milliseconds: then come untimed calls.
+WAKE_SECONDS = 0.01
 PROBE_CALLS = 10  # calls after which results and variables are compared
 
 
@@ -129,7 +131,7 @@ def in_turns(case: Case, ways: Sequence[Callable[..., Any]], rounds: int, progre
     for _ in range(rounds):
         for f, n, found in zip(ways, blocks, seconds, strict=True):
             time.sleep(SETTLE_SECONDS)
-            _block(f, case, 1)
+            _block(f, case, math.ceil(n * WAKE_SECONDS / BLOCK_SECONDS))
             found.append(_block(f, case, n))
         progress.advance()
     return [_spread(found) for found in seconds]
