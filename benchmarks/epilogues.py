@@ -46,9 +46,9 @@ def cases(m: int, n: int, k: int) -> dict[str, tuple[Callable[..., Any], Callabl
     weight, first, second = [hml.Variable(np.abs(array(k, n).numpy()) + 0.1) for _ in range(3)]
 
     def adam(x: Any, g: Any) -> Any:
-        gradient = x.mT @ g
-        first.assign(0.9 * first + 0.1 * gradient)
-        second.assign(0.999 * second + 0.001 * gradient * gradient)
+        new = x.mT @ g
+        first.assign(0.9 * first + 0.1 * new)
+        second.assign(0.999 * second + 0.001 * new * new)
         weight.assign(weight - 0.001 * first / (hml.sqrt(second) + 1e-7))
 
     def sgd(x: Any, g: Any) -> Any:
@@ -61,8 +61,12 @@ def cases(m: int, n: int, k: int) -> dict[str, tuple[Callable[..., Any], Callabl
         y = masked(g, w, r)
         return y, hml.sum(y, axis=0)
 
-    product = lambda a, b, *_: a @ b  # noqa: E731
-    gradient = lambda a, b: a.mT @ b  # noqa: E731
+    def product(a: Any, b: Any, *_: Any) -> Any:
+        return a @ b
+
+    def gradient(a: Any, b: Any) -> Any:
+        return a.mT @ b
+
     return {
         "bias and ReLU": (product, lambda x, w, b: hml.nn.relu(x @ w + b), [x, w, b]),
         "bias and GELU": (product, lambda x, w, b: hml.nn.gelu(x @ w + b), [x, w, b]),

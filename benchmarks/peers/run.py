@@ -92,8 +92,8 @@ def environment(caches: Path) -> dict[str, str]:
 
 
 def first_calls(name: str, variants: Sequence[tuple[str, str]], caches: Path, log: Any) -> dict[str, Any]:
-    """Seconds of the first call in a process with empty caches, then in a second one, and that one's peak memory: medians of a few pairs
-    of processes, fewer where that takes long."""
+    """Seconds of the first call in a process with empty caches, then in a second one, medians of a few pairs of processes, fewer
+    where that takes long; and the peak memory of the last."""
     found: dict[str, Any] = {}
     for library, variant in variants:
         row: dict[str, Any] = {}

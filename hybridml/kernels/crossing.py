@@ -9,11 +9,11 @@ depend on the number of threads. (PyTorch's and Apex's layer_norm kernels share 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hybridml.kernels.space import Space, parts, refine
-from hybridml.ops.registry import PUBLIC
+from hybridml.ops.registry import OPS
 from hybridml.ops.spec import TensorSpec
 from hybridml.symbolic import Dim, has_dims, hint
 from hybridml.symbolic.polynomial import Symbol, atom
@@ -43,33 +43,28 @@ def fits(space: Space, rows: frozenset[int], across: frozenset[int]) -> bool:
 
 def cut(fuser: Fuser) -> Graph | None:
     """The graph with those sums cut into blocks that could then ride along with rows beside them; None if there are none."""
-    wanted: dict[int, Any] = {}  # the node of a sum, and its blocks
+    wanted: dict[Node, Any] = {}  # a sum, and its blocks
     for pair in fuser.reasons:
         a, b = (fuser.owner[i] for i in pair)
         for row, down in ((a, b), (b, a)):
             if _complement(row, down):
-                found = {
-                    i: _blocks(fuser.nodes[i]) for i in down.nodes if fuser.nodes[i].op.reduce is not None
-                }
-                wanted |= {i: blocks for i, blocks in found.items() if not isinstance(blocks, int) or blocks}
-                fuser.uncut |= {s for i in found for s in _alone(fuser.nodes[i])}
-    if not wanted:
-        return None
-    nodes: list[Node] = []
-    for i, n in enumerate(fuser.nodes):
-        nodes += _in_blocks(n, wanted[i]) if i in wanted else [n]
-    return fuser.graph.replace(nodes=tuple(nodes))
+                sums = [n for i in down.nodes if (n := fuser.nodes[i]).op.reduce is not None]
+                wanted |= {n: b for n in sums if not isinstance(b := _blocks(n, blocks), int) or b}
+                fuser.uncut |= {s for n in sums for s in _alone(n)}
+    return _with_blocks(fuser.graph, wanted) if wanted else None
 
 
 def cut_long(graph: Graph) -> Graph:
     """The graph with long sums down many columns cut into blocks, rows or not: threads then share out rows of memory, not
     columns, of which each would read a few cache lines here and a few there."""
-    wanted = {id(n): b for n in graph.nodes if _is_long(n) and (b := _blocks(n, few_blocks))}
-    if not wanted:
-        return graph
+    wanted = {n: b for n in graph.nodes if _is_long(n) and (b := _blocks(n, few_blocks))}
+    return _with_blocks(graph, wanted) if wanted else graph
+
+
+def _with_blocks(graph: Graph, wanted: Mapping[Node, Any]) -> Graph:
     nodes: list[Node] = []
     for n in graph.nodes:
-        nodes += _in_blocks(n, wanted[id(n)]) if id(n) in wanted else [n]
+        nodes += _in_blocks(n, wanted[n]) if n in wanted else [n]
     return graph.replace(nodes=tuple(nodes))
 
 
@@ -94,34 +89,32 @@ def _complement(row: Group, down: Group) -> bool:
     return fits((2, *fine), frozenset(k + 1 for k in along), frozenset(k + 1 for k in across))
 
 
-def _blocks(n: Node, of: Callable[[int], int] | None = None) -> Any:
+def _blocks(n: Node, of: Callable[[int], int]) -> Any:
     """How many blocks the rows of a sum over leading axes are cut into; 0 if they cannot be."""
     x, axes = n.values[0], n.attrs["axis"]
     if axes != tuple(range(len(axes))) or not axes or len(axes) == len(x.shape) or x.dtype != n.out.dtype:
         return 0
     rows = math.prod(x.shape[: len(axes)])
-    if isinstance(rows, Dim):
-        return _open_blocks(rows)
-    return blocks(rows) if of is None else of(rows)
-
-
-def few_blocks(rows: int) -> int:
-    """Likewise for rows that have nothing else to do: blocks of at least that many rows, so that their sums are nothing beside them."""
-    return min(
-        [b for b in range(FEWEST, rows // ROWS + 1) if rows % b == 0],
-        key=lambda b: abs(math.log(b / FEW)),
-        default=0,
-    )
+    return _open_blocks(rows) if isinstance(rows, Dim) else of(rows)
 
 
 def blocks(rows: int) -> int:
     """How many blocks of equal size so many rows are cut into; 0 if they cannot be."""
-    fitting = [b for b in range(FEWEST, min(MOST, rows // 2) + 1) if rows % b == 0]
-    return min(fitting, key=_distance, default=0)
+    return _divisor(rows, BLOCKS, rows // 2)
 
 
-def _distance(blocks: int) -> float:
-    return abs(math.log(blocks / BLOCKS))
+def few_blocks(rows: int) -> int:
+    """Likewise where no rows ride along: of at least some rows each, so that the blocks' sums are nothing beside them."""
+    return _divisor(rows, FEW, rows // ROWS)
+
+
+def _divisor(rows: int, wanted: int, most: int) -> int:
+    fitting = [b for b in range(FEWEST, min(MOST, most) + 1) if rows % b == 0]
+    return min(fitting, key=lambda b: _distance(b, wanted), default=0)
+
+
+def _distance(blocks: int, wanted: int = BLOCKS) -> float:
+    return abs(math.log(blocks / wanted))
 
 
 def _open_blocks(rows: Dim) -> Any:
@@ -150,7 +143,7 @@ def _alone(n: Node) -> set[Symbol]:
 
 
 def _in_blocks(n: Node, blocks: Any) -> list[Node]:
-    reshape = PUBLIC["reshape"].op  # type: ignore[attr-defined]  # public functions carry their row
+    reshape = OPS["reshape"]
     x, leading = n.values[0], len(n.attrs["axis"])
     rest = x.shape[leading:]
     rows = math.prod(x.shape[:leading])

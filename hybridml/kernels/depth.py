@@ -1,7 +1,7 @@
 """Products of a weight that the call also updates are cut along the summed axis, so that each thread keeps its rows of the weight.
 
 x @ w with its result split over two threads makes both of them read all of w. A line of memory that two cores hold can be written only
-when the other one has given it up: some 15 ns a line, which was the greater part of an update's time. Cut along the summed axis (what GEMM
+when the other one has given it up, which costs an update more than its arithmetic. Cut along the summed axis (what GEMM
 libraries call split-K), each thread reads the rows of w that it will update later, and half of x; the two partial results are small, and
 whoever reads their sum adds them up. The cut depends on shapes alone, so results do not depend on the number of threads.
 
@@ -11,12 +11,11 @@ whoever reads their sum adds them up. The cut depends on shapes alone, so result
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from hybridml.kernels import gemm, gemm_cost
 from hybridml.kernels.gemm_cost import Split
 from hybridml.kernels.views import Place, places
-from hybridml.ops.registry import PUBLIC, Kind, Op
+from hybridml.ops.registry import OPS, Kind
 from hybridml.symbolic import hint
 from hybridml.trace.graph import Graph, Node, Value
 from hybridml.trace.passes.rewrite import Rewriter, rewrite
@@ -106,24 +105,19 @@ def _cut(r: Rewriter, n: Node) -> None:
         starts, stops = [0] * len(v.shape), list(v.shape)
         starts[axis], stops[axis] = first, last
         attrs = {"starts": tuple(starts), "stops": tuple(stops), "steps": (1,) * len(v.shape)}
-        return r.emit(_row("strided_slice"), (v,), attrs, source)
+        return r.emit(OPS["slice"], (v,), attrs, source)
 
     def apart(v: Value, axis: int) -> Value:
         """With the parts as a leading axis."""
         v = rows(v, axis, 0, whole)
         shape = (*v.shape[:axis], PARTS, part, *v.shape[axis + 1 :])
-        v = r.emit(_row("reshape"), (v,), {"shape": shape}, source)
-        return v if axis == 0 else r.emit(_row("permute_dims"), (v,), {"axes": (1, 0, 2)}, source)
+        v = r.emit(OPS["reshape"], (v,), {"shape": shape}, source)
+        return v if axis == 0 else r.emit(OPS["permute_dims"], (v,), {"axes": (1, 0, 2)}, source)
 
     both = r.emit(n.op, (apart(x, 0 if ta else 1), apart(w, 0)), n.attrs, source)
-    y = r.emit(_row("sum"), (both,), {"axis": (0,), "keepdims": False}, source)
+    y = r.emit(OPS["sum"], (both,), {"axis": (0,), "keepdims": False}, source)
     if whole < k:  # the last one, where their number is odd
-        column = r.emit(_row("reshape"), (rows(x, 0 if ta else 1, whole, k),), {"shape": (*sizes, 1)}, source)
-        rest = r.emit(_row("multiply"), (column, rows(w, 0, whole, k)), {}, source)
-        y = r.emit(_row("add"), (y, rest), {}, source)
+        column = r.emit(OPS["reshape"], (rows(x, 0 if ta else 1, whole, k),), {"shape": (*sizes, 1)}, source)
+        rest = r.emit(OPS["multiply"], (column, rows(w, 0, whole, k)), {}, source)
+        y = r.emit(OPS["add"], (y, rest), {}, source)
     r.replace(n.out, y)
-
-
-def _row(name: str) -> Op:
-    op: Any = PUBLIC[name].op  # type: ignore[attr-defined]  # public functions carry their row
-    return op  # type: ignore[no-any-return]

@@ -61,7 +61,8 @@ class Executable:
             if not products:
                 driver.expect()
             self.region = planned(self.meter)
-            driver.expect()
+            if products:
+                driver.expect()
             self._build()
             jit.finish(self.loads)
         self._seconds = time.perf_counter() - started

@@ -32,7 +32,7 @@ SHORT = 0.15
 
 
 SHARED_LINE = 30.0
-"""Cycles to write a line of 64 bytes that another core has read; a third of that where two threads do it at the same time was measured."""
+"""Cycles to write a line of 64 bytes that another core has read, and holds still."""
 
 NEAR = 2 << 20
 """Bytes of an operand of which much is still in a core's own cache when it is written."""

@@ -38,6 +38,14 @@ _I32 = ir.IntType(32)
 _BOOL = ir.IntType(1)
 
 
+def prefetch(builder: Any, address: Any, *, write: bool, level: int) -> None:
+    """Fetch the cache line at an address, which need not be a valid one, into the first- or second-level cache."""
+    pointer = builder.inttoptr(address, ir.IntType(8).as_pointer())
+    kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
+    builder.call(function, [pointer, _I32(int(write)), _I32(4 - level), _I32(1)])
+
+
 class Emitter:
     """Writes vector instructions for one element type at the builder's place."""
 
@@ -86,13 +94,6 @@ class Emitter:
             return
         function = self._masked("store", ir.VoidType(), [self.vector, pointer.type, _I32, self.mask])
         self.builder.call(function, [value, pointer, _I32(self.item_bytes), mask])
-
-    def prefetch(self, address: Any, write: bool) -> None:
-        """Fetch the cache line at an address, which need not be a valid one."""
-        pointer = self.builder.inttoptr(address, ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
-        function = cgutils.get_or_insert_function(self.builder.module, kind, "llvm.prefetch.p0")
-        self.builder.call(function, [pointer, _I32(int(write)), _I32(3), _I32(1)])
 
     def _masked(self, what: str, result: ir.Type, parameters: Sequence[ir.Type]) -> Any:
         name = f"llvm.masked.{what}.v{self.width}f{self.item_bytes * 8}.p0"
@@ -180,7 +181,7 @@ def _emit_tile_body(
     c_starts = [emit.address(c, builder.mul(c_row, _I64(r))) for r in range(rows)]
     places = [emit.address(c_starts[r], _I64(v * emit.width)) for r, v in tile]
     for place in places:  # while the sums are made, the lines of C that they are stored to arrive
-        emit.prefetch(place, write=True)
+        prefetch(builder, place, write=True, level=1)
     a_step, b_step = [builder.mul(stride, _I64(emit.item_bytes)) for stride in (a_column, b_row)]
 
     def step(values: Sequence[Any]) -> Sequence[Any]:

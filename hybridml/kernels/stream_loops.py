@@ -6,20 +6,18 @@ from typing import Any
 
 from llvmlite import ir
 
-from hybridml.kernels.gemm_tile import VECTOR_BYTES
+from hybridml.buffers import LINE
+from hybridml.kernels.gemm_tile import VECTOR_BYTES, prefetch
 from hybridml.kernels.language import types
-from hybridml.kernels.language.build import get_or_insert_function
 from hybridml.kernels.language.functions import device, intrinsic
 from hybridml.kernels.language.types import Pointer
 from hybridml.kernels.native import copy_bytes
-
-LINE = 64  # bytes: what is written in part waits in a buffer for its other part
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 
 
 @intrinsic
-def address_of(typingctx, pointer, index):  # type: ignore[no-untyped-def]
+def address_of(typingctx: Any, pointer: Any, index: Any) -> Any:
     """Where an element of an operand lies."""
     if not isinstance(pointer, Pointer):
         return None
@@ -31,7 +29,7 @@ def address_of(typingctx, pointer, index):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def vector_past_caches(typingctx, to, of):  # type: ignore[no-untyped-def]
+def vector_past_caches(typingctx: Any, to: Any, of: Any) -> Any:
     """Move one vector to an aligned address."""
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
@@ -45,7 +43,7 @@ def vector_past_caches(typingctx, to, of):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def stream_end(typingctx):  # type: ignore[no-untyped-def]
+def stream_end(typingctx: Any) -> Any:
     """Such stores are in no order with others before this: then other threads may read what was stored."""
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
@@ -56,14 +54,11 @@ def stream_end(typingctx):  # type: ignore[no-untyped-def]
 
 
 @intrinsic
-def line_ahead(typingctx, address):  # type: ignore[no-untyped-def]
+def line_ahead(typingctx: Any, address: Any) -> Any:
     """Fetch the line at an address, which need not be a valid one, into the second-level cache."""
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        pointer = builder.inttoptr(values[0], ir.IntType(8).as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
-        function = get_or_insert_function(builder.module, kind, "llvm.prefetch.p0")
-        builder.call(function, [pointer, _I32(0), _I32(2), _I32(1)])
+        prefetch(builder, values[0], write=False, level=2)
         return context.get_dummy_value()
 
     return types.none(types.int64), codegen

@@ -29,6 +29,7 @@ from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
+from hybridml.buffers import LINE
 from hybridml.kernels.host import last_level_cache
 from hybridml.kernels.lower import Lowered
 from hybridml.kernels.spec import Ahead, KernelSpec, Load, Loop, Mode, Operand, Statement, Store, Stream
@@ -36,7 +37,6 @@ from hybridml.symbolic import hint
 from hybridml.trace.graph import Value
 
 LEAST = 1 << 20  # bytes of an output: smaller ones fit beside whatever else goes by
-LINE = 64
 
 
 def worthwhile(low: Lowered, kept: Collection[Value]) -> tuple[str, ...]:
@@ -44,7 +44,7 @@ def worthwhile(low: Lowered, kept: Collection[Value]) -> tuple[str, ...]:
 
     `kept` are inputs whose memory no output can take over: where one may, the line is in the cache anyway.
     """
-    if low.spec.mode is not Mode.ROW:
+    if low.spec.mode is not Mode.ROW or not low.spec.parallel:
         return ()
     read = {v: hint(v.spec.nbytes) for o, (v, _) in _operands(low) if not o.written}
     written = {v: hint(v.spec.nbytes) for o, (v, _) in _operands(low) if o.written}

@@ -5,21 +5,21 @@ The gradients of an attention's queries, keys and values, for example, are joine
 
 from __future__ import annotations
 
-from hybridml.ops.registry import PUBLIC
+from hybridml.ops.registry import OPS
 from hybridml.trace.graph import Graph, Node
 from hybridml.trace.passes.rewrite import Rewriter, rewrite
 
 
 def joins(graph: Graph) -> Graph:
-    concat, permute = PUBLIC["concat"].op, PUBLIC["permute_dims"].op  # type: ignore[attr-defined]  # public functions carry their row
+    concat, permute = OPS["concat"], OPS["permute_dims"]
     if all(n.op is not concat for n in graph.nodes):
         return graph
     readers, producers, results = graph.readers(), graph.producers(), set(graph.results)
     turned = {
-        n.out: reader
+        n.out
         for n in graph.nodes
         if n.op is concat and n.out not in results and len(readers.get(n.out, ())) == 1
-        and (reader := readers[n.out][0]).op is permute
+        and readers[n.out][0].op is permute
     }  # fmt: skip
 
     def visit(r: Rewriter, n: Node) -> bool:
