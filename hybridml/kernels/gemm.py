@@ -12,19 +12,18 @@ from dataclasses import dataclass, replace
 from enum import IntEnum
 from pathlib import Path
 
-from hybridml.kernels import blas, gemm_cost, host, jit
+from hybridml.kernels import blas, gemm_cost, jit
 from hybridml.kernels.gemm_cost import Machine, Product, Split
 from hybridml.kernels.jit import Kernel
+from hybridml.kernels.vectors import VECTOR_BYTES
 from hybridml.kernels.walk import Axes
 
 _ZEN_5 = Machine(16, library_share=0.5)
 _ZEN_3 = Machine(
     8, library_share=1.0, tile_rows=6, start=60.0, pack=0.05, library_call=1000.0, library_pack=0.5
 )
-_PROCESSORS = (("avx512f", 64, _ZEN_5), ("avx2", 32, _ZEN_3))
-"""By feature, widest vectors first: their bytes, and figures for the cost model."""
-
-_OTHER = (16, Machine(4, library_share=0.9, tile_rows=6))
+_PROCESSORS = {64: _ZEN_5, 32: _ZEN_3, 16: Machine(4, library_share=0.9, tile_rows=6)}
+"""Figures for the cost model, by the bytes of a vector."""
 
 CYCLES = 2.0  # in a nanosecond of an estimate, which is rather too long
 
@@ -313,8 +312,4 @@ def _choose(p: Product, ldb: int, machine: Machine, saved: float) -> str:
 @functools.cache
 def machine(dtype: str) -> Machine:
     """This processor, for the cost model."""
-    features = host.features()
-    vector_bytes, figures = next(
-        ((size, figures) for name, size, figures in _PROCESSORS if features.get(name)), _OTHER
-    )
-    return replace(figures, lanes=vector_bytes // (4 if dtype == "float32" else 8))
+    return replace(_PROCESSORS[VECTOR_BYTES], lanes=VECTOR_BYTES // (4 if dtype == "float32" else 8))

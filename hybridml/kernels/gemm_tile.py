@@ -14,19 +14,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import llvmlite.binding as llvm
 from llvmlite import ir
 
 from hybridml.kernels.language import build as cgutils
 from hybridml.kernels.language import types
 from hybridml.kernels.language.functions import intrinsic
-
-_FEATURES = llvm.get_host_cpu_features()
-VECTOR_BYTES = 64 if _FEATURES.get("avx512f") else 32 if _FEATURES.get("avx2") else 16
-# Two vectors of columns for each row are added to: with 16 registers six rows leave room for two vectors of B, one element of A and
-# the mask of a last column; with 32 (AVX-512, NEON) eight are enough to hide how long a multiply-add takes.
-TILE_ROWS = 8 if _FEATURES.get("avx512f") or not _FEATURES.get("sse2") else 6
-_FREE_MASKS = bool(_FEATURES.get("avx512f"))
+from hybridml.kernels.vectors import FREE_MASKS, TILE_ROWS, VECTOR_BYTES
 
 float32_width = VECTOR_BYTES // 4
 float64_width = VECTOR_BYTES // 8
@@ -162,7 +155,7 @@ def _emit_tile(builder: Any, element: ir.Type, rows: int, vectors: int, values: 
 def _emit_full_or_masked(
     builder: Any, emit: Emitter, rows: int, values: Sequence[Any], full: Any, masks: Sequence[Any | None]
 ) -> None:
-    if _FREE_MASKS:
+    if FREE_MASKS:
         _emit_tile_body(builder, emit, rows, values, masks)
         return
     with builder.if_else(full) as (then, otherwise):

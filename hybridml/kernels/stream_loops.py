@@ -7,11 +7,12 @@ from typing import Any
 from llvmlite import ir
 
 from hybridml.buffers import LINE
-from hybridml.kernels.gemm_tile import VECTOR_BYTES, prefetch
+from hybridml.kernels.gemm_tile import prefetch
 from hybridml.kernels.language import types
 from hybridml.kernels.language.functions import device, intrinsic
 from hybridml.kernels.language.types import Pointer
 from hybridml.kernels.native import copy_bytes
+from hybridml.kernels.vectors import VECTOR_BYTES
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 import hybridml as hml
+from hybridml.kernels.translate import module
 from hybridml.testing import kernels as written
 
 pytestmark = pytest.mark.skipif(
@@ -59,12 +60,15 @@ def array(*shape: int) -> Any:
     return hml.asarray(rng.normal(size=shape).astype(np.float32))
 
 
-@pytest.mark.parametrize(("cpu", "most", "spilled"), [("znver3", 172, 8), ("znver4", 150, 0)])
-def test_a_chain_is_one_loop_of_whole_vectors(cpu: str, most: int, spilled: int) -> None:
+@pytest.mark.parametrize(("cpu", "turns", "most", "spilled"), [("znver3", 2, 172, 8), ("znver4", 4, 302, 12)])
+def test_a_chain_is_one_loop_of_whole_vectors(
+    cpu: str, turns: int, most: int, spilled: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "IN_TURNS", turns)
     step = kernel(chain, array(64, 64), array(64, 64))
     register, lanes = WIDTH[cpu]
     (body,) = vector_loops(written.assembly_of(step.source, step.kernel.name, cpu), register)
-    assert elements(body) == 2 * lanes  # a long body takes two vectors in turns
+    assert elements(body) == turns * lanes  # a long body takes some vectors in turns
     assert not any("call" in line for line in body)
     assert len(body) <= most
     stored = [line for line in body if re.match(rf"vmovu?a?ps\s+%{register}\d+, .*\(%rsp\)", line)]

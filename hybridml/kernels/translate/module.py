@@ -15,11 +15,13 @@ from hybridml.kernels.translate.frame import Frame, LoopEnds, Slot
 from hybridml.kernels.translate.numbers import cast
 from hybridml.kernels.translate.source import Trees, assigned_often, functions_of, outer_names, tree_of
 from hybridml.kernels.translate.values import Unsupported, Value, constant
+from hybridml.kernels.vectors import REGISTERS
 
 MAX_INLINED = 64  # functions inside functions: more is a recursion
-# A body of so many operations in one long chain fills the processor's window before the chain of the next vector begins: two vectors are
+# A body of so many operations in one long chain fills the processor's window before the chain of the next vector begins: some vectors are
 # then taken in turns. LLVM takes one, for fear that registers run out; spilled constants cost less than waiting.
 LONG_BODY = 40
+IN_TURNS = 4 if REGISTERS == 32 else 2
 
 
 def translate(source: str, name: str, signature: str, symbol: str, path: str) -> Translated:
@@ -218,7 +220,7 @@ class _Translator(Expressions):
             not frame.loops and not self.inlined
         )  # rows' loops are short: what is left over would cost more
         if is_own and is_straight and self._operations() - operations >= LONG_BODY:
-            build.interleave(loop, 2)
+            build.interleave(loop, IN_TURNS)
 
     def _operations(self) -> int:
         return sum(len(block.instructions) for block in self.builder.function.blocks)
