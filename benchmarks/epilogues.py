@@ -1,8 +1,8 @@
-"""What riding in a product's blocks costs and saves: `python benchmarks/epilogues.py`.
+"""What riding on a product costs and saves: `python benchmarks/epilogues.py`.
 
-Each product is timed alone, with what follows it in its blocks, and with that in a kernel of its own; all three in tiles. The numbers of
-a block pass through the near cache. What is left between the first two columns is the rider's own arithmetic and the other operands'
-memory, which no way of fusing would save.
+Each product is timed alone, with what follows it in its register tiles (or blocks, where that is all it can have), with the same in its
+blocks, whose numbers pass through the near cache, and with that in a kernel of its own; all four in tiles. What is left between the first
+two columns is the rider's own arithmetic and the other operands' memory, which no way of fusing would save.
 """
 
 from __future__ import annotations
@@ -17,18 +17,20 @@ import numpy as np
 from turns import in_turns, median, ratio
 
 import hybridml as hml
-from hybridml.kernels import gemm, gemm_cost
+from hybridml.kernels import gemm, gemm_cost, region
 
-SHAPES = ((64, 100, 1000), (256, 256, 256), (1024, 256, 256), (256, 1024, 1024))  # m, n, k
+SHAPES = ((256, 10, 100), (64, 100, 1000), (256, 256, 256), (1024, 256, 256), (256, 1024, 1024))  # m, n, k
 ROUNDS = 11
 
 
 @contextlib.contextmanager
-def tiles(ride: bool) -> Iterator[None]:
-    """Products in tiles, and whether anything may ride in their blocks."""
+def tiles(ride: bool, in_registers: bool = True) -> Iterator[None]:
+    """Products in tiles, whether anything may ride on them, and how."""
     patches = [mock.patch.object(gemm_cost, "library", lambda *args: float("inf"))]
     if not ride:
         patches.append(mock.patch.object(gemm, "carries", lambda *args: False))
+    if not in_registers:
+        patches.append(mock.patch.object(region, "fits_tile", lambda spec: False))
     with contextlib.ExitStack() as stack:
         for p in patches:
             stack.enter_context(p)
@@ -79,8 +81,10 @@ def cases(m: int, n: int, k: int) -> dict[str, tuple[Callable[..., Any], Callabl
     }
 
 
-def program(f: Callable[..., Any], args: list[Any], ride: bool) -> Callable[[], object]:
-    with tiles(ride):
+def program(
+    f: Callable[..., Any], args: list[Any], ride: bool, in_registers: bool = True
+) -> Callable[[], object]:
+    with tiles(ride, in_registers):
         traced = hml.function(lambda *args: f(*args))
         for _ in range(3):
             traced(*args)
@@ -88,19 +92,25 @@ def program(f: Callable[..., Any], args: list[Any], ride: bool) -> Callable[[], 
 
 
 def main() -> None:
+    heads = ("alone", "riding", "in blocks", "apart", "riding/alone", "riding/in blocks", "riding/apart")
     print(
-        f"{'what follows':24}{'product':18}{'alone':>10}{'riding':>10}{'apart':>10}{'riding/alone':>14}{'riding/apart':>14}"
+        f"{'what follows':24}{'product':18}" + "".join(f"{h:>18}" if "/" in h else f"{h:>11}" for h in heads)
     )
-    saved = []
+    saved: list[list[float]] = [[], []]
     for m, n, k in SHAPES:
         for name, (product, whole, args) in cases(m, n, k).items():
-            calls = [program(product, args, True), program(whole, args, True), program(whole, args, False)]
-            alone, riding, apart = in_turns(*calls, rounds=ROUNDS)
-            saved.append(ratio(riding, apart))
+            alone, riding, in_blocks, apart = in_turns(
+                program(product, args, True), program(whole, args, True), program(whole, args, True, False),
+                program(whole, args, False), rounds=ROUNDS,
+            )  # fmt: skip
+            ratios = [ratio(riding, other) for other in (alone, in_blocks, apart)]
+            for found, r in zip(saved, ratios[1:], strict=True):
+                found.append(r)
             shape = f"{k}x{n}x{m}" if name.startswith("update") else f"{m}x{n}x{k}"
-            times = "".join(f"{median(t) * 1e6:10.1f}" for t in (alone, riding, apart))
-            print(f"{name:24}{shape:18}{times}{ratio(riding, alone):14.2f}{saved[-1]:14.2f}", flush=True)
-    print(f"us; median of riding/apart {statistics.median(saved):.2f}")
+            times = "".join(f"{median(t) * 1e6:11.1f}" for t in (alone, riding, in_blocks, apart))
+            print(f"{name:24}{shape:18}{times}" + "".join(f"{r:18.2f}" for r in ratios), flush=True)
+    blocks, apart_ratio = map(statistics.median, saved)
+    print(f"us; median of riding/in blocks {blocks:.3f}, of riding/apart {apart_ratio:.3f}")
 
 
 if __name__ == "__main__":

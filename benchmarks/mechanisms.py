@@ -24,6 +24,7 @@ from lib_hybridml import traced_function
 from workloads import WORKLOADS
 
 WITHOUT: dict[str, Any] = {
+    "epilogues in registers": mock.patch.object(region, "fits_tile", lambda spec: False),
     "products cut along the summed axis": mock.patch.object(region, "cut_depth", lambda graph: graph),
     "long sums cut into blocks": mock.patch.object(crossing, "cut_long", lambda graph: graph),
     "stores past the caches": mock.patch.object(streaming, "worthwhile", lambda low, kept: ()),
@@ -32,6 +33,7 @@ WITHOUT: dict[str, Any] = {
     ),
 }
 PEERS = {
+    "epilogues in registers": ("two_layer_forward", "two_layer_sgd", "wide_sgd", "transformer_adam"),
     "products cut along the summed axis": ("two_layer_sgd", "two_layer_adam", "conv_adam"),
     "long sums cut into blocks": ("gru_adam", "transformer_adam"),
     "stores past the caches": ("layer_norm",),

@@ -6,6 +6,7 @@ import ast
 import doctest
 import importlib
 import inspect
+import os
 import pkgutil
 import re
 import subprocess
@@ -24,14 +25,16 @@ TEXTS = re.compile(r"hybridml\.kernels\.scalar_math\..")
 MODULES = sorted(m.name for m in pkgutil.walk_packages(hml.__path__, "hybridml.") if not TEXTS.match(m.name))
 
 
-def test_importing_is_light() -> None:
-    """Nothing heavy is imported before it is needed: compilers, plots and GPU libraries cost seconds."""
+def test_importing_is_light(tmp_path: Path) -> None:
+    """Nothing heavy is imported before it is needed: compilers, plots and GPU libraries cost seconds. Nothing is asked of them or kept."""
     code = "import sys, hybridml; print(*[m for m in sys.argv[1:] if m in sys.modules])"
     heavy = ["numba", "llvmlite", "scipy", "matplotlib", "rich", "cupy", "cuda", "sklearn"]
     run = subprocess.run(
-        [sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True, cwd=ROOT
-    )
+        [sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True, cwd=ROOT,
+        env=os.environ | {"HYBRIDML_CACHE_DIR": str(tmp_path)},
+    )  # fmt: skip
     assert run.stdout.split() == []
+    assert not list(tmp_path.iterdir())
 
 
 def test_one_version() -> None:

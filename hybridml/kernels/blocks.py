@@ -62,10 +62,14 @@ class Blocks:
     def _epilogue(
         self, e: Epilogue, c_word: int | None, words: list[int], at: int
     ) -> list[tuple[Named, int]]:
-        """Puts an epilogue into a product's words: its kernel, its block, whether the product is nowhere but in the block at hand."""
+        """Puts an epilogue into the words from `at` on: its kernel, its block, whether the product is nowhere but in the block at hand;
+        if it takes tiles, its function in place of the kernel, and whether others want the product. What else the product names."""
         words[at + 2] = int(e.place is None)
-        place = [(self._named(e.place, 0), c_word)] if e.place is not None and c_word is not None else []
-        return [*place, self._rider(e, words, at)]
+        place = e.prefetched if e.in_tile and e.place is None else e.place
+        rider = self._rider(e, words, at)
+        if e.in_tile:
+            words[at], words[at + 3], words[at + 4] = 0, words[at], int(e.product in e.writes)
+        return [rider] if place is None or c_word is None else [(self._named(place, 0), c_word), rider]
 
     def _rider(self, rider: Epilogue | Prologue, words: list[int], at: int) -> tuple[Named, int]:
         """Puts a rider's kernel into a product's words; its own block goes into the word behind that."""

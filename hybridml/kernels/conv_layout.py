@@ -25,7 +25,9 @@ EPILOGUE = (
 )
 EPILOGUE_ARGS = 31
 BLOCK_ALONE = 32
-WORDS = 33
+TILE_EPILOGUE = 33  # a function for each register tile of results, in place of the kernel; whether others want the results then
+KEEP = 34
+WORDS = 35
 
 PANEL_BYTES = (
     73728  # 64 windows of 256 elements of four bytes and a vector's room: it stays in a second-level cache

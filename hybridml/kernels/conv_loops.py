@@ -23,6 +23,7 @@ from hybridml.kernels.conv_layout import (
     FILTERS,
     GROUPS,
     HEIGHT,
+    KEEP,
     LEFT,
     OUT_HEIGHT,
     OUT_WIDTH,
@@ -36,6 +37,7 @@ from hybridml.kernels.conv_layout import (
     TAPS_DOWN,
     TEMPLATE,
     TEMPLATE_WORDS,
+    TILE_EPILOGUE,
     TILED,
     TOP,
     WIDTH,
@@ -60,6 +62,8 @@ PANEL = PANEL_BYTES + PANEL_SLACK
 PRODUCT_BYTES = 1024
 P_TRANSA, P_M, P_N, P_K = 8 * Words.TRANSA, 8 * Words.M, 8 * Words.N, 8 * Words.K
 P_A, P_B, P_C = 8 * Words.A, 8 * Words.B, 8 * Words.C
+P_EPILOGUE_ARGS, P_TILE_EPILOGUE, P_KEEP = 8 * Words.EPILOGUE_ARGS, 8 * Words.TILE_EPILOGUE, 8 * Words.KEEP
+P_FIRST_ROW, P_FIRST_COLUMN = 8 * Words.FIRST_ROW, 8 * Words.FIRST_COLUMN
 P_LDA, P_LDB, P_LDC, P_ACCUMULATE = 8 * Words.LDA, 8 * Words.LDB, 8 * Words.LDC, 8 * Words.ACCUMULATE
 
 
@@ -172,13 +176,15 @@ def product(args, words, m, k, a, lda, b, ldb, c, accumulate):
 
 
 def forward(args, begin, end):
-    """Results, for some rows of windows: panels times filters. An epilogue is called on each block of windows."""
+    """Results, for some rows of windows: panels times filters. An epilogue is called on each block of windows, or on each tile of it."""
     panel = scratch(PANEL)
     block = scratch(BLOCK_BYTES)
     words = scratch(PRODUCT_BYTES)
     each, many = args[CHANNELS], args[FILTERS]
     filters = args[GROUPS] * many
     start_product(args, words, args[BY_TAP], many, filters)
+    store(words + P_EPILOGUE_ARGS, args[EPILOGUE_ARGS])
+    store(words + P_KEEP, args[KEEP])
     taps_in_all = args[TAPS_DOWN] * args[TAPS_ACROSS]
     first = begin * args[OUT_WIDTH]
     last = end * args[OUT_WIDTH]
@@ -189,14 +195,18 @@ def forward(args, begin, end):
         ) // blocks  # shared out evenly: a narrow last one would cost much
         blocks -= 1
         to = block if args[BLOCK_ALONE] else args[G] + first * filters * ITEM
+        store(words + P_FIRST_ROW, first)
         for group in range(args[GROUPS]):
             c = to + group * many * ITEM
+            store(words + P_FIRST_COLUMN, group * many)
             tap = 0
             while tap < taps_in_all:
                 taps = min(args[BLOCK_TAPS], taps_in_all - tap)
                 channel = 0
                 while channel < each:
                     channels = min(args[BLOCK_CHANNELS], each - channel)
+                    is_last = tap + taps == taps_in_all and channel + channels == each
+                    store(words + P_TILE_EPILOGUE, args[TILE_EPILOGUE] if is_last else 0)
                     row = gather(args, panel, first, windows, tap, taps, group * each + channel, channels)
                     b = args[W] + ((tap * each + channel) * filters + group * many) * ITEM
                     again = 1 if tap + channel > 0 else 0

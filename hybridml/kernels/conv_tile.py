@@ -25,10 +25,9 @@ def _make_copy_some(element: ir.Type) -> Any:
         def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
             to, of, first, last = values
             emit = Emitter(builder, element)
-            lanes = ir.VectorType(_I32, emit.width)
-            numbers = ir.Constant(lanes, list(range(emit.width)))
-            low = emit.splat(builder.trunc(first, _I32), lanes)
-            high = emit.splat(builder.trunc(last, _I32), lanes)
+            numbers = ir.Constant(ir.VectorType(_I32, emit.width), list(range(emit.width)))
+            low = emit.splat(builder.trunc(first, _I32))
+            high = emit.splat(builder.trunc(last, _I32))
             inside = builder.and_(
                 builder.icmp_signed(">=", numbers, low), builder.icmp_signed("<", numbers, high)
             )

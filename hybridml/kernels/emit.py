@@ -96,12 +96,16 @@ def _near_buffers(out: Lines, spec: KernelSpec) -> None:
             out(f"{o.name} = {o.dtype.name}_to(near + {sum(sizes[:k])}, {len(spec.operands) + k})")
 
 
-def finished(out: Lines, spec: KernelSpec, parameters: str) -> tuple[str, str]:
-    """(name, source) of a kernel whose body has been written."""
+def finished(
+    out: Lines, spec: KernelSpec, parameters: str, sums: tuple[str, Lines] | None = None
+) -> tuple[str, str]:
+    """(name, source) of a kernel whose body has been written; `sums` are the parameters and the body of a second function, `name_sums`."""
     body = "\n".join(out.text)
-    digest = hashlib.sha256(body.encode()).hexdigest()[:12]
+    rest = "" if sums is None else "\n".join(sums[1].text)
+    digest = hashlib.sha256((body + rest).encode()).hexdigest()[:12]
     name = f"{spec.title[:60]}_{digest}"
-    return name, f"{_header(body)}\n\ndef {name}({parameters}):\n{body}\n"
+    second = "" if sums is None else f"\n\ndef {name}_sums({sums[0]}):\n{rest}\n"
+    return name, f"{_header(body + rest)}\n\ndef {name}({parameters}):\n{body}\n{second}"
 
 
 def _header(body: str) -> str:

@@ -1,13 +1,14 @@
-"""Epilogues: what happens to a matrix product's result element by element, done on each block of it as soon as that is summed up.
+"""Epilogues: what happens to a matrix product's result element by element, done on each piece of it as soon as that is summed up.
 
 Bias, activation, an activation's gradient, scaling, a residual, dropout, the update of a weight from its gradient, and sums down the
-columns (a bias's gradient): a fusion group over the product's elements that nothing else has to wait for rides in its blocks. A
-block's numbers lie in a near cache, and a result that nobody else reads never goes any farther. (A register tile alone would be too
-narrow: rows that lie a power of two apart meet in one set of the cache, and the streams of an optimiser's state would be cut into
-pieces of a line each.)
+columns (a bias's gradient): a fusion group over the product's elements that nothing else has to wait for rides in its pieces.
 
-No product is compiled for an epilogue: the group becomes a kernel of its own over a rectangle of rows and columns, whose address is a
-word of the product's argument block (cuBLASLt's and CUTLASS's epilogues are the same idea, fixed when the library is compiled).
+Most ride in register tiles: their function takes the tile's vectors as arguments, so that no number passes through memory between the
+product and what follows it (`emit_tile`). What has many operands, as an optimiser's state, or long arithmetic rides in blocks of up to
+256 rows and 128 columns (`emit_block`), whose numbers lie in a near cache. Either way a result that nobody else reads goes no farther.
+
+No product is compiled for an epilogue: the group becomes a kernel of its own, whose address is a word of the product's argument block
+(cuBLASLt's and CUTLASS's epilogues are the same idea, fixed when the library is compiled).
 """
 
 from __future__ import annotations
@@ -39,7 +40,8 @@ SIGNATURE = "void(CPointer(int64), int64, int64, int64, int64, int64, int64)"
 class Epilogue:
     """The kernel that visits a product's blocks. Its first operand is the product's result, which comes from the block.
 
-    place  the buffer that the product is summed up in: its own, or that of an output; None for the block alone
+    place    the buffer that the product is summed up in: its own, or that of an output; None for the block alone
+    in_tile  the kernel takes register tiles (`emit_tile`) in place of blocks
     """
 
     lowered: Lowered
@@ -49,13 +51,14 @@ class Epilogue:
     writes: tuple[Value, ...]
     product: Value
     place: Value | None
+    in_tile: bool = False
 
     def at(self, sizes: Sizes) -> Epilogue:
         """For these sizes."""
         place = None if self.place is None else sizes.value(self.place)
-        return Epilogue(
-            self.lowered.at(sizes), self.kernel, self.source, sizes.all(self.reads), sizes.all(self.writes),
-            sizes.value(self.product), place,
+        return replace(
+            self, lowered=self.lowered.at(sizes), reads=sizes.all(self.reads), writes=sizes.all(self.writes),
+            product=sizes.value(self.product), place=place,
         )  # fmt: skip
 
     @property
@@ -67,6 +70,11 @@ class Epilogue:
     def in_place(self) -> list[tuple[Value, Value]]:
         """(input, output) pairs that may share memory; sums are made in `place` before inputs are read."""
         return [(x, o) for x, o in self.lowered.in_place if x is not self.product and o is not self.place]
+
+    @property
+    def prefetched(self) -> Value | None:
+        """An output that lies as the product would: its lines can be asked for before a tile is summed up."""
+        return next((o for x, o in self.lowered.in_place if x is self.product), None)
 
     def walks(self, split: Split) -> list[Walk]:
         """How the kernel goes through its operands while the product runs over its rows, its columns or its batch of whole rows."""

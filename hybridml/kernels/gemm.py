@@ -15,7 +15,7 @@ from pathlib import Path
 from hybridml.kernels import blas, gemm_cost, jit
 from hybridml.kernels.gemm_cost import Machine, Product, Split
 from hybridml.kernels.jit import Kernel
-from hybridml.kernels.vectors import VECTOR_BYTES
+from hybridml.kernels.vectors import vectors
 from hybridml.kernels.walk import Axes
 
 _ZEN_5 = Machine(16, library_share=0.5)
@@ -59,12 +59,18 @@ class Words(IntEnum):
     EPILOGUE = 23  # the address of a kernel for each block of C, and of its argument block; see `epilogue`
     EPILOGUE_ARGS = 24
     BLOCK_ALONE = 25  # C is that block alone
-    PROLOGUE_A = (
-        26  # the address of a kernel that makes each block of A, and of its argument block; see `prologue`
+    TILE_EPILOGUE = (
+        26  # the address of a function for each register tile of C, in place of EPILOGUE; see `emit_tile`
     )
-    PROLOGUE_A_ARGS = 27
-    PROLOGUE_B = 28
-    PROLOGUE_B_ARGS = 29
+    KEEP = 27  # whether others want C then
+    PROLOGUE_A = (
+        28  # the address of a kernel that makes each block of A, and of its argument block; see `prologue`
+    )
+    PROLOGUE_A_ARGS = 29
+    PROLOGUE_B = 30
+    PROLOGUE_B_ARGS = 31
+    FIRST_ROW = 32  # what an epilogue of tiles calls the first row and column of C
+    FIRST_COLUMN = 33
 
 
 @dataclass(frozen=True)
@@ -312,4 +318,4 @@ def _choose(p: Product, ldb: int, machine: Machine, saved: float) -> str:
 @functools.cache
 def machine(dtype: str) -> Machine:
     """This processor, for the cost model."""
-    return replace(_PROCESSORS[VECTOR_BYTES], lanes=VECTOR_BYTES // (4 if dtype == "float32" else 8))
+    return replace(_PROCESSORS[vectors().bytes], lanes=vectors().bytes // (4 if dtype == "float32" else 8))

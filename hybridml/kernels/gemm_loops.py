@@ -120,9 +120,11 @@ def tiled(args, begin, end):
 
     An epilogue, if there is one (word 23), is called on each block of C as soon as that is summed up, while it is in the cache. It has
     an argument block of its own (24) and counts rows over all entries. If nobody else wants C (25), a block of it
-    lies on the stack, and is summed up in one go.
+    lies on the stack, and is summed up in one go. Another kind of epilogue (26) takes each register tile as soon as that is summed up; C is
+    stored then only if others want it (27), and where it is summed up in one go its address, which may be 0, says where results will be.
+    It counts rows and columns from (32) and (33) on.
 
-    A prologue of A (26) or of B (28) is called, with an argument block of its own (27, 29), for each block of the operand that is
+    A prologue of A (28) or of B (30) is called, with an argument block of its own (29, 31), for each block of the operand that is
     packed, and makes it; it counts rows as the operand would lie in memory, over all entries.
     """
     transa = args[1]
@@ -140,8 +142,8 @@ def tiled(args, begin, end):
         first_column, last_column = begin, end
     else:
         first_entry, last_entry = begin, end
-    epilogue, alone = args[23], args[25]
-    prologue_a, prologue_b = args[26], args[28]
+    epilogue, alone, in_tile = args[23], args[25], args[26]
+    prologue_a, prologue_b = args[28], args[30]
     rows = last_row - first_row
     pack_b = transb or rows >= MANY_ROWS or (rows >= FEW_ROWS and ldb * ITEM % 64 != 0)
     # Columns of A that lie far apart, or rows that meet in the same cache sets, are gathered once for all panels.
@@ -150,10 +152,11 @@ def tiled(args, begin, end):
     pack_a = pack_a or (lda * ITEM % 4096 == 0 and across >= MANY_PANELS * PANEL)
     pack_a = pack_a and rows >= 8 and depth >= 16
     most_rows, most_steps, wide = part(rows, BLOCK_ROWS), part(depth, STEPS), max(1, across)
-    if epilogue != 0:
+    on_stack = alone and (epilogue != 0 or args[10] == 0)
+    if epilogue != 0 or on_stack:
         wide = C_COLUMNS
-        if alone and depth > STEPS:
-            most_rows, most_steps = part(rows, BLOCK_ROWS // 2), depth
+    if alone and depth > STEPS:
+        most_rows, most_steps = part(rows, BLOCK_ROWS // 2), depth
     b_panel, a_packed = most_steps * PANEL + SLACK, most_steps + SLACK
     b_line = (MOST_STEPS if transb else PANELS * PANEL) + SLACK  # elements between rows of B's block
     panels = scratch(PANELS * (MOST_STEPS * PANEL + SLACK) * ITEM)
@@ -172,6 +175,9 @@ def tiled(args, begin, end):
             while True:
                 steps = min(most_steps, depth - start)
                 accumulate = args[17] if start == 0 else 1
+                rider = in_tile if start + steps >= depth else 0
+                if rider != 0 and args[27]:
+                    accumulate += 2
                 # Element (row, step) of A lies at a_here + (row * a_row + step * a_column) * ITEM.
                 a_here, a_row, a_column = a + (top * lda + start) * ITEM, lda, 1
                 if transa:
@@ -179,11 +185,11 @@ def tiled(args, begin, end):
                 if prologue_a != 0 and transa:
                     a_here, a_row, a_column = a_block, 1, bottom - top + SLACK
                     row = entry * depth + start
-                    call_on_block(prologue_a, args[27], a_block, a_column, row, row + steps, top, bottom)
+                    call_on_block(prologue_a, args[29], a_block, a_column, row, row + steps, top, bottom)
                 elif prologue_a != 0:
                     a_here, a_row, a_column = a_block, a_packed, 1
                     call_on_block(
-                        prologue_a, args[27], a_block, a_row, line + top, line + bottom, start, start + steps
+                        prologue_a, args[29], a_block, a_row, line + top, line + bottom, start, start + steps
                     )
                 elif pack_a:
                     pack_rows(a_block, a_packed, a_here, lda, transa, bottom - top, steps)
@@ -191,7 +197,7 @@ def tiled(args, begin, end):
                 for left in range(first_column, last_column, wide):
                     right = min(left + wide, last_column)
                     c_here, c_row = c + (top * ldc + left) * ITEM, ldc
-                    if alone:
+                    if on_stack:
                         c_here, c_row = c_block, C_COLUMNS + SLACK
                     for near in range(left, right, PANELS * PANEL):
                         far = min(near + PANELS * PANEL, right)
@@ -202,7 +208,7 @@ def tiled(args, begin, end):
                                 row = entry * args[4]
                                 call_on_block(
                                     prologue_b,
-                                    args[29],
+                                    args[31],
                                     of,
                                     of_row,
                                     row + near,
@@ -212,7 +218,7 @@ def tiled(args, begin, end):
                                 )
                             else:
                                 row = entry * depth + start
-                                call_on_block(prologue_b, args[29], of, of_row, row, row + steps, near, far)
+                                call_on_block(prologue_b, args[31], of, of_row, row, row + steps, near, far)
                         if pack_b or prologue_b != 0:
                             right_end = of_column + far - near
                             pack_panels(
@@ -236,6 +242,10 @@ def tiled(args, begin, end):
                                     steps,
                                     min(PANEL, far - column),
                                     accumulate,
+                                    rider,
+                                    args[24],
+                                    args[32] + line + top + row,
+                                    args[33] + column,
                                 )
                     if epilogue != 0 and start + steps >= depth:
                         call_on_block(

@@ -17,18 +17,25 @@ from typing import Any
 from llvmlite import ir
 
 from hybridml.kernels.language import build as cgutils
-from hybridml.kernels.language import types
+from hybridml.kernels.language import lanes, types
 from hybridml.kernels.language.functions import intrinsic
-from hybridml.kernels.vectors import FREE_MASKS, TILE_ROWS, VECTOR_BYTES
+from hybridml.kernels.vectors import TILE_VECTORS, vectors
+
+HERE = vectors()
+VECTOR_BYTES, TILE_ROWS = HERE.bytes, HERE.tile_rows
 
 float32_width = VECTOR_BYTES // 4
 float64_width = VECTOR_BYTES // 8
 float32_item = 4
 float64_item = 8
 
+ACCUMULATE, KEEP = 1, 2
+"""Bits: C is added to; C is stored although an epilogue has taken it."""
+
+_ARGUMENTS = 14  # of a fitting tile, but for the rows that are left
+
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
-_BOOL = ir.IntType(1)
 
 
 def prefetch(builder: Any, address: Any, *, write: bool, level: int) -> None:
@@ -48,7 +55,6 @@ class Emitter:
         self.item_bytes = 4 if element == ir.FloatType() else 8
         self.width = VECTOR_BYTES // self.item_bytes
         self.vector = ir.VectorType(element, self.width)
-        self.mask = ir.VectorType(_BOOL, self.width)
 
     def address(self, base: Any, *terms: Any) -> Any:
         """``base`` plus a number of elements."""
@@ -56,41 +62,23 @@ class Emitter:
             base = self.builder.add(base, self.builder.mul(term, _I64(self.item_bytes)))
         return base
 
-    def splat(self, value: Any, vector: ir.VectorType) -> Any:
-        undefined = ir.Constant(vector, ir.Undefined)
-        single = self.builder.insert_element(undefined, value, _I32(0))
-        return self.builder.shuffle_vector(
-            single, undefined, ir.Constant(ir.VectorType(_I32, vector.count), None)
-        )
+    def splat(self, value: Any) -> Any:
+        return lanes.splat(self.builder, value, self.width)
 
     def first_lanes(self, count: Any) -> Any:
         """The mask of the lanes below ``count``, an int64 of any size."""
-        lanes = ir.VectorType(_I64, self.width)
-        return self.builder.icmp_signed(
-            "<", ir.Constant(lanes, list(range(self.width))), self.splat(count, lanes)
-        )
+        return lanes.first(self.builder, count, self.width)
 
     def scalar(self, address: Any) -> Any:
         return self.builder.load(self.builder.inttoptr(address, self.element.as_pointer()))
 
     def load(self, address: Any, mask: Any | None) -> Any:
         pointer = self.builder.inttoptr(address, self.vector.as_pointer())
-        if mask is None:
-            return self.builder.load(pointer, align=self.item_bytes)
-        function = self._masked("load", self.vector, [pointer.type, _I32, self.mask, self.vector])
-        return self.builder.call(function, [pointer, _I32(self.item_bytes), mask, self.zero()])
+        return lanes.load(self.builder, pointer, self.item_bytes, mask)
 
     def store(self, value: Any, address: Any, mask: Any | None) -> None:
         pointer = self.builder.inttoptr(address, self.vector.as_pointer())
-        if mask is None:
-            self.builder.store(value, pointer, align=self.item_bytes)
-            return
-        function = self._masked("store", ir.VoidType(), [self.vector, pointer.type, _I32, self.mask])
-        self.builder.call(function, [value, pointer, _I32(self.item_bytes), mask])
-
-    def _masked(self, what: str, result: ir.Type, parameters: Sequence[ir.Type]) -> Any:
-        name = f"llvm.masked.{what}.v{self.width}f{self.item_bytes * 8}.p0"
-        return cgutils.get_or_insert_function(self.builder.module, ir.FunctionType(result, parameters), name)
+        lanes.store(self.builder, value, pointer, self.item_bytes, mask)
 
     def zero(self) -> Any:
         return ir.Constant(self.vector, None)
@@ -134,10 +122,10 @@ class Emitter:
 
     def total(self, value: Any) -> Any:
         """The sum of a vector's lanes, halves first: always the same order."""
-        lanes = self.width
-        while lanes > 1:
-            lanes //= 2
-            upper = list(range(lanes, 2 * lanes)) + [0] * (self.width - lanes)
+        half = self.width
+        while half > 1:
+            half //= 2
+            upper = list(range(half, 2 * half)) + [0] * (self.width - half)
             mask = ir.Constant(ir.VectorType(_I32, self.width), upper)
             value = self.builder.fadd(value, self.builder.shuffle_vector(value, value, mask))
         return self.builder.extract_element(value, _I32(0))
@@ -155,7 +143,7 @@ def _emit_tile(builder: Any, element: ir.Type, rows: int, vectors: int, values: 
 def _emit_full_or_masked(
     builder: Any, emit: Emitter, rows: int, values: Sequence[Any], full: Any, masks: Sequence[Any | None]
 ) -> None:
-    if FREE_MASKS:
+    if HERE.free_masks:
         _emit_tile_body(builder, emit, rows, values, masks)
         return
     with builder.if_else(full) as (then, otherwise):
@@ -168,7 +156,7 @@ def _emit_full_or_masked(
 def _emit_tile_body(
     builder: Any, emit: Emitter, rows: int, values: Sequence[Any], masks: Sequence[Any | None]
 ) -> None:
-    a, a_row, a_column, b, b_row, c, c_row, depth, _, accumulate = values
+    a, a_row, a_column, b, b_row, c, c_row, depth, columns, accumulate, *after = values
     tile = [(r, v) for r in range(rows) for v in range(len(masks))]
     row_starts = [emit.address(a, builder.mul(a_row, _I64(r))) for r in range(rows)]
     c_starts = [emit.address(c, builder.mul(c_row, _I64(r))) for r in range(rows)]
@@ -180,7 +168,7 @@ def _emit_tile_body(
     def step(values: Sequence[Any]) -> Sequence[Any]:
         across, down, *sums = values
         columns = [emit.load(emit.address(down, _I64(v * emit.width)), mask) for v, mask in enumerate(masks)]
-        factors = [emit.splat(emit.scalar(builder.add(start, across)), emit.vector) for start in row_starts]
+        factors = [emit.splat(emit.scalar(builder.add(start, across))) for start in row_starts]
         added = [
             emit.sum_of_products(x, factors[r], columns[v]) for x, (r, v) in zip(sums, tile, strict=True)
         ]
@@ -193,10 +181,33 @@ def _emit_tile_body(
             builder.fadd(x, emit.load(p, masks[v])) for x, p, (_, v) in zip(sums, places, tile, strict=True)
         ]
 
-    for x, place, (_, v) in zip(
-        emit.where(cgutils.is_not_null(builder, accumulate), sums, with_c), places, tile, strict=True
-    ):
-        emit.store(x, place, masks[v])
+    def flag(bit: int) -> Any:
+        return cgutils.is_not_null(builder, builder.and_(accumulate, _I64(bit)))
+
+    def store() -> None:
+        for x, place, (_, v) in zip(sums, places, tile, strict=True):
+            emit.store(x, place, masks[v])
+
+    sums = emit.where(flag(ACCUMULATE), sums, with_c)
+    if not after:
+        store()
+        return
+    epilogue, block, row, column = after
+    rides = cgutils.is_not_null(builder, epilogue)
+    with builder.if_then(builder.or_(builder.not_(rides), flag(KEEP))):
+        store()
+    with builder.if_then(rides):
+        vectors = [emit.zero()] * (TILE_ROWS * TILE_VECTORS)
+        for x, (r, v) in zip(sums, tile, strict=True):
+            vectors[r * TILE_VECTORS + v] = x
+        call_on_tile(builder, epilogue, [block, row, _I64(rows), column, columns], vectors)
+
+
+def call_on_tile(builder: Any, function: Any, numbers: Sequence[Any], vectors: Sequence[Any]) -> None:
+    """Call what `translate.tile` made, by its address, with a tile's vectors in registers."""
+    kind = ir.FunctionType(ir.VoidType(), [_I64] * len(numbers) + [v.type for v in vectors])
+    pointer = builder.inttoptr(function, kind.as_pointer())
+    builder.call(pointer, [*numbers, *vectors], cconv=HERE.arguments or None)
 
 
 def _emit_fitting_tile(builder: Any, element: ir.Type, left: Any, values: Sequence[Any]) -> Any:
@@ -229,7 +240,7 @@ def _tile_function(module: ir.Module, element: ir.Type, rows: int) -> ir.Functio
     name = f"tile_of_{rows}_{element}"
     if name in module.globals:
         return module.globals[name]
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64] * 10), name)
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64] * _ARGUMENTS), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
@@ -290,14 +301,33 @@ def _make_tile(element: ir.Type) -> Any:
 def _make_fitting_tile(element: ir.Type) -> Any:
     @intrinsic
     def fitting_tile(  # type: ignore[no-untyped-def]
-        typingctx, left, a, a_row, a_column, b, b_row, c, c_row, depth, columns, accumulate
+        typingctx,
+        left,
+        a,
+        a_row,
+        a_column,
+        b,
+        b_row,
+        c,
+        c_row,
+        depth,
+        columns,
+        accumulate,
+        epilogue,
+        block,
+        row,
+        column,
     ):
-        """As ``tile`` for up to two vectors of columns, and for as many of ``left`` rows as it returns, at most `TILE_ROWS`."""
+        """As ``tile`` for up to two vectors of columns, and for as many of ``left`` rows as it returns, at most `TILE_ROWS`.
+
+        An ``epilogue`` that is not 0 takes the tile, with its own argument ``block``, as that of C from this row and column on; C itself
+        is then stored only if ``accumulate`` has the bit `KEEP`.
+        """
 
         def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
             return _emit_fitting_tile(builder, element, values[0], values[1:])
 
-        return types.int64(*[types.int64] * 11), codegen
+        return types.int64(*[types.int64] * (1 + _ARGUMENTS)), codegen
 
     return fitting_tile
 

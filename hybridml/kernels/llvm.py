@@ -170,12 +170,13 @@ def _long_calls() -> _Calls:
 
 
 def _few(passes: Any) -> Any:
-    """Values into registers, loops tested at their end, arithmetic and branches in their simplest form.
+    """What asks for it inlined, values into registers, loops tested at their end, arithmetic and branches in their simplest form.
 
     None where llvmlite (before 0.45) has no such passes one by one.
     """
     if not hasattr(passes, "add_sroa_pass"):
         return None
+    passes.add_always_inliner_pass()
     passes.add_sroa_pass()
     passes.add_simplify_cfg_pass()
     passes.add_loop_rotate_pass()

@@ -32,8 +32,9 @@ from typing import Any
 from llvmlite import ir
 
 from hybridml.kernels.language import halves, types
+from hybridml.kernels.language import lanes as vectors
 from hybridml.kernels.language.functions import KernelTypeError, intrinsic
-from hybridml.kernels.language.types import Pointer, Type
+from hybridml.kernels.language.types import Lanes, Pointer, Type
 
 DTYPES: dict[str, Type] = types.NUMBERS | {t.name: t for t in types.HALVES}
 
@@ -60,6 +61,41 @@ def store(builder: Any, pointer: Type, address: Any, index: Any, value: Any) -> 
     elif pointer.element in types.HALVES:
         value = halves.on_cpu(pointer.element.name).narrowed(builder, value)
     _tag_alias_scope(builder.module, builder.store(value, place), pointer.operand)
+
+
+def load_lanes(builder: Any, pointer: Type, address: Any, index: Any, lanes: Lanes, mask: Any) -> Any:
+    """The elements from an index on, as many as there are lanes; those where the mask is false are not touched."""
+    assert isinstance(pointer, Pointer)
+    _check_whole(pointer)
+    value = vectors.load(builder, *_vector_at(builder, address, index, lanes), mask)
+    _tag_alias_scope(builder.module, value, pointer.operand)
+    if pointer.dtype is types.boolean:
+        return builder.icmp_unsigned("!=", value, vectors.number(value.type, 0))
+    return value
+
+
+def store_lanes(
+    builder: Any, pointer: Type, address: Any, index: Any, value: Any, lanes: Lanes, mask: Any
+) -> None:
+    """Write the elements from an index on, but for those where the mask is false."""
+    assert isinstance(pointer, Pointer)
+    check_written(pointer)
+    _check_whole(pointer)
+    if pointer.dtype is types.boolean:
+        value = builder.zext(value, lanes.memory)
+    access = vectors.store(builder, value, *_vector_at(builder, address, index, lanes), mask)
+    _tag_alias_scope(builder.module, access, pointer.operand)
+
+
+def _vector_at(builder: Any, address: Any, index: Any, lanes: Lanes) -> tuple[Any, int]:
+    """The address of a vector, and what divides it."""
+    place = builder.gep(address, [index], inbounds=True)
+    return builder.bitcast(place, lanes.memory.as_pointer()), max(1, lanes.bits // 8)
+
+
+def _check_whole(pointer: Pointer) -> None:
+    if pointer.element in types.HALVES:
+        raise KernelTypeError(f"lanes of {pointer.element}")
 
 
 def check_written(pointer: Pointer) -> None:

@@ -33,6 +33,7 @@ from hybridml.kernels.blocks import Blocks
 from hybridml.kernels.depth import cut_depth
 from hybridml.kernels.emit import emit
 from hybridml.kernels.emit_block import emit_block
+from hybridml.kernels.emit_tile import emit_tile, fits_tile, tile_signature
 from hybridml.kernels.epilogue import Carry
 from hybridml.kernels.form import Forms
 from hybridml.kernels.fuser import Fuser, Fusions, Refusal, fused
@@ -265,8 +266,7 @@ class Region:
         apart = {i for _, h in g.packs for i in h.nodes}
         behind = replace(g, nodes=[i for i in g.nodes if i not in apart])
         prologues = tuple([self._prologue(number, h, made) for number, h in g.packs])
-        rides = len(behind.nodes) > 1
-        lowered, kernel, source = self._rider(behind, outputs) if rides else (None, None, "")
+        lowered = self._forms.lowered(behind, list(outputs)) if len(behind.nodes) > 1 else None
         beside = [p.lowered for p in prologues] + ([] if lowered is None else [lowered])
         steps: Sequence[Any] | None
         if n.op.provider == "gemm":
@@ -283,26 +283,33 @@ class Region:
         assert steps is not None, "a product that others ride on has steps"
         yield from steps[:-1]
         last = steps[-1].packing(prologues) if prologues else steps[-1]
-        if lowered is not None and kernel is not None:
+        if lowered is not None:
+            in_tile = fits_tile(lowered.spec)
+            kernel, source = self._rider(lowered, in_tile)
             place = epilogue.place_of(lowered, n.out, outputs, fits)
             reads = self._read_by(behind.nodes, made)
-            last = last.carrying(epilogue.Epilogue(lowered, kernel, source, reads, outputs, n.out, place))
+            last = last.carrying(
+                epilogue.Epilogue(lowered, kernel, source, reads, outputs, n.out, place, in_tile)
+            )
         yield last
 
     def _prologue(self, number: int, g: Group, made: set[Value]) -> Prologue:
         """What makes an operand of a product block by block."""
-        lowered, kernel, source = self._rider(g, self.graph.nodes[g.nodes[-1]].outputs)
+        lowered = self._forms.lowered(g, list(self.graph.nodes[g.nodes[-1]].outputs))
+        kernel, source = self._rider(lowered)
         return Prologue(number, lowered, kernel, source, self._read_by(g.nodes, made))
 
-    def _rider(self, g: Group, outputs: Sequence[Value]) -> tuple[Lowered, Kernel, str]:
-        """A group as a kernel over blocks."""
+    def _rider(self, lowered: Lowered, in_tile: bool = False) -> tuple[Kernel, str]:
+        """What was lowered as a kernel over blocks, or over register tiles."""
         started = time.perf_counter()
-        lowered = self._forms.lowered(g, list(outputs))
-        name, source = self._printed(lowered.spec, emit_block)
+        name, source = self._printed(lowered.spec, emit_tile if in_tile else emit_block)
+        signature = epilogue.SIGNATURE
+        if in_tile:
+            signature = tile_signature(lowered.spec)
         self.meter.emit_seconds += time.perf_counter() - started
-        kernel = jit.load(source, name, epilogue.SIGNATURE)
+        kernel = jit.load(source, name, signature)
         self.meter.kernels.append(kernel)
-        return lowered, kernel, source
+        return kernel, source
 
     def _read_by(self, nodes: Sequence[int], made: set[Value]) -> tuple[Value, ...]:
         """The buffers that these nodes read, but for those that are made beside them."""

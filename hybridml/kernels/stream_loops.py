@@ -12,9 +12,10 @@ from hybridml.kernels.language import types
 from hybridml.kernels.language.functions import device, intrinsic
 from hybridml.kernels.language.types import Pointer
 from hybridml.kernels.native import copy_bytes
-from hybridml.kernels.vectors import VECTOR_BYTES
+from hybridml.kernels.vectors import vectors
 
 _I32, _I64 = ir.IntType(32), ir.IntType(64)
+VECTOR_BYTES = vectors().bytes
 
 
 @intrinsic

@@ -13,10 +13,15 @@ from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
+from llvmlite import ir
 
 from hybridml.kernels import jit, llvm
 from hybridml.kernels.driver import scalar_word
+from hybridml.kernels.gemm_tile import TILE_ROWS, VECTOR_BYTES, Emitter, call_on_tile
+from hybridml.kernels.language import types
+from hybridml.kernels.language.functions import intrinsic
 from hybridml.kernels.translate import translate
+from hybridml.kernels.vectors import TILE_VECTORS
 
 Array = np.ndarray[Any, Any]
 By = Literal["translator", "numba"]
@@ -42,14 +47,12 @@ def elementwise(expression: str, inputs: Sequence[Any], output: Any, scalars: Se
 @functools.cache
 def address(text: str, by: By = "translator") -> int:
     """Where the code of a text's function `written` lies, compiled by the translator or by Numba and by nobody else."""
-    unique = hashlib.sha256(text.encode()).hexdigest()[:16]
-    symbol = f"written_{unique}"
-    if by == "numba":
-        from hybridml.kernels import numba_compiler
+    if by == "translator":
+        return _compiled(text, jit.KERNEL)
+    from hybridml.kernels import numba_compiler
 
-        symbol, code, _ = numba_compiler.compile_object(text, "written", jit.KERNEL, "written.py", unique)
-    else:
-        code = llvm.compile_module(translate(text, "written", jit.KERNEL, symbol, "written.py").text)
+    unique = hashlib.sha256(text.encode()).hexdigest()[:16]
+    symbol, code, _ = numba_compiler.compile_object(text, "written", jit.KERNEL, "written.py", unique)
     return llvm.link(symbol, (), code) or 0
 
 
@@ -79,3 +82,59 @@ def assembly_of(source: str, name: str, cpu: str | None = None) -> str:
     """Machine code of a kernel's source, for this processor or for another one of its kind, by LLVM's name."""
     text = translate(source, name, jit.KERNEL, name, f"{name}.py").text
     return str(llvm.machine(cpu).emit_assembly(llvm.optimised(text, cpu=cpu)))
+
+
+def in_tile(
+    text: str, tile: Array, words: Sequence[int], *, row: int = 0, column: int = 0, sums: int = 0
+) -> None:
+    """Call a text's function `written`, which takes register tiles (`kernels.emit_tile`), on the numbers of `tile`, a matrix that fits
+    into one; `words` are its argument block. Whatever of the registers is beyond the matrix holds NaN."""
+    width = VECTOR_BYTES // tile.itemsize
+    rows, columns = tile.shape
+    registers = np.full((TILE_ROWS, TILE_VECTORS * width), np.nan, tile.dtype)
+    registers[:rows, :columns] = tile
+    block = np.array(words, np.int64)
+    kind = f"Tile(lanes({tile.dtype.name}, {width}), {TILE_ROWS}, {sums})"
+    given = [_compiled(text, kind), block.ctypes.data, row, rows, column, columns, registers.ctypes.data]
+    outer = np.array(given, np.int64)
+    caller = _compiled(_WITH_TILE.replace("float32", tile.dtype.name), jit.KERNEL)
+    ctypes.CFUNCTYPE(None, ctypes.c_void_p, ctypes.c_int64, ctypes.c_int64)(caller)(outer.ctypes.data, 0, 1)
+
+
+@functools.cache
+def _compiled(text: str, kind: str) -> int:
+    """Where the code of a text's function `written` lies."""
+    symbol = f"written_{hashlib.sha256((kind + text).encode()).hexdigest()[:16]}"
+    translated = translate(text, "written", kind, symbol, "written.py")
+    return llvm.link(symbol, (), llvm.compile_module(translated.text, translated.loops)) or 0
+
+
+_WITH_TILE = """
+from hybridml.testing.kernels import float32_with_tile
+
+def written(args, begin, end):
+    float32_with_tile(args[0], args[1], args[2], args[3], args[4], args[5], args[6])
+"""
+
+
+def _with_tile(element: ir.Type) -> Any:
+    @intrinsic
+    def with_tile(typingctx, function, block, row, rows, column, columns, of):  # type: ignore[no-untyped-def]
+        """Call what takes a register tile with the numbers that lie at an address."""
+
+        def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
+            function, *numbers, of = values
+            emit = Emitter(builder, element)
+            vectors = [
+                emit.load(builder.add(of, ir.IntType(64)(k * VECTOR_BYTES)), None)
+                for k in range(TILE_ROWS * TILE_VECTORS)
+            ]
+            call_on_tile(builder, function, numbers, vectors)
+
+        return types.none(*[types.int64] * 7), codegen
+
+    return with_tile
+
+
+float32_with_tile = _with_tile(ir.FloatType())
+float64_with_tile = _with_tile(ir.DoubleType())

@@ -107,7 +107,8 @@ def _prologues(s: GemmStep) -> str:
 
 
 def _epilogue(s: GemmStep | RoutineStep) -> str:
-    return "" if s.epilogue is None else f", on its blocks {s.epilogue.lowered.spec.title}"
+    e = s.epilogue
+    return "" if e is None else f", {'in its tiles' if e.in_tile else 'on its blocks'} {e.lowered.spec.title}"
 
 
 def _refusals(program: Any) -> str:

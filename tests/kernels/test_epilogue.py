@@ -281,8 +281,12 @@ def test_what_does_not_ride_says_why(reason):
 def test_explain_shows_the_epilogue_and_its_source():
     f = hml.function(lambda x, w: hml.nn.relu(x @ w))
     text = str(f.explain(array(30, 20), array(20, 40)))
-    assert "on its blocks less_equal_where" in text
-    assert "def less_equal_where_" in text and "block_row" in text
+    assert "in its tiles less_equal_where" in text
+    assert "def less_equal_where_" in text and "(args, x0, i, j)" in text
+    f = hml.function(lambda x, w: hml.sin(x @ w))
+    text = str(f.explain(array(30, 20), array(20, 40)))
+    assert "on its blocks sin" in text
+    assert "def sin_" in text and "block_row" in text
 
 
 def test_nan_and_infinity_pass_through():

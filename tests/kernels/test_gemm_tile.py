@@ -50,7 +50,7 @@ for number, line in enumerate(lines):
 print(json.dumps(dict(rows=gemm_tile.TILE_ROWS, bytes=gemm_tile.VECTOR_BYTES, loops=found)))
 """
 
-# For sizes with ragged edges in every direction, the tests of the products themselves.
+# For sizes with ragged edges in every direction, the tests of the products themselves, and of what rides in their tiles.
 RESULTS = """
 import sys
 sys.path.insert(0, {folder!r})
@@ -62,6 +62,17 @@ for dtype in ("float32", "float64"):
     for ta, tb in FORMS:
         for m, n, k in [(1, 1, 1), (7, 33, 1), (13, 45, 300), (65, 17, 33), (131, 100, 520)]:
             check(m, n, k, dtype, ta, tb, padding=3, accumulate=m % 2 == 0, provider="tiled")
+
+import test_emit_tile as riding
+
+for dtype in ("float32", "float64"):
+    riding.test_nothing_around_the_tile_is_written(dtype)
+riding.test_sums_over_rows_go_on_from_tile_to_tile(riding.width("float32") + 1)
+for name in ("m_exp_f32", "m_erf_f32", "m_maximum_f64"):
+    riding.test_scalar_functions_in_lanes(name)
+riding.gemm_cost.library = lambda p, machine: float("inf")
+for what in riding.IN_TILES:
+    riding.test_where_an_epilogue_rides(what, True, 700, None)
 """
 
 # The rows of each tile, one after the other, for a block of `end` rows; word 0 is where a column of zeros lies, 1 where rows are noted.
@@ -72,7 +83,7 @@ from hybridml.kernels.native import store
 def tiles(args, begin, end):
     to = args[1]
     while begin < end:
-        rows = float32_fitting_tile(end - begin, args[0], 0, 0, args[0], 0, args[0], 1, 0, 1, 0)
+        rows = float32_fitting_tile(end - begin, args[0], 0, 0, args[0], 0, args[0], 1, 0, 1, 0, 0, 0, 0, 0)
         store(to, rows)
         to += 8
         begin += rows

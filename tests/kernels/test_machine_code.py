@@ -64,7 +64,7 @@ def array(*shape: int) -> Any:
 def test_a_chain_is_one_loop_of_whole_vectors(
     cpu: str, turns: int, most: int, spilled: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "IN_TURNS", turns)
+    monkeypatch.setattr(module, "IN_TURNS", {16: turns, 32: turns})
     step = kernel(chain, array(64, 64), array(64, 64))
     register, lanes = WIDTH[cpu]
     (body,) = vector_loops(written.assembly_of(step.source, step.kernel.name, cpu), register)

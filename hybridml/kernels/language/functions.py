@@ -39,24 +39,28 @@ class Intrinsic:
     """A machine operation: `typing(context, *types)` gives its signature and what emits its code, or None for other types.
 
     The emitter is called as ``emit(context, builder, signature, values)`` and returns the LLVM value of the result. As in Numba's
-    intrinsics, whose protocol this is, integer literals come as `IntegerLiteral` where `prefer_literal` asks for them.
+    intrinsics, whose protocol this is, integer literals come as `IntegerLiteral` where `prefer_literal` asks for them. One that is
+    `lanewise` also emits code for vectors, with the types of its values: it is asked for the types of their elements.
     """
 
     def __init__(
-        self, typing: Callable[..., tuple[Signature, Emit] | None], prefer_literal: bool = False
+        self,
+        typing: Callable[..., tuple[Signature, Emit] | None],
+        prefer_literal: bool = False,
+        lanewise: bool = False,
     ) -> None:
-        self.typing, self.prefer_literal = typing, prefer_literal
+        self.typing, self.prefer_literal, self.lanewise = typing, prefer_literal, lanewise
         functools.update_wrapper(self, typing)
 
     def __call__(self, *args: Any) -> Any:
         raise NotImplementedError(f"{self.__name__} is for kernels and cannot be called from Python")  # type: ignore[attr-defined]
 
 
-def intrinsic(typing: Any = None, *, prefer_literal: bool = False) -> Any:
+def intrinsic(typing: Any = None, *, prefer_literal: bool = False, lanewise: bool = False) -> Any:
     """Decorator that makes an `Intrinsic` of its typing function."""
     if typing is None:
-        return functools.partial(Intrinsic, prefer_literal=prefer_literal)
-    return Intrinsic(typing)
+        return functools.partial(Intrinsic, prefer_literal=prefer_literal, lanewise=lanewise)
+    return Intrinsic(typing, prefer_literal, lanewise)
 
 
 class Context:

@@ -6,6 +6,7 @@ int64(float32, float32)
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,6 +70,42 @@ class IntegerLiteral(Type):
         super().__init__(f"Literal[int]({literal_value})", ir.IntType(64), kind="i", bits=64)
 
 
+class Lanes(Type):
+    """Numbers of one type side by side: one for each of the elements that a text is translated for at once. `lanes` makes them."""
+
+    def __init__(self, of: Type, count: int) -> None:
+        self.of, self.count = of, count
+        memory = ir.VectorType(of.memory, count)
+        super().__init__(f"lanes({of}, {count})", ir.VectorType(of.value, count), memory, of.kind, of.bits)
+
+
+class Along(Type):
+    """An int64 that is one more in each of the next lanes, held as that of the first: an index along `count` elements."""
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        super().__init__(f"along({count})", ir.IntType(64), kind="i", bits=64)
+
+
+@functools.cache
+def lanes(of: Type, count: int) -> Lanes:
+    return Lanes(of, count)
+
+
+@functools.cache
+def along(count: int) -> Along:
+    return Along(count)
+
+
+@dataclass(frozen=True)
+class Tile:
+    """What takes a register tile of so many rows of two vectors of `lanes` each; `sums`: how many sums over its rows it makes."""
+
+    lanes: Lanes
+    rows: int
+    sums: int
+
+
 def _integer(name: str, kind: str, bits: int) -> Type:
     return Type(name, ir.IntType(bits), kind=kind, bits=bits)
 
@@ -90,8 +127,10 @@ NUMBERS = {
 """The number types by the names of their NumPy dtypes."""
 
 
-def parse_signature(text: str) -> Signature:
-    """The signature of a C function, as in ``"void(CPointer(int64), int64, int64)"``."""
-    names: dict[str, Any] = {"__builtins__": {}, "void": none, "CPointer": CPointer, **NUMBERS}
-    signature: Signature = eval(text, names)
+def parse_signature(text: str) -> Signature | Tile:
+    """The signature of a C function, as in ``"void(CPointer(int64), int64, int64)"``, or ``"Tile(lanes(float32, 16), 8, 0)"``."""
+    names: dict[str, Any] = {
+        "__builtins__": {}, "void": none, "CPointer": CPointer, "Tile": Tile, "lanes": lanes, **NUMBERS,
+    }  # fmt: skip
+    signature: Signature | Tile = eval(text, names)
     return signature

@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
 
-from hybridml.kernels.language import halves, types
+from hybridml.kernels.language import halves, lanes, types
 from hybridml.kernels.language.functions import device, intrinsic
 
 from . import HALVES
@@ -20,9 +19,9 @@ FLOATS: dict[str, Any] = {"f32": types.float32, "f64": types.float64}
 INTEGERS: dict[str, Any] = {"f32": types.int32, "f64": types.int64}
 
 
-def _intrinsic(name: str, typing: Any) -> Any:
+def _intrinsic(name: str, typing: Any, lanewise: bool = True) -> Any:
     typing.__name__ = name  # what error messages show
-    return intrinsic(typing)
+    return intrinsic(typing, lanewise=lanewise)
 
 
 def _llvm(name: str, kind: str, count: int) -> Any:
@@ -30,10 +29,7 @@ def _llvm(name: str, kind: str, count: int) -> Any:
     wanted = FLOATS[kind]
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        llvm_type = context.get_value_type(wanted)
-        function_type = ir.FunctionType(llvm_type, [llvm_type] * count)
-        callee = builder.module.declare_intrinsic(f"llvm.{name}", [llvm_type], function_type)
-        return builder.call(callee, args)
+        return builder.call(lanes.intrinsic(builder, name, args[0].type, count), args)
 
     def typing_1(typing_context: Any, x: Any) -> Any:
         return (wanted(wanted), emit) if x == wanted else None
@@ -48,7 +44,7 @@ def _fma(kind: str) -> Any:
     wanted = FLOATS[kind]
 
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.fma(*args)
+        return builder.call(lanes.intrinsic(builder, "fma", args[0].type, 3), args)
 
     def typing(typing_context: Any, a: Any, b: Any, c: Any) -> Any:
         return (wanted(wanted, wanted, wanted), emit) if a == b == c == wanted else None
@@ -58,7 +54,7 @@ def _fma(kind: str) -> Any:
 
 def _bitcast(source: Any, result: Any) -> Any:
     def emit(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        return builder.bitcast(args[0], context.get_value_type(result))
+        return builder.bitcast(args[0], context.get_value_type(signature.return_type))
 
     def typing(typing_context: Any, x: Any) -> Any:
         return (result(source), emit) if x == source else None
@@ -88,7 +84,7 @@ def _nearest(suffix: str) -> Any:
     def typing(typing_context: Any, x: Any) -> Any:
         return (single(single), emit) if x == single else None
 
-    return _intrinsic(f"nearest_{suffix}", typing)
+    return _intrinsic(f"nearest_{suffix}", typing, lanewise=False)
 
 
 def namespace() -> dict[str, Any]:

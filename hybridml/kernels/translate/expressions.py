@@ -27,6 +27,17 @@ def _is_cheap(node: ast.expr) -> bool:
     ) and not any(isinstance(n, _MAY_TRAP) for n in ast.walk(node))
 
 
+def _is_harmless(node: ast.expr) -> bool:
+    """Whether an expression may be computed also in lanes that do not want it: no memory, no integers that a division may trap on."""
+    return not any(isinstance(n, (ast.Subscript, ast.FloorDiv, ast.Mod)) for n in ast.walk(node))
+
+
+def _harmless(node: ast.expr) -> ast.expr:
+    if not _is_harmless(node):
+        raise Unsupported(f"{ast.unparse(node)}, which some lanes must not compute")
+    return node
+
+
 def _is_cast(node: ast.AST) -> bool:
     return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in _CAST_NAMES
 
@@ -34,11 +45,20 @@ def _is_cast(node: ast.AST) -> bool:
 _CAST_NAMES = {f"{kind}{bits}" for kind in "iuf" for bits in (8, 16, 32, 64)} | {"cast"}
 
 
+def one(condition: Value) -> Value:
+    """A condition that decides where to go on."""
+    if numbers.varies(condition.type):
+        raise Unsupported("a branch that some lanes take and others do not")
+    return condition
+
+
 class Expressions:
-    """Computes expressions where the builder stands."""
+    """Computes expressions where the builder stands. In lanes, those apart where `mask` is false touch no memory."""
 
     builder: Any
     has_operands = False
+    in_lanes = False
+    mask: Any = None
 
     def value(self, frame: Frame, node: ast.expr) -> Value:
         """The number (or operand) that an expression is."""
@@ -103,7 +123,7 @@ class Expressions:
         for op, right in zip(ops, rights, strict=True):
             y = self.number(frame, right)
             one = numbers.compare(self.builder, op, x, y)
-            found = one if found is None else Value(one.type, self.builder.and_(found.llvm, one.llvm))
+            found = one if found is None else numbers.binary(self.builder, ast.BitAnd(), found, one)
             x = y
         assert found is not None
         return found
@@ -117,6 +137,10 @@ class Expressions:
         for other in rest:
             if found.literal is not None:
                 found = found if bool(found.literal) is stops_at else self.condition(frame, other)
+                continue
+            if self.in_lanes:
+                both: ast.operator = ast.BitOr() if stops_at else ast.BitAnd()
+                found = numbers.binary(b, both, found, self.condition(frame, _harmless(other)))
                 continue
             before = b.block
             more, after = b.append_basic_block("more"), b.append_basic_block("decided")
@@ -137,9 +161,11 @@ class Expressions:
         condition = self.condition(frame, test)
         if condition.literal is not None:
             return self.value(frame, body if condition.literal else other)
-        if _is_cheap(body) and _is_cheap(other):
+        if numbers.varies(condition.type):
+            body, other = _harmless(body), _harmless(other)
+        if numbers.varies(condition.type) or (_is_cheap(body) and _is_cheap(other)):
             x, y = self.number(frame, body), self.number(frame, other)
-            t = common(x.type, y.type)
+            t = numbers.spread(numbers.element(common(x.type, y.type)), x.type, y.type, condition.type)
             return Value(t, b.select(condition.llvm, cast(b, x, t).llvm, cast(b, y, t).llvm))
         yes, no = b.append_basic_block("yes"), b.append_basic_block("no")
         b.cbranch(condition.llvm, yes, no)
@@ -153,7 +179,7 @@ class Expressions:
         """What `first or rest`, `first and rest` is: one of the two numbers."""
         b = self.builder
         x = self.number(frame, first)
-        condition = truth(b, x)
+        condition = one(truth(b, x))
         keeps = isinstance(op, ast.Or)
         if condition.literal is not None:
             return x if bool(condition.literal) is keeps else self.number(frame, rest)
@@ -185,7 +211,7 @@ class Expressions:
         index = self.number(frame, node)
         if index.type.kind not in "iu":
             raise Unsupported(f"an index of type {index.type}")
-        return cast(self.builder, index, types.int64)
+        return index if isinstance(index.type, types.Along) else cast(self.builder, index, types.int64)
 
     def _element(self, frame: Frame, base: ast.expr, index: ast.expr) -> Any:
         owner = self.expression(frame, base)
@@ -197,6 +223,11 @@ class Expressions:
         if not isinstance(owner, Value):
             raise Unsupported(f"an element of {ast.unparse(base)}")
         if isinstance(owner.type, types.Pointer):
+            if isinstance(at.type, types.Along):
+                t = types.lanes(owner.type.dtype, at.type.count)
+                return Value(
+                    t, pointer.load_lanes(self.builder, owner.type, owner.llvm, at.llvm, t, self.mask)
+                )
             return Value(owner.type.dtype, pointer.load(self.builder, owner.type, owner.llvm, at.llvm))
         if isinstance(owner.type, types.CPointer):
             place = self.builder.gep(owner.llvm, [at.llvm], inbounds=True)
@@ -206,7 +237,11 @@ class Expressions:
     def store_element(self, frame: Frame, target: ast.Subscript, v: Value) -> None:
         owner = self.value(frame, target.value)
         at = self._index(frame, target.slice)
-        if isinstance(owner.type, types.Pointer):
+        if isinstance(owner.type, types.Pointer) and isinstance(at.type, types.Along):
+            t = types.lanes(owner.type.dtype, at.type.count)
+            v = cast(self.builder, v, t)
+            pointer.store_lanes(self.builder, owner.type, owner.llvm, at.llvm, v.llvm, t, self.mask)
+        elif isinstance(owner.type, types.Pointer):
             v = cast(self.builder, v, owner.type.dtype)
             pointer.store(self.builder, owner.type, owner.llvm, at.llvm, v.llvm)
         elif isinstance(owner.type, types.CPointer):
@@ -231,15 +266,19 @@ class Expressions:
             to = None
         if to is None or len(nodes) != 1:
             raise Unsupported(f"a call of {function}")
-        return cast(self.builder, self.number(frame, nodes[0]), to)
+        v = self.number(frame, nodes[0])
+        return cast(self.builder, v, numbers.spread(to, v.type))
 
     def _intrinsic(self, function: Intrinsic, given: list[Value]) -> Value:
+        beside = [v.type for v in given]
         kinds = [
             types.IntegerLiteral(v.literal)
             if function.prefer_literal and v.type is types.int64 and isinstance(v.literal, int)
-            else v.type
+            else numbers.element(v.type)
             for v in given
         ]
+        if any(map(numbers.varies, beside)) and not function.lanewise:
+            raise Unsupported(f"{function.__name__} of lanes")  # type: ignore[attr-defined]
         try:
             found = function.typing(context, *kinds)
         except KernelTypeError as error:
@@ -247,6 +286,9 @@ class Expressions:
         if found is None:
             raise Unsupported(f"{function.__name__} of {', '.join(map(str, kinds))}")  # type: ignore[attr-defined]
         signature, emit = found
+        if function.lanewise:
+            spread_over = [numbers.spread(t, *beside) for t in (signature.return_type, *signature.args)]
+            signature = types.Signature(spread_over[0], tuple(spread_over[1:]))
         self.has_operands |= isinstance(signature.return_type, types.Pointer)
         values = [
             v.llvm if v.type is t or not v.type.kind else cast(self.builder, v, _plain(t)).llvm

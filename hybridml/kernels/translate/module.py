@@ -10,18 +10,18 @@ from llvmlite import ir
 
 from hybridml.kernels.language import build, types
 from hybridml.kernels.language.functions import Device, KernelTypeError
-from hybridml.kernels.translate.expressions import Expressions
+from hybridml.kernels.translate.expressions import Expressions, one
 from hybridml.kernels.translate.frame import Frame, LoopEnds, Slot
 from hybridml.kernels.translate.numbers import cast
 from hybridml.kernels.translate.source import Trees, assigned_often, functions_of, outer_names, tree_of
 from hybridml.kernels.translate.values import Unsupported, Value, constant
-from hybridml.kernels.vectors import REGISTERS
+from hybridml.kernels.vectors import vectors
 
 MAX_INLINED = 64  # functions inside functions: more is a recursion
 # A body of so many operations in one long chain fills the processor's window before the chain of the next vector begins: some vectors are
 # then taken in turns. LLVM takes one, for fear that registers run out; spilled constants cost less than waiting.
 LONG_BODY = 40
-IN_TURNS = 4 if REGISTERS == 32 else 2
+IN_TURNS = {16: 2, 32: 4}  # by the number of registers
 
 
 def translate(source: str, name: str, signature: str, symbol: str, path: str) -> Translated:
@@ -29,7 +29,7 @@ def translate(source: str, name: str, signature: str, symbol: str, path: str) ->
 
     Args:
         source: the kernel's text, which defines `name`.
-        signature: as in ``"void(CPointer(int64), int64, int64)"``.
+        signature: as in ``"void(CPointer(int64), int64, int64)"``, or that of a tile (see `tile`).
         path: where the text is, or would be.
 
     Raises:
@@ -40,7 +40,13 @@ def translate(source: str, name: str, signature: str, symbol: str, path: str) ->
         namespace: dict[str, Any] = {"__name__": symbol}
         exec(compile(tree, path, "exec"), namespace)
         kind = types.parse_signature(signature)
-        translator = _Translator(functions_of(tree, path))
+        if isinstance(kind, types.Tile):
+            from hybridml.kernels.translate.tile import TileTranslator  # which is a translator itself
+
+            in_tile = TileTranslator(functions_of(tree, path))
+            module = in_tile.tile(namespace[name], namespace.get(f"{name}_sums"), symbol, kind)
+            return Translated(str(module), loops=False)
+        translator = Translator(functions_of(tree, path))
         module = translator.kernel(namespace[name], symbol, kind)
         return Translated(str(module), translator.has_operands)
     except (KernelTypeError, SyntaxError, NameError, TypeError, AttributeError, KeyError) as error:
@@ -55,7 +61,7 @@ class Translated:
     loops: bool
 
 
-class _Translator(Expressions):
+class Translator(Expressions):
     def __init__(self, trees: Trees) -> None:
         self.trees = trees
         self.inlined = 0
@@ -183,7 +189,7 @@ class _Translator(Expressions):
 
     def _if(self, frame: Frame, test: ast.expr, body: list[ast.stmt], other: list[ast.stmt]) -> None:
         b = self.builder
-        condition = self.condition(frame, test)
+        condition = one(self.condition(frame, test))
         if condition.literal is not None:
             self.suite(frame, body if condition.literal else other)
             return
@@ -220,7 +226,7 @@ class _Translator(Expressions):
             not frame.loops and not self.inlined
         )  # rows' loops are short: what is left over would cost more
         if is_own and is_straight and self._operations() - operations >= LONG_BODY:
-            build.interleave(loop, IN_TURNS)
+            build.interleave(loop, IN_TURNS[vectors().registers])
 
     def _operations(self) -> int:
         return sum(len(block.instructions) for block in self.builder.function.blocks)
@@ -230,7 +236,7 @@ class _Translator(Expressions):
         header, inside, after = [b.append_basic_block(name) for name in ("while", "do", "done")]
         b.branch(header)
         b.position_at_end(header)
-        condition = self.condition(frame, test)
+        condition = one(self.condition(frame, test))
         if condition.literal is None:
             b.cbranch(condition.llvm, inside, after)
         else:

@@ -1,0 +1,220 @@
+"""KernelSpec to the text of an epilogue that takes a register tile: the same statements as `emit_block` prints, for one element of it.
+
+Bias and ReLU, for example, are
+
+    def add_maximum(args, x0, i, j):
+        o0 = float32_out(args, 0, 1)
+        x1 = float32_in(args, 1, 2)
+        ...
+        v1 = x1[j]
+        v2 = x0 + v1  # add
+        ...
+        o0[i * o0_i + j] = v3
+
+where `x0` is the product's element in row i and column j. The text is translated once for a whole vector of neighbouring columns
+(`translate.tile`): no number passes through memory between the product and what follows it. Sums over the rows are returned element by
+element; the translator adds them up over the rows of a tile, and hands their totals to a second function, which adds them to those of the
+tiles before. That one also begins with the first row and does with the last what waits for all of them:
+
+    def add_maximum_sums(args, begin, end, j, s0):
+        ...
+        v1 = c0 if begin == 0 else o1[j]
+        v2 = v1 + s0  # sum
+        o1[j] = v2
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from hybridml.kernels.emit import finished, read_arguments, statements
+from hybridml.kernels.spec import KernelSpec, Let, Load, Loop, Mode, Statement, Store
+from hybridml.kernels.text import CALL, Lines
+from hybridml.kernels.vectors import vectors
+
+MOST_STATEMENTS = 24
+MOST_LONG = 2
+"""Calls of scalar functions that are polynomials, in single precision. A tile has sixteen vectors, each with code of its own, and half as
+many elements in double precision: where that would be long, a block's loop is as fast and sooner compiled."""
+MOST_STREAMS = 3
+"""Operands with an element for each of the product's. A tile is narrow: rows that lie a power of two apart meet in one set of the cache,
+and many streams would be cut into pieces of two lines each. An optimiser's state took up to a sixth longer so than in blocks."""
+
+SHORT = frozenset("abs ceil divide floor maximum minimum round rsqrt sign sqrt trunc".split())
+LONG = frozenset(
+    "acos asin atan atan2 cosh erf exp exp2 expm1 hypot log log10 log1p log2 logaddexp pow sigmoid sinh tanh".split()
+)
+"""Scalar functions that are computed in all lanes at once. The others branch, call a library, or want integers of 64 bits."""
+
+_FLOATS = ("float32", "float64")
+_INTEGERS = re.compile(r"//|%")  # divisions that lanes do not have
+
+
+@dataclass
+class _Parts:
+    """The statements of an element, what it adds to sums, how these begin and go on, and what is done with them in the end.
+
+    `steps` are (what is added, the accumulator's place, its step), `identities` by the accumulators' names.
+    """
+
+    body: list[Statement]
+    steps: list[tuple[str, Load, Let]] = field(default_factory=list)
+    identities: dict[str, str] = field(default_factory=dict)
+    end: list[Statement] = field(default_factory=list)
+    rows: str = ""
+
+
+def fits_tile(spec: KernelSpec) -> bool:
+    """True for an epilogue that is short, walks along rows of few operands, and has nothing but what lanes compute well."""
+    parts = _parts(spec)
+    product = spec.operands[0]
+    if parts is None or product.dtype.name not in _FLOATS:
+        return False
+    everything = [*parts.body, *parts.end]
+    text = " ".join(s.text for s in everything if isinstance(s, Let))
+    called = [c.removeprefix("m_").rsplit("_", 1)[0] for c in CALL.findall(text) if c.startswith("m_")]
+    return (
+        {o.dtype.name for o in spec.operands} <= {product.dtype.name, "bool"}
+        and len(everything) <= MOST_STATEMENTS
+        and SHORT.union(LONG).issuperset(called)
+        and len(LONG.intersection(called)) <= (MOST_LONG if product.dtype.itemsize == 4 else 0)
+        and not _INTEGERS.search(text)
+        and _streams(spec, everything) <= MOST_STREAMS
+        and all(_walks(index, spec) for index in _indices(everything))
+    )
+
+
+def emit_tile(spec: KernelSpec) -> tuple[str, str]:
+    """(name, source) of an epilogue that takes a register tile; its sums, if it has any, are the function `name_sums`."""
+    parts = _parts(spec)
+    assert parts is not None, "fits_tile was asked"
+    i, j = _axes(spec)
+    out = Lines()
+    out.depth = 1
+    read_arguments(out, spec, given=1)
+    statements(out, _given(parts.body, spec))
+    if not parts.steps:
+        return finished(out, spec, f"args, x0, {i}, {j}")
+    out(f"return ({', '.join(value for value, _, _ in parts.steps)},)")
+    sums = Lines()
+    sums.depth = 1
+    read_arguments(sums, spec, given=1)
+    for number, (_, place, step) in enumerate(parts.steps):
+        before, accumulator = f"b{number}", place.operand.name
+        sums(f"{before} = {parts.identities[accumulator]} if begin == 0 else {accumulator}[{place.index}]")
+        assert step.step is not None
+        sums(f"{step.name} = {step.step.combine.format(before, f's{number}')}  # {step.note}")
+        sums(f"{accumulator}[{place.index}] = {step.name}")
+    if parts.end:
+        sums.open(f"if end == {parts.rows}:")
+        statements(sums, parts.end)
+        sums.close()
+    given = ", ".join(f"s{k}" for k in range(len(parts.steps)))
+    return finished(out, spec, f"args, x0, {i}, {j}", (f"args, begin, end, {j}, {given}", sums))
+
+
+def tile_signature(spec: KernelSpec) -> str:
+    """The signature of what `emit_tile` prints, for this processor."""
+    parts = _parts(spec)
+    assert parts is not None, "fits_tile was asked"
+    dtype, here = spec.operands[0].dtype, vectors()
+    return f"Tile(lanes({dtype.name}, {here.bytes // dtype.itemsize}), {here.tile_rows}, {len(parts.steps)})"
+
+
+def _parts(spec: KernelSpec) -> _Parts | None:
+    """What a spec over rows and columns consists of, or None where it is of another shape."""
+    if spec.mode is Mode.MAP:
+        flat = _flat(spec.body) if len(spec.parallel) == 1 else None
+        return None if flat is None else _Parts(flat)
+    if spec.mode is not Mode.COLUMN:
+        return None
+    down = [k for k, s in enumerate(spec.body) if isinstance(s, Loop) and not s.split]
+    if len(down) != 1:
+        return None
+    rows = spec.body[down[0]]
+    assert isinstance(rows, Loop)
+    body, start = _flat(rows.body), _flat(spec.body[: down[0]])
+    end = _flat(spec.body[down[0] + 1 :])
+    if body is None or start is None or end is None:
+        return None
+    if not all(isinstance(s, Store) for s in start):
+        return None
+    parts = _Parts(
+        [], [], {s.operand.name: s.value for s in start if isinstance(s, Store)}, end, rows.axis.size
+    )
+    loads = {s.name: s for s in body if isinstance(s, Load)}
+    summed: set[str] = set()
+    for s in body:
+        if isinstance(s, Let) and s.step is not None:
+            place = loads[s.step.name]
+            if s.step.lanes != "add" or place.operand.name not in parts.identities:
+                return None
+            parts.steps.append((s.step.value, place, s))
+            summed |= {s.name, s.step.name}
+    for s in body:
+        name = s.value if isinstance(s, Store) else s.name if isinstance(s, (Load, Let)) else ""
+        if name not in summed:
+            parts.body.append(s)
+    return parts
+
+
+def _flat(body: list[Statement]) -> list[Statement] | None:
+    """The statements of a row and of its one loop over columns; None where they are not so."""
+    found: list[Statement] = []
+    for s in body:
+        if isinstance(s, (Load, Let, Store)):
+            found.append(s)
+        elif isinstance(s, Loop) and not s.reduces and not s.running:
+            if not all(isinstance(t, (Load, Let, Store)) for t in s.body):
+                return None
+            found += s.body
+        else:
+            return None
+    return found
+
+
+def _axes(spec: KernelSpec) -> tuple[str, str]:
+    """The names of a row's and of a column's number."""
+    if spec.mode is Mode.MAP:
+        (loop,) = [s for s in spec.body if isinstance(s, Loop)]
+        return spec.parallel[0].name, loop.axis.name
+    (rows,) = [s for s in spec.body if isinstance(s, Loop) and not s.split]
+    (loop,) = [s for s in rows.body if isinstance(s, Loop)]
+    return rows.axis.name, loop.axis.name
+
+
+def _given(body: list[Statement], spec: KernelSpec) -> list[Statement]:
+    """The statements with the product's element at hand."""
+    block = spec.operands[0]
+    return [
+        Let(s.name, block.name, block.dtype) if isinstance(s, Load) and s.operand is block else s
+        for s in body
+    ]
+
+
+def _indices(body: list[Statement]) -> Iterator[tuple[str, str]]:
+    for s in body:
+        if isinstance(s, (Load, Store)):
+            yield s.operand.name, s.index
+
+
+def _walks(access: tuple[str, str], spec: KernelSpec) -> bool:
+    """True for an operand that is read or written along its row, or has one element for all columns."""
+    name, index = access
+    if name == spec.operands[0].name:
+        return True
+    _, j = _axes(spec)
+    terms = [t.strip() for t in index.split("+")]
+    return all(t == j or not re.search(rf"\b{j}\b", t) for t in terms) and terms.count(j) <= 1
+
+
+def _streams(spec: KernelSpec, body: list[Statement]) -> int:
+    i, j = _axes(spec)
+    whole = {
+        name
+        for name, index in _indices(body)
+        if name != spec.operands[0].name and {i, j} <= set(re.findall(r"\w+", index))
+    }
+    return len(whole)

@@ -1,0 +1,169 @@
+"""A kernel for one element of a matrix product's result, as the function that takes a whole register tile of them.
+
+The function gets the tile's vectors as its arguments, in registers. The text is translated once, for the lanes of one vector, as a
+function that LLVM then puts in sixteen times; what it reads of the argument block is read once. See `emit_tile` for the text,
+`gemm_tile` for the caller.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from llvmlite import ir
+
+from hybridml.kernels.language import lanes, types
+from hybridml.kernels.language.types import Type
+from hybridml.kernels.translate.frame import Frame
+from hybridml.kernels.translate.module import Translator
+from hybridml.kernels.translate.numbers import cast
+from hybridml.kernels.translate.source import assigned_often, outer_names, tree_of
+from hybridml.kernels.translate.values import Unsupported, Value
+from hybridml.kernels.vectors import TILE_VECTORS, vectors
+
+_I64 = ir.IntType(64)
+_BLOCK = types.CPointer(types.int64)
+
+NUMBERS = 5
+"""Arguments before the vectors: the argument block, the first row, how many there are, the first column, how many there are."""
+
+
+class TileTranslator(Translator):
+    in_lanes = True
+
+    def tile(self, element: Any, sums: Any, symbol: str, kind: types.Tile) -> ir.Module:
+        """The module of `symbol`. `element` and `sums` are functions of kernel text; the second one is None where there are no sums."""
+        module = ir.Module(symbol)
+        shape = [_I64] * NUMBERS + [kind.lanes.value] * (kind.rows * TILE_VECTORS)
+        outer = ir.Function(module, ir.FunctionType(ir.VoidType(), shape), symbol)
+        outer.calling_convention = vectors().arguments
+        b = self.builder = ir.IRBuilder(outer.append_basic_block("entry"))
+        args = Value(_BLOCK, b.inttoptr(outer.args[0], _BLOCK.value))
+        columns, width = outer.args[4], kind.lanes.count
+        masks = [lanes.first(b, b.sub(columns, _I64(v * width)), width) for v in range(TILE_VECTORS)]
+        if vectors().free_masks:
+            self._vectors(element, sums, args, outer.args, masks, kind)
+        else:
+            with b.if_else(b.icmp_signed(">=", columns, _I64(TILE_VECTORS * width))) as (whole, part):
+                with whole:
+                    self._vectors(element, sums, args, outer.args, [None] * TILE_VECTORS, kind)
+                with part:
+                    self._vectors(element, sums, args, outer.args, masks, kind)
+        b.ret_void()
+        return module
+
+    def _vectors(
+        self,
+        element: Any,
+        sums: Any,
+        args: Value,
+        given: Sequence[Any],
+        masks: Sequence[Any],
+        kind: types.Tile,
+    ) -> None:
+        """Every row of the first vector, then what is added up of them, then the same for the second one."""
+        b = self.builder
+        _, row, rows, column, columns, *tile = given
+        along = types.along(kind.lanes.count)
+        totals: list[Type] = [kind.lanes] * kind.sums
+        one = self._part(element, args, [kind.lanes, types.int64, along], totals, masks[0])
+        if sums is not None:
+            all_rows = self._part(sums, args, [types.int64, types.int64, along, *totals], [], masks[0])
+        end = b.append_basic_block("end")
+        for v in range(TILE_VECTORS):
+            first = _I64(v * kind.lanes.count)
+            if v:
+                wide = b.append_basic_block("wide")
+                b.cbranch(b.icmp_signed(">", columns, first), wide, end)
+                b.position_at_end(wide)
+            at, done = b.add(column, first), b.append_basic_block("done")
+            so_far: list[Any] = []
+            ends: list[tuple[Any, list[Any]]] = []
+            for r in range(kind.rows):
+                if r:
+                    ends.append((b.block, so_far))
+                    more = b.append_basic_block("row")
+                    b.cbranch(b.icmp_signed(">", rows, _I64(r)), more, done)
+                    b.position_at_end(more)
+                values = one.call(b, [tile[r * TILE_VECTORS + v], b.add(row, _I64(r)), at], masks[v])
+                so_far = [b.fadd(x, y) for x, y in zip(so_far, values, strict=True)] if r else values
+            ends.append((b.block, so_far))
+            b.branch(done)
+            b.position_at_end(done)
+            if sums is not None:
+                summed = _meeting(b, totals, ends)
+                all_rows.call(b, [row, b.add(row, rows), at, *summed], masks[v])
+        b.branch(end)
+        b.position_at_end(end)
+
+    def _part(
+        self, function: Any, args: Value, kinds: Sequence[Type], results: Sequence[Type], mask: Any
+    ) -> _Part:
+        """A text for one vector, as a function on values of these kinds. What its first statements read of the argument block is read
+        where the builder stands, and handed over."""
+        b, tree = self.builder, tree_of(function, self.trees)
+        block, *names = [a.arg for a in tree.args.args]
+        if len(names) != len(kinds):
+            raise Unsupported(f"{tree.name} takes {len(names)} arguments beside its block, not {len(kinds)}")
+        reading = Frame(outer_names(function), assigned_often(tree))
+        reading.assign(b, block, args)
+        count = next((k for k, s in enumerate(tree.body) if not _reads(s, block)), len(tree.body))
+        for s in tree.body[:count]:
+            self.statement(reading, s)
+        read = {name: v for name, v in reading.suites[0].items() if name != block}
+        given = [*kinds, *[v.type for v in read.values()]]
+        shape = [t.value for t in given] + ([] if mask is None else [mask.type])
+        result = ir.LiteralStructType([t.value for t in results])
+        made = ir.Function(b.module, ir.FunctionType(result, shape), b.module.get_unique_name(tree.name))
+        made.linkage = "internal"
+        made.attributes.add("alwaysinline")
+        before = b.block
+        b.position_at_end(made.append_basic_block("entry"))
+        frame = Frame(outer_names(function), assigned_often(tree))
+        for name, t, x in zip([*names, *read], given, made.args, strict=False):
+            frame.assign(b, name, Value(t, x))
+        self.mask = None if mask is None else made.args[-1]
+        found: Any = None
+        for s in tree.body[count:]:
+            if isinstance(s, ast.Return) and s.value is not None:
+                found = self.expression(frame, s.value)
+            else:
+                self.statement(frame, s)
+        returned = ir.Constant(result, ir.Undefined)
+        for k, (v, t) in enumerate(zip(found or (), results, strict=True)):
+            returned = b.insert_value(returned, cast(b, v, t).llvm, k)
+        b.ret(returned)
+        b.position_at_end(before)
+        return _Part(made, [v.llvm for v in read.values()], len(results))
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A function for one vector, the values of its block that it is given, and how many it returns."""
+
+    function: Any
+    read: list[Any]
+    results: int
+
+    def call(self, b: Any, given: Sequence[Any], mask: Any) -> list[Any]:
+        found = b.call(self.function, [*given, *self.read, *([] if mask is None else [mask])])
+        return [b.extract_value(found, k) for k in range(self.results)]
+
+
+def _meeting(b: Any, kinds: Sequence[Type], ends: Sequence[tuple[Any, Sequence[Any]]]) -> list[Any]:
+    """The values that come out of one of several blocks."""
+    phis = [b.phi(t.value) for t in kinds]
+    for k, phi in enumerate(phis):
+        for block, values in ends:
+            phi.add_incoming(values[k], block)
+    return phis
+
+
+def _reads(s: ast.stmt, block: str) -> bool:
+    """True for a statement that names what it reads of the argument block."""
+    match s:
+        case ast.Assign(targets=[ast.Name()], value=ast.Call(args=[ast.Name(id=first), *_])):
+            return first == block
+    return False
