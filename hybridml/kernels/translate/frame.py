@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -35,7 +36,7 @@ class Frame:
     then meet at `end`.
     """
 
-    outer: dict[str, Any]
+    outer: Mapping[str, Any]
     often: frozenset[str]
     variables: dict[str, Slot] = field(default_factory=dict)
     suites: list[dict[str, Any]] = field(default_factory=lambda: [{}])

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ast
 import linecache
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from hybridml.kernels.translate.values import Unsupported
@@ -44,14 +45,27 @@ def tree_of(function: Callable[..., Any], own: Trees) -> ast.FunctionDef:
     return _known[key]
 
 
-def outer_names(function: Callable[..., Any]) -> dict[str, Any]:
+def outer_names(function: Callable[..., Any]) -> Mapping[str, Any]:
     """What a function's free names stand for: its closure, else its module."""
-    cells = dict(zip(function.__code__.co_freevars, function.__closure__ or (), strict=True))
-    return {**function.__globals__, **{name: cell.cell_contents for name, cell in cells.items()}}
+    names = function.__code__.co_freevars
+    if not names:
+        return function.__globals__
+    cells = zip(names, function.__closure__ or (), strict=True)
+    return ChainMap({name: cell.cell_contents for name, cell in cells}, function.__globals__)
 
 
 def assigned_often(tree: ast.FunctionDef) -> frozenset[str]:
     """Names that more than one statement gives a value, parameters counting as given one; loop variables apart."""
+    found: frozenset[str] | None = getattr(
+        tree, "assigned_often", None
+    )  # asked for at each call that is inlined
+    if found is None:
+        found = _assigned_often(tree)
+        tree.assigned_often = found  # type: ignore[attr-defined]  # a note on the tree, which lives as long as that
+    return found
+
+
+def _assigned_often(tree: ast.FunctionDef) -> frozenset[str]:
     seen = {a.arg for a in tree.args.args}
     often: set[str] = set()
     loops: set[str] = set()
