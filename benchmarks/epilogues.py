@@ -1,8 +1,9 @@
 """What riding on a product costs and saves: `python benchmarks/epilogues.py`.
 
 Each product is timed alone, with what follows it in its register tiles (or blocks, where that is all it can have), with the same in its
-blocks, whose numbers pass through the near cache, and with that in a kernel of its own; all four in tiles. What is left between the first
-two columns is the rider's own arithmetic and the other operands' memory, which no way of fusing would save.
+blocks, whose numbers pass through the near cache, and with that in a kernel of its own; all four in tiles. So is what makes its operand B,
+in panels or in blocks. What is left between the first two columns is the rider's own arithmetic and the other operands' memory, which no
+way of fusing would save.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ def tiles(ride: bool, in_registers: bool = True) -> Iterator[None]:
     patches = [mock.patch.object(gemm_cost, "library", lambda *args: float("inf"))]
     if not ride:
         patches.append(mock.patch.object(gemm, "carries", lambda *args: False))
+        patches.append(mock.patch.object(gemm, "packs", lambda *args: None))
     if not in_registers:
         patches.append(mock.patch.object(region, "fits_tile", lambda spec: False))
+        patches.append(mock.patch.object(region, "fits_panel", lambda spec: False))
     with contextlib.ExitStack() as stack:
         for p in patches:
             stack.enter_context(p)
@@ -44,7 +47,7 @@ def cases(m: int, n: int, k: int) -> dict[str, tuple[Callable[..., Any], Callabl
     def array(*shape: int) -> Any:
         return hml.asarray(rng.normal(size=shape).astype(np.float32))
 
-    x, w, b, r, g = array(m, k), array(k, n), array(n), array(m, n), array(m, n)
+    x, w, b, r, g, y = array(m, k), array(k, n), array(n), array(m, n), array(m, n), array(k, n)
     weight, first, second = [hml.Variable(np.abs(array(k, n).numpy()) + 0.1) for _ in range(3)]
 
     def adam(x: Any, g: Any) -> Any:
@@ -76,6 +79,7 @@ def cases(m: int, n: int, k: int) -> dict[str, tuple[Callable[..., Any], Callabl
         "the same and a bias's": (product, masked_with_sums, [x, w, r]),
         "residual": (product, lambda x, w, r: x @ w + r, [x, w, r]),
         "scaling": (product, lambda x, w: x @ w * 0.125, [x, w]),
+        "mask before B": (product, lambda x, w, y: x @ hml.where(y > 0, w, 0.0), [x, w, y]),
         "update by SGD": (gradient, sgd, [x, g]),
         "update by Adam": (gradient, adam, [x, g]),
     }
@@ -93,9 +97,7 @@ def program(
 
 def main() -> None:
     heads = ("alone", "riding", "in blocks", "apart", "riding/alone", "riding/in blocks", "riding/apart")
-    print(
-        f"{'what follows':24}{'product':18}" + "".join(f"{h:>18}" if "/" in h else f"{h:>11}" for h in heads)
-    )
+    print(f"{'what rides':24}{'product':18}" + "".join(f"{h:>18}" if "/" in h else f"{h:>11}" for h in heads))
     saved: list[list[float]] = [[], []]
     for m, n, k in SHAPES:
         for name, (product, whole, args) in cases(m, n, k).items():

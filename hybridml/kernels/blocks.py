@@ -48,6 +48,7 @@ class Blocks:
             named += self._epilogue(e, p.c_word, words, Words.EPILOGUE)
         for q in s.prologues:
             named.append(self._rider(q, words, (Words.PROLOGUE_A, Words.PROLOGUE_B)[q.operand]))
+            words[Words.PANELS_B] |= int(q.in_panels)
         return self._block(words, named)
 
     def _routine(self, s: RoutineStep) -> int:

@@ -58,10 +58,8 @@ def compile_object(source: str, name: str, signature: str, path: str, unique: st
         try:
             translated = translate(source, name, signature, symbol, path)
         except Unsupported:
-            if signature.startswith(
-                "Tile"
-            ):  # Numba has no vectors: `emit_tile` prints nothing that is not translated
-                raise
+            if signature.startswith(("Tile", "Panel")):
+                raise  # Numba has no vectors: `emit_tile` prints nothing that is not translated
             from hybridml.kernels import numba_compiler
 
             symbol, code, declared = numba_compiler.compile_object(source, name, signature, path, unique)

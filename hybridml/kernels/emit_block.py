@@ -20,11 +20,15 @@ are finished with the last; one thread does all rows of a column, in order.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from hybridml.kernels.emit import finished, read_arguments, statements
 from hybridml.kernels.spec import KernelSpec, Loop, Mode, Statement
 from hybridml.kernels.text import Lines
+
+Way = tuple[Callable[[KernelSpec], tuple[str, str]], str]
+"""How a kernel that a product calls is made: what prints it, and its signature."""
 
 
 def emit_block(spec: KernelSpec) -> tuple[str, str]:
@@ -65,3 +69,7 @@ def _along(body: list[Statement]) -> list[Statement]:
         replace(s, axis=replace(s.axis, size="first, last"), split=False) if isinstance(s, Loop) else s
         for s in body
     ]
+
+
+BLOCKS: Way = (emit_block, "void(CPointer(int64), int64, int64, int64, int64, int64, int64)")
+"""Kernels over blocks; they take (argument block, address of the block, elements between its rows, first row, end, first column, end)."""

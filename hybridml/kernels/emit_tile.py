@@ -1,4 +1,5 @@
-"""KernelSpec to the text of an epilogue that takes a register tile: the same statements as `emit_block` prints, for one element of it.
+"""KernelSpec to the text of an epilogue that takes a register tile, or of a prologue that makes a panel: the same statements as those that
+`emit_block` prints, for one element.
 
 Bias and ReLU, for example, are
 
@@ -21,6 +22,8 @@ tiles before. That one also begins with the first row and does with the last wha
         v1 = c0 if begin == 0 else o1[j]
         v2 = v1 + s0  # sum
         o1[j] = v2
+
+A prologue of panels is printed in the same way: a function of i and j that returns the element of the operand.
 """
 
 from __future__ import annotations
@@ -29,7 +32,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from hybridml import dtypes
 from hybridml.kernels.emit import finished, read_arguments, statements
+from hybridml.kernels.emit_block import Way
 from hybridml.kernels.spec import KernelSpec, Let, Load, Loop, Mode, Statement, Store
 from hybridml.kernels.text import CALL, Lines
 from hybridml.kernels.vectors import vectors
@@ -69,21 +74,49 @@ class _Parts:
 def fits_tile(spec: KernelSpec) -> bool:
     """True for an epilogue that is short, walks along rows of few operands, and has nothing but what lanes compute well."""
     parts = _parts(spec)
-    product = spec.operands[0]
-    if parts is None or product.dtype.name not in _FLOATS:
+    if parts is None:
         return False
     everything = [*parts.body, *parts.end]
-    text = " ".join(s.text for s in everything if isinstance(s, Let))
-    called = [c.removeprefix("m_").rsplit("_", 1)[0] for c in CALL.findall(text) if c.startswith("m_")]
+    most_long = MOST_LONG if spec.operands[0].dtype.itemsize == 4 else 0
     return (
-        {o.dtype.name for o in spec.operands} <= {product.dtype.name, "bool"}
+        _in_lanes(spec, everything)
+        and {o.dtype.name for o in spec.operands} <= {spec.operands[0].dtype.name, "bool"}
         and len(everything) <= MOST_STATEMENTS
-        and SHORT.union(LONG).issuperset(called)
-        and len(LONG.intersection(called)) <= (MOST_LONG if product.dtype.itemsize == 4 else 0)
-        and not _INTEGERS.search(text)
+        and len(LONG.intersection(_called(everything))) <= most_long
         and _streams(spec, everything) <= MOST_STREAMS
-        and all(_walks(index, spec) for index in _indices(everything))
     )
+
+
+def tile_way(spec: KernelSpec) -> Way:
+    """How an epilogue of tiles is made for this processor."""
+    parts = _parts(spec)
+    assert parts is not None, "fits_tile was asked"
+    return emit_tile, f"Tile({_lanes(spec)}, {vectors().tile_rows}, {len(parts.steps)})"
+
+
+def fits_panel(spec: KernelSpec) -> bool:
+    """True for a prologue that walks along rows, and has nothing but what lanes compute well."""
+    parts = _parts(spec)
+    return parts is not None and spec.mode is Mode.MAP and _in_lanes(spec, parts.body)
+
+
+def panel_way(spec: KernelSpec) -> Way:
+    """How a prologue of panels is made for this processor."""
+    return emit_panel, f"Panel({_lanes(spec)})"
+
+
+def emit_panel(spec: KernelSpec) -> tuple[str, str]:
+    """(name, source) of a prologue that makes panels: a function of the row and the column that returns the element."""
+    parts = _parts(spec)
+    assert parts is not None, "fits_panel was asked"
+    block = spec.operands[0]
+    (made,) = [s.value for s in parts.body if isinstance(s, Store)]
+    out = Lines()
+    out.depth = 1
+    read_arguments(out, spec, given=1)
+    statements(out, [s for s in parts.body if not (isinstance(s, Store) and s.operand is block)])
+    out(f"return ({made},)")
+    return finished(out, spec, f"args, {', '.join(_axes(spec))}")
 
 
 def emit_tile(spec: KernelSpec) -> tuple[str, str]:
@@ -115,12 +148,25 @@ def emit_tile(spec: KernelSpec) -> tuple[str, str]:
     return finished(out, spec, f"args, x0, {i}, {j}", (f"args, begin, end, {j}, {given}", sums))
 
 
-def tile_signature(spec: KernelSpec) -> str:
-    """The signature of what `emit_tile` prints, for this processor."""
-    parts = _parts(spec)
-    assert parts is not None, "fits_tile was asked"
-    dtype, here = spec.operands[0].dtype, vectors()
-    return f"Tile(lanes({dtype.name}, {here.bytes // dtype.itemsize}), {here.tile_rows}, {len(parts.steps)})"
+def _lanes(spec: KernelSpec) -> str:
+    dtype = spec.operands[0].dtype
+    return f"lanes({dtype.name}, {vectors().bytes // dtype.itemsize})"
+
+
+def _in_lanes(spec: KernelSpec, body: list[Statement]) -> bool:
+    return (
+        spec.operands[0].dtype.name in _FLOATS
+        and not any(map(dtypes.is_half, (o.dtype for o in spec.operands)))
+        and SHORT.union(LONG).issuperset(_called(body))
+        and not any(_INTEGERS.search(s.text) for s in body if isinstance(s, Let))
+        and all(_walks(access, spec) for access in _indices(body))
+    )
+
+
+def _called(body: list[Statement]) -> list[str]:
+    """The scalar functions that statements call, without their dtypes."""
+    calls = [c for s in body if isinstance(s, Let) for c in CALL.findall(s.text)]
+    return [c.removeprefix("m_").rsplit("_", 1)[0] for c in calls if c.startswith("m_")]
 
 
 def _parts(spec: KernelSpec) -> _Parts | None:

@@ -32,9 +32,6 @@ from hybridml.ops.registry import Kind
 from hybridml.trace.bind import Sizes
 from hybridml.trace.graph import Node, Value
 
-SIGNATURE = "void(CPointer(int64), int64, int64, int64, int64, int64, int64)"
-"""(argument block, address of the block, elements between its rows, first row, end, first column, end)"""
-
 
 @dataclass
 class Epilogue:
@@ -227,4 +224,4 @@ def _update_last(fuser: Fuser) -> None:
     fuser.order(wanted)
 
 
-__all__ = ["SIGNATURE", "Epilogue", "place_of", "ride", "riders", "trailing"]
+__all__ = ["Epilogue", "place_of", "ride", "riders", "trailing"]

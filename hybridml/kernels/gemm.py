@@ -71,6 +71,7 @@ class Words(IntEnum):
     PROLOGUE_B_ARGS = 31
     FIRST_ROW = 32  # what an epilogue of tiles calls the first row and column of C
     FIRST_COLUMN = 33
+    PANELS_B = 34  # the prologue of B makes panels
 
 
 @dataclass(frozen=True)

@@ -125,7 +125,7 @@ def tiled(args, begin, end):
     It counts rows and columns from (32) and (33) on.
 
     A prologue of A (28) or of B (30) is called, with an argument block of its own (29, 31), for each block of the operand that is
-    packed, and makes it; it counts rows as the operand would lie in memory, over all entries.
+    packed, and makes it; it counts rows as the operand would lie in memory, over all entries. One of B may make panels (34) instead.
     """
     transa = args[1]
     transb = args[2]
@@ -143,7 +143,7 @@ def tiled(args, begin, end):
     else:
         first_entry, last_entry = begin, end
     epilogue, alone, in_tile = args[23], args[25], args[26]
-    prologue_a, prologue_b = args[28], args[30]
+    prologue_a, prologue_b, panels_b = args[28], args[30], args[34]
     rows = last_row - first_row
     pack_b = transb or rows >= MANY_ROWS or (rows >= FEW_ROWS and ldb * ITEM % 64 != 0)
     # Columns of A that lie far apart, or rows that meet in the same cache sets, are gathered once for all panels.
@@ -202,7 +202,15 @@ def tiled(args, begin, end):
                     for near in range(left, right, PANELS * PANEL):
                         far = min(near + PANELS * PANEL, right)
                         of, of_row, of_step, of_column = b, ldb, start, near
-                        if prologue_b != 0:
+                        if panels_b:
+                            for column in range(near, far, PANEL):
+                                row = entry * depth + start
+                                to = panels + (column - near) // PANEL * b_panel * ITEM
+                                right_end = min(column + PANEL, far)
+                                call_on_block(
+                                    prologue_b, args[31], to, PANEL, row, row + steps, column, right_end
+                                )
+                        elif prologue_b != 0:
                             of, of_row, of_step, of_column = b_block, b_line, 0, 0
                             if transb:
                                 row = entry * args[4]
@@ -219,7 +227,7 @@ def tiled(args, begin, end):
                             else:
                                 row = entry * depth + start
                                 call_on_block(prologue_b, args[31], of, of_row, row, row + steps, near, far)
-                        if pack_b or prologue_b != 0:
+                        if (pack_b or prologue_b != 0) and not panels_b:
                             right_end = of_column + far - near
                             pack_panels(
                                 panels, b_panel, of, of_row, transb, of_step, steps, of_column, right_end

@@ -37,6 +37,11 @@ class Product:
     def at(self, sizes: Sizes) -> Product:
         return Product(self.planner, sizes(self.args), {k: sizes(x) for k, x in self.keywords.items()})
 
+    @property
+    def turned(self) -> tuple[bool, bool]:
+        """Whether A and B lie in memory as their transposes."""
+        return self.args[4], self.args[5]
+
     def plan(self) -> Any:
         """The plan, or None while sizes are open."""
         return None if has_dims((self.args, self.keywords)) else self.planner(*self.args, **self.keywords)

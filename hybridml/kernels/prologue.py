@@ -36,7 +36,7 @@ Feeders = list[
 class Prologue:
     """The kernel that makes the blocks of operand A (0) or B (1). Its first operand is what it makes, which goes into the block.
 
-    axis  what the rows of a block are to the product: rows of C, columns of C, or neither
+    in_panels  the kernel makes panels of B (`emit_tile.emit_panel`) in place of blocks that are copied into them
     """
 
     operand: int
@@ -44,6 +44,7 @@ class Prologue:
     kernel: Kernel
     source: str
     reads: tuple[Value, ...]
+    in_panels: bool = False
 
     def at(self, sizes: Sizes) -> Prologue:
         """For these sizes."""

@@ -32,8 +32,8 @@ from hybridml.kernels.address import Address, Fixed, add_copy
 from hybridml.kernels.blocks import Blocks
 from hybridml.kernels.depth import cut_depth
 from hybridml.kernels.emit import emit
-from hybridml.kernels.emit_block import emit_block
-from hybridml.kernels.emit_tile import emit_tile, fits_tile, tile_signature
+from hybridml.kernels.emit_block import BLOCKS, Way
+from hybridml.kernels.emit_tile import fits_panel, fits_tile, panel_way, tile_way
 from hybridml.kernels.epilogue import Carry
 from hybridml.kernels.form import Forms
 from hybridml.kernels.fuser import Fuser, Fusions, Refusal, fused
@@ -265,9 +265,9 @@ class Region:
         outputs = tuple(self._outputs(g))
         apart = {i for _, h in g.packs for i in h.nodes}
         behind = replace(g, nodes=[i for i in g.nodes if i not in apart])
-        prologues = tuple([self._prologue(number, h, made) for number, h in g.packs])
+        packed = [self._forms.lowered(h, list(self.graph.nodes[h.nodes[-1]].outputs)) for _, h in g.packs]
         lowered = self._forms.lowered(behind, list(outputs)) if len(behind.nodes) > 1 else None
-        beside = [p.lowered for p in prologues] + ([] if lowered is None else [lowered])
+        beside = [*packed, *([] if lowered is None else [lowered])]
         steps: Sequence[Any] | None
         if n.op.provider == "gemm":
             # Sums down the columns want all rows of a column in one thread.
@@ -282,10 +282,17 @@ class Region:
             fits = steps is not None and steps[-1].fits_block
         assert steps is not None, "a product that others ride on has steps"
         yield from steps[:-1]
-        last = steps[-1].packing(prologues) if prologues else steps[-1]
+        last = steps[-1]
+        if packed:
+            _, turned = last.planned.turned
+            prologues = [
+                self._prologue(number, low, self._read_by(h.nodes, made), number == 1 and not turned)
+                for (number, h), low in zip(g.packs, packed, strict=True)
+            ]
+            last = last.packing(tuple(prologues))
         if lowered is not None:
             in_tile = fits_tile(lowered.spec)
-            kernel, source = self._rider(lowered, in_tile)
+            kernel, source = self._rider(lowered, tile_way(lowered.spec) if in_tile else BLOCKS)
             place = epilogue.place_of(lowered, n.out, outputs, fits)
             reads = self._read_by(behind.nodes, made)
             last = last.carrying(
@@ -293,19 +300,17 @@ class Region:
             )
         yield last
 
-    def _prologue(self, number: int, g: Group, made: set[Value]) -> Prologue:
-        """What makes an operand of a product block by block."""
-        lowered = self._forms.lowered(g, list(self.graph.nodes[g.nodes[-1]].outputs))
-        kernel, source = self._rider(lowered)
-        return Prologue(number, lowered, kernel, source, self._read_by(g.nodes, made))
+    def _prologue(self, number: int, lowered: Lowered, reads: tuple[Value, ...], in_panels: bool) -> Prologue:
+        """What makes an operand of a product block by block, or B in panels."""
+        in_panels = in_panels and fits_panel(lowered.spec)
+        kernel, source = self._rider(lowered, panel_way(lowered.spec) if in_panels else BLOCKS)
+        return Prologue(number, lowered, kernel, source, reads, in_panels)
 
-    def _rider(self, lowered: Lowered, in_tile: bool = False) -> tuple[Kernel, str]:
-        """What was lowered as a kernel over blocks, or over register tiles."""
+    def _rider(self, lowered: Lowered, way: Way) -> tuple[Kernel, str]:
+        """What was lowered as a kernel that a product calls."""
         started = time.perf_counter()
-        name, source = self._printed(lowered.spec, emit_tile if in_tile else emit_block)
-        signature = epilogue.SIGNATURE
-        if in_tile:
-            signature = tile_signature(lowered.spec)
+        printer, signature = way
+        name, source = self._printed(lowered.spec, printer)
         self.meter.emit_seconds += time.perf_counter() - started
         kernel = jit.load(source, name, signature)
         self.meter.kernels.append(kernel)

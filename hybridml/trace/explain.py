@@ -102,8 +102,10 @@ def _describe(s: Step) -> str:
 
 
 def _prologues(s: GemmStep) -> str:
-    made = [f", its operand {'AB'[p.operand]} made in blocks by {p.lowered.spec.title}" for p in s.prologues]
-    return "".join(made)
+    return "".join(
+        f", its operand {'AB'[p.operand]} made in {'panels' if p.in_panels else 'blocks'} by {p.lowered.spec.title}"
+        for p in s.prologues
+    )
 
 
 def _epilogue(s: GemmStep | RoutineStep) -> str:

@@ -73,6 +73,12 @@ for name in ("m_exp_f32", "m_erf_f32", "m_maximum_f64"):
 riding.gemm_cost.library = lambda p, machine: float("inf")
 for what in riding.IN_TILES:
     riding.test_where_an_epilogue_rides(what, True, 700, None)
+
+import test_prologue as making
+
+making.gemm_cost.saved_by_prologue = lambda *args: 1.0
+for what in making.IN_PANELS:
+    making.test_operand_b_is_made_in_panels(what, True, 9, 37, 300)
 """
 
 # The rows of each tile, one after the other, for a block of `end` rows; word 0 is where a column of zeros lies, 1 where rows are noted.

@@ -104,6 +104,34 @@ def test_elementwise_work_is_done_where_it_is_packed(f: Any, m: int, n: int, k: 
     assert operands(step) == [0]
 
 
+IN_PANELS = {
+    "a mask": lambda w, y: hml.where(y > 0, w, 0.0),
+    "bytes": lambda w, y: (hml.abs(y) * 50.0).astype(hml.uint8).astype(hml.float32) / 255.0 + w * 0.0,
+    "integers": lambda w, y: ((y * 50.0).astype(hml.int32) + 3).astype(hml.float32) * w,
+    "a row and a column beside it": lambda w, y: w * y[:1] + y[:, :1],
+    "rows from the last on": lambda w, y: w[::-1] * 2.0,
+    "long arithmetic": lambda w, y: hml.tanh(hml.exp(w)) * hml.nn.gelu(y),
+}
+IN_BLOCKS = {
+    "a sine": lambda w, y: hml.sin(w),
+    "columns from the last on": lambda w, y: w[:, ::-1] * 2.0,
+    "half precision": lambda w, y: w.astype(hml.float16).astype(hml.float32),
+}
+
+
+@pytest.mark.usefixtures("eager_to_pack")
+@pytest.mark.parametrize(
+    ("what", "in_panels"), [(w, True) for w in IN_PANELS] + [(w, False) for w in IN_BLOCKS]
+)
+@pytest.mark.parametrize("m, n, k", [(64, 100, 30), (30, 64, 700), (9, 37, 300)])
+def test_operand_b_is_made_in_panels(what: str, in_panels: bool, m: int, n: int, k: int) -> None:
+    f = (IN_PANELS if in_panels else IN_BLOCKS)[what]
+    (step,) = compare(lambda x, w, y: x @ f(w, y), array(m, k), array(k, n), array(k, n))
+    assert [(p.operand, p.in_panels) for p in step.prologues] == [(1, in_panels)]
+    (step,) = compare(lambda x, w, y: x @ f(w, y).T, array(m, k), array(n, k), array(n, k))
+    assert [(p.operand, p.in_panels) for p in step.prologues] == [(1, False)]  # panels are its transpose
+
+
 @pytest.mark.usefixtures("eager_to_pack")
 @pytest.mark.parametrize("ta, tb", FORMS)
 @pytest.mark.parametrize("batch", [(3,), (2, 3)])
@@ -206,6 +234,7 @@ def test_open_sizes() -> None:
         np.testing.assert_allclose(f(x, w).numpy(), want, rtol=1e-3, atol=1e-2)
         steps = [s for s in f.get_concrete_function(x, w).kernels if isinstance(s, GemmStep)]
         assert [operands(s) for s in steps] == [[0, 1]]
+        assert [p.in_panels for s in steps for p in s.prologues] == [False, True]
 
 
 @pytest.mark.usefixtures("eager_to_pack")

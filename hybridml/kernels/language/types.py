@@ -106,6 +106,13 @@ class Tile:
     sums: int
 
 
+@dataclass(frozen=True)
+class Panel:
+    """What makes some rows of two vectors of `lanes` each."""
+
+    lanes: Lanes
+
+
 def _integer(name: str, kind: str, bits: int) -> Type:
     return Type(name, ir.IntType(bits), kind=kind, bits=bits)
 
@@ -127,10 +134,11 @@ NUMBERS = {
 """The number types by the names of their NumPy dtypes."""
 
 
-def parse_signature(text: str) -> Signature | Tile:
-    """The signature of a C function, as in ``"void(CPointer(int64), int64, int64)"``, or ``"Tile(lanes(float32, 16), 8, 0)"``."""
+def parse_signature(text: str) -> Signature | Tile | Panel:
+    """The signature of a C function, as in ``"void(CPointer(int64), int64, int64)"``, or ``"Tile(lanes(float32, 16), 8, 0)"``, or
+    ``"Panel(lanes(float32, 16))"``."""
     names: dict[str, Any] = {
-        "__builtins__": {}, "void": none, "CPointer": CPointer, "Tile": Tile, "lanes": lanes, **NUMBERS,
+        "__builtins__": {}, "void": none, "CPointer": CPointer, "Tile": Tile, "Panel": Panel, "lanes": lanes, **NUMBERS,
     }  # fmt: skip
-    signature: Signature | Tile = eval(text, names)
+    signature: Signature | Tile | Panel = eval(text, names)
     return signature

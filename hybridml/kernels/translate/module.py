@@ -29,7 +29,7 @@ def translate(source: str, name: str, signature: str, symbol: str, path: str) ->
 
     Args:
         source: the kernel's text, which defines `name`.
-        signature: as in ``"void(CPointer(int64), int64, int64)"``, or that of a tile (see `tile`).
+        signature: as in ``"void(CPointer(int64), int64, int64)"``, or that of a tile or a panel (see `tile`).
         path: where the text is, or would be.
 
     Raises:
@@ -40,11 +40,14 @@ def translate(source: str, name: str, signature: str, symbol: str, path: str) ->
         namespace: dict[str, Any] = {"__name__": symbol}
         exec(compile(tree, path, "exec"), namespace)
         kind = types.parse_signature(signature)
-        if isinstance(kind, types.Tile):
+        if isinstance(kind, (types.Tile, types.Panel)):
             from hybridml.kernels.translate.tile import TileTranslator  # which is a translator itself
 
-            in_tile = TileTranslator(functions_of(tree, path))
-            module = in_tile.tile(namespace[name], namespace.get(f"{name}_sums"), symbol, kind)
+            in_lanes = TileTranslator(functions_of(tree, path))
+            if isinstance(kind, types.Panel):
+                module = in_lanes.panel(namespace[name], symbol, kind)
+            else:
+                module = in_lanes.tile(namespace[name], namespace.get(f"{name}_sums"), symbol, kind)
             return Translated(str(module), loops=False)
         translator = Translator(functions_of(tree, path))
         module = translator.kernel(namespace[name], symbol, kind)

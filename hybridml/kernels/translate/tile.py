@@ -1,6 +1,7 @@
-"""A kernel for one element of a matrix product's result, as the function that takes a whole register tile of them.
+"""A kernel for one element of a matrix product's result, as the function that takes a whole register tile of them; or one for an element of
+its operand B, as the function that makes panels of it.
 
-The function gets the tile's vectors as its arguments, in registers. The text is translated once, for the lanes of one vector, as a
+The first gets the tile's vectors as its arguments, in registers. The text is translated once, for the lanes of one vector, as a
 function that LLVM then puts in sixteen times; what it reads of the argument block is read once. See `emit_tile` for the text,
 `gemm_tile` for the caller.
 """
@@ -8,13 +9,13 @@ function that LLVM then puts in sixteen times; what it reads of the argument blo
 from __future__ import annotations
 
 import ast
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from llvmlite import ir
 
-from hybridml.kernels.language import lanes, types
+from hybridml.kernels.language import build, lanes, types
 from hybridml.kernels.language.types import Type
 from hybridml.kernels.translate.frame import Frame
 from hybridml.kernels.translate.module import Translator
@@ -41,18 +42,50 @@ class TileTranslator(Translator):
         outer.calling_convention = vectors().arguments
         b = self.builder = ir.IRBuilder(outer.append_basic_block("entry"))
         args = Value(_BLOCK, b.inttoptr(outer.args[0], _BLOCK.value))
-        columns, width = outer.args[4], kind.lanes.count
-        masks = [lanes.first(b, b.sub(columns, _I64(v * width)), width) for v in range(TILE_VECTORS)]
-        if vectors().free_masks:
-            self._vectors(element, sums, args, outer.args, masks, kind)
-        else:
-            with b.if_else(b.icmp_signed(">=", columns, _I64(TILE_VECTORS * width))) as (whole, part):
-                with whole:
-                    self._vectors(element, sums, args, outer.args, [None] * TILE_VECTORS, kind)
-                with part:
-                    self._vectors(element, sums, args, outer.args, masks, kind)
-        b.ret_void()
+        self._masked_where_needed(
+            outer.args[4],
+            kind.lanes,
+            lambda masks: self._vectors(element, sums, args, outer.args, masks, kind),
+        )
         return module
+
+    def panel(self, element: Any, symbol: str, kind: types.Panel) -> ir.Module:
+        """The module of `symbol`, which is called as a kernel over blocks is (`emit_block.BLOCKS`)."""
+        module = ir.Module(symbol)
+        shape = [_BLOCK.value, *[_I64] * 6]
+        outer = ir.Function(module, ir.FunctionType(ir.VoidType(), shape), symbol)
+        b = self.builder = ir.IRBuilder(outer.append_basic_block("entry"))
+        block, to, to_row, begin, end, first, last = outer.args
+        args, t = Value(_BLOCK, block), kind.lanes
+        item = _I64(t.bits // 8)
+
+        def rows(masks: Sequence[Any]) -> None:
+            one = self._part(element, args, [types.int64, types.along(t.count)], [t], masks[0])
+            with build.for_range(b, end, begin) as loop:
+                line = b.add(to, b.mul(b.mul(b.sub(loop.index, begin), to_row), item))
+                for v, mask in enumerate(masks):
+                    (made,) = one.call(b, [loop.index, b.add(first, _I64(v * t.count))], mask)
+                    place = b.add(line, b.mul(_I64(v * t.count), item))
+                    lanes.store(b, made, b.inttoptr(place, t.value.as_pointer()), t.bits // 8, None)
+
+        self._masked_where_needed(b.sub(last, first), t, rows)
+        return module
+
+    def _masked_where_needed(
+        self, columns: Any, t: types.Lanes, write: Callable[[Sequence[Any]], None]
+    ) -> None:
+        """The rest of a function, for whole vectors without masks where those cost time."""
+        b = self.builder
+        masks = [lanes.first(b, b.sub(columns, _I64(v * t.count)), t.count) for v in range(TILE_VECTORS)]
+        if vectors().free_masks:
+            write(masks)
+        else:
+            with b.if_else(b.icmp_signed(">=", columns, _I64(TILE_VECTORS * t.count))) as (whole, part):
+                with whole:
+                    write([None] * TILE_VECTORS)
+                with part:
+                    write(masks)
+        b.ret_void()
 
     def _vectors(
         self,
