@@ -39,7 +39,7 @@ PEERS = {
     "stores past the caches": ("layer_norm",),
     "joined where they are turned": ("transformer_adam",),
 }
-SUMS = ((1024, 256), (4096, 256), (1024, 1024))
+SUMS = ((256, 256), (256, 1024), (1024, 256), (4096, 256), (1024, 1024))
 ROUNDS = 15
 
 

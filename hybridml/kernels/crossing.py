@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from hybridml.kernels.space import Space, parts, refine
-from hybridml.ops.registry import OPS
+from hybridml.ops.registry import OPS, Kind
 from hybridml.ops.spec import TensorSpec
 from hybridml.symbolic import Dim, has_dims, hint
 from hybridml.symbolic.polynomial import Symbol, atom
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
 BLOCKS = 64  # wanted: enough for many threads, few enough that their sums are nothing beside the rows
 FEWEST, MOST = 8, 256
 FEW, ROWS = 32, 16  # blocks wanted where no rows ride along, and rows of a block at least
-LONG, MANY = 1 << 16, 512  # elements, and rows, of a sum that is cut in any case
+LONG, MANY = 1 << 16, 128  # elements, and rows, of a sum that is cut whatever its kernel
+VERY_MANY = 512  # rows of one that is cut although threads could share out its columns, or a product make it in its tiles
+WIDE = 2048  # columns that threads share out as well
 TOGETHER = 1 << 14  # elements that one thread does anyway: all their rows are one block
 
 
@@ -57,7 +59,14 @@ def cut(fuser: Fuser) -> Graph | None:
 def cut_long(graph: Graph) -> Graph:
     """The graph with long sums down many columns cut into blocks, rows or not: threads then share out rows of memory, not
     columns, of which each would read a few cache lines here and a few there."""
-    wanted = {n: b for n in graph.nodes if _is_long(n) and (b := _blocks(n, few_blocks))}
+    long = [n for n in graph.nodes if _is_long(n, MANY)]
+    of_products = _of_products(graph) if long else set()
+    long = [
+        n
+        for n in long
+        if _is_long(n, VERY_MANY) or (n.out.spec.size <= WIDE and n.values[0] not in of_products)
+    ]
+    wanted = {n: b for n in long if (b := _blocks(n, few_blocks))}
     return _with_blocks(graph, wanted) if wanted else graph
 
 
@@ -68,10 +77,22 @@ def _with_blocks(graph: Graph, wanted: Mapping[Node, Any]) -> Graph:
     return graph.replace(nodes=tuple(nodes))
 
 
-def _is_long(n: Node) -> bool:
+def _is_long(n: Node, rows: int) -> bool:
     if n.op.reduce is None or n.attrs["keepdims"] or has_dims(n.values[0].shape):
         return False
-    return n.values[0].spec.size >= LONG and n.values[0].spec.size >= MANY * n.out.spec.size
+    return n.values[0].spec.size >= LONG and n.values[0].spec.size >= rows * n.out.spec.size
+
+
+def _of_products(graph: Graph) -> set[Value]:
+    """Matrix products, and what is made of their elements alone or with others."""
+    found: set[Value] = set()
+    for n in graph.nodes:
+        made = n.op.provider == "gemm" or (
+            n.op.kind is Kind.ELEMENTWISE and any(x in found and x.shape == n.out.shape for x in n.values)
+        )
+        if made:
+            found.update(n.outputs)
+    return found
 
 
 def _complement(row: Group, down: Group) -> bool:

@@ -36,7 +36,7 @@ from hybridml import dtypes
 from hybridml.kernels.emit import finished, read_arguments, statements
 from hybridml.kernels.emit_block import Way
 from hybridml.kernels.spec import KernelSpec, Let, Load, Loop, Mode, Statement, Store
-from hybridml.kernels.text import CALL, Lines
+from hybridml.kernels.text import CALL, SHORT, Lines
 from hybridml.kernels.vectors import vectors
 
 MOST_STATEMENTS = 24
@@ -47,11 +47,10 @@ MOST_STREAMS = 3
 """Operands with an element for each of the product's. A tile is narrow: rows that lie a power of two apart meet in one set of the cache,
 and many streams would be cut into pieces of two lines each. An optimiser's state took up to a sixth longer so than in blocks."""
 
-SHORT = frozenset("abs ceil divide floor maximum minimum round rsqrt sign sqrt trunc".split())
 LONG = frozenset(
     "acos asin atan atan2 cosh erf exp exp2 expm1 hypot log log10 log1p log2 logaddexp pow sigmoid sinh tanh".split()
 )
-"""Scalar functions that are computed in all lanes at once. The others branch, call a library, or want integers of 64 bits."""
+"""Scalar functions that all lanes compute at once, beside the short ones. Others branch, call a library, or want integers of 64 bits."""
 
 _FLOATS = ("float32", "float64")
 _INTEGERS = re.compile(r"//|%")  # divisions that lanes do not have

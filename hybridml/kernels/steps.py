@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -15,7 +15,8 @@ from hybridml.errors import HybridMLError, located
 from hybridml.kernels.gemm_cost import Split
 from hybridml.kernels.jit import Kernel
 from hybridml.kernels.lower import Lowered
-from hybridml.kernels.spec import Let, Loop, Statement, Store
+from hybridml.kernels.spec import Let, Loop, Mode, Statement, Store
+from hybridml.kernels.text import SHORT
 from hybridml.kernels.walk import Walk
 from hybridml.ops.registry import Kind
 from hybridml.trace.bind import Sizes
@@ -28,8 +29,10 @@ if TYPE_CHECKING:
     from hybridml.kernels.sweep import SweepStep
 
 CHUNK_NANOSECONDS = 3000.0  # work that makes a piece worth handing to another thread
-_FUNCTION = re.compile(r"\bm_(?!nearest_)")  # rounding to half precision is a few instructions
+_FUNCTION = re.compile(rf"\bm_(?!(?:nearest|{'|'.join(SHORT)})_)")  # those apart that are a few instructions
 GRAIN = 64  # elements: pieces begin at cache lines
+STRIP = 1024  # elements of each row at least, where threads share out the columns and have little to do but to read them: shorter pieces of
+# memory are fetched in advance by both
 
 
 @dataclass
@@ -82,8 +85,9 @@ class KernelStep:
     def grain(self) -> int:
         """Pieces of an extent that counts elements begin at cache lines; pieces of rows anywhere."""
         spec = self.lowered.spec
-        along_elements = not spec.parallel or not any(isinstance(s, Loop) for s in spec.body)
-        return GRAIN if along_elements else 1
+        if spec.parallel and any(isinstance(s, Loop) for s in spec.body):
+            return 1
+        return STRIP if spec.mode is Mode.COLUMN and not _calls(spec.body) else GRAIN
 
     def chunks(self, threads: int) -> tuple[int, int]:
         """(pieces, grain) for this many threads."""
@@ -99,6 +103,14 @@ def _pieces(nanoseconds: float, extent: int, grain: int, threads: int) -> int:
     if threads == 1:
         return 1
     return max(1, min(2 * threads, int(nanoseconds / CHUNK_NANOSECONDS), -(-extent // grain)))
+
+
+def _calls(body: Sequence[Statement]) -> bool:
+    """Whether statements call a function."""
+    return any(
+        _calls(s.body) if isinstance(s, Loop) else isinstance(s, Let) and bool(_FUNCTION.search(s.text))
+        for s in body
+    )
 
 
 def _cost(s: Statement) -> float:

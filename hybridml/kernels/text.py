@@ -12,6 +12,9 @@ CALL = re.compile(
     r"\b(m_\w+|lane_\w+|[fiu](?:8|16|32|64))(?=\()"
 )  # functions and casts that a kernel's text calls
 
+SHORT = frozenset("abs ceil divide floor maximum minimum round rsqrt sign sqrt trunc".split())
+"""Scalar functions of a few instructions."""
+
 
 class Lines:
     """Python text under construction: `out(line)` appends at the current depth."""

@@ -162,7 +162,9 @@ def test_the_cuda_printer_refuses_with_a_reason():
 # of a sum over the leading axes, and how many blocks it is cut into; 0 where it stays whole
 LONG_SUMS = {
     (1024, 256): 32, (4095, 33): 35, (2, 700, 64): 35, (20_000, 16): 32, (1008, 100): 36,
-    (256, 1024): 0,  # few rows: others find them in the cache
+    (256, 1024): 16, (128, 512): 8,
+    (64, 4096): 0,  # few rows
+    (256, 2050): 0,  # few rows, and long ones
     (1024, 32): 0,  # few elements
     (1009, 100): 0,  # a prime number of rows
 }  # fmt: skip
@@ -180,6 +182,30 @@ def test_long_sums_down_the_columns_are_cut(shape):
     for got in (f(x).numpy(), interpret(cut, [x.numpy()], [])[0][0]):
         expected = x.numpy().astype(np.float64).reshape(-1, shape[-1])
         np.testing.assert_allclose(got, expected.sum(axis=0), atol=2e-6 * np.abs(expected).sum(axis=0).max())
+
+
+@pytest.mark.parametrize("rows, blocks", [(256, 1), (512, 2)])
+def test_sums_that_a_product_could_make_are_cut_where_they_are_very_long(rows, blocks):
+    def f(x, w, y):
+        z = hml.where(y > 0, x @ w, 0.0)
+        return z, hml.sum(z, axis=0)
+
+    concrete = hml.function(f).get_concrete_function(array(rows, 20), array(20, 300), array(rows, 300))
+    cut = crossing.cut_long(concrete.graph)
+    assert len([n for n in cut.nodes if n.op.name == "sum"]) == blocks
+
+
+@pytest.mark.parametrize(
+    "f, shape, pieces",
+    [
+        (lambda x: hml.max(x, axis=0), (60, 1000), 1),  # short pieces of each row: one thread reads them all
+        (lambda x: hml.max(x, axis=0), (60, 4096), 4),
+        (lambda x: hml.max(hml.exp(x), axis=0), (60, 1000), 4),  # arithmetic that is worth two threads
+    ],
+)
+def test_columns_are_shared_out_in_long_pieces_or_where_there_is_much_to_do(f, shape, pieces):
+    (step,) = hml.function(f).get_concrete_function(array(*shape)).kernels
+    assert step.chunks(2)[0] == pieces
 
 
 def test_a_long_sum_shares_the_kernel_of_what_makes_it():

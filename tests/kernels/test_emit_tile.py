@@ -14,6 +14,7 @@ from hybridml.kernels import emit_tile, gemm_cost, llvm
 from hybridml.kernels.gemm_tile import TILE_ROWS, VECTOR_BYTES
 from hybridml.kernels.products import GemmStep
 from hybridml.kernels.targets import scalar_functions
+from hybridml.kernels.text import SHORT
 from hybridml.kernels.translate import Unsupported, translate
 from hybridml.kernels.vectors import TILE_VECTORS
 from hybridml.testing import kernels
@@ -113,7 +114,7 @@ def test_scalar_functions_in_lanes(name: str) -> None:
     stem, dtype = name[2:-4], f"float{name[-2:]}"
     count = getattr(scalar_functions("cpu"), name).function.__code__.co_argcount
     expression = f"m.{name}({', '.join(f'x{k}' for k in range(count))})"
-    if stem in emit_tile.SHORT | emit_tile.LONG:
+    if stem in SHORT | emit_tile.LONG:
         check(expression, [dtype] * count, dtype)
     elif stem not in ("floor_divide", "remainder"):  # which would call a library for each lane
         with pytest.raises(Unsupported):
