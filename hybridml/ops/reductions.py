@@ -81,9 +81,8 @@ def _whole(x: Any, dtype: Any) -> Any:
     x = lift(x)
     if dtype is not None:
         return astype(x, dtype)
-    if x.dtype.kind in "bi":
-        return astype(x, dtypes.int64)
-    return astype(x, dtypes.uint64) if x.dtype.kind == "u" else x
+    kind = x.dtype.kind
+    return x if kind not in "biu" else astype(x, dtypes.uint64 if kind == "u" else dtypes.int64)
 
 
 @public(SUM)

@@ -119,8 +119,8 @@ def normalize_axes(axis: int | Sequence[int] | None, ndim: int) -> tuple[int, ..
     """Axes counted from the front, sorted, without repeats; None is all of them."""
     if axis is None:
         return tuple(range(ndim))
-    if type(axis) is int:
-        return (normalize_axis(axis, ndim),)
+    if type(axis) is int and -ndim <= axis < ndim:  # what is asked for most
+        return (axis % ndim,)
     listed = [axis] if isinstance(axis, (int, np.integer)) else list(axis)
     axes = [normalize_axis(int(a), ndim) for a in listed]
     if len(set(axes)) != len(axes):
