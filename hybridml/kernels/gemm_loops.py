@@ -7,6 +7,7 @@ float32. All matrices are row-major. The words of the argument block are those o
 from hybridml.kernels.gemm_cost import STEPS
 from hybridml.kernels.gemm_pack import float32_copy, float32_copy_columns, float32_copy_transposed
 from hybridml.kernels.gemm_tile import (
+    KEEP,
     float32_call_blas,
     float32_dots,
     float32_fitting_tile,
@@ -177,7 +178,7 @@ def tiled(args, begin, end):
                 accumulate = args[17] if start == 0 else 1
                 rider = in_tile if start + steps >= depth else 0
                 if rider != 0 and args[27]:
-                    accumulate += 2
+                    accumulate += KEEP
                 # Element (row, step) of A lies at a_here + (row * a_row + step * a_column) * ITEM.
                 a_here, a_row, a_column = a + (top * lda + start) * ITEM, lda, 1
                 if transa:

@@ -8,7 +8,7 @@ from llvmlite import ir
 
 from hybridml.kernels.language import build
 
-_I64, _I32, _BOOL = ir.IntType(64), ir.IntType(32), ir.IntType(1)
+_I64, _I32 = ir.IntType(64), ir.IntType(32)
 
 
 def number(t: ir.Type, x: Any) -> ir.Constant:
