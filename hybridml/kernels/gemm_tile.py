@@ -114,11 +114,7 @@ class Emitter:
         with self.builder.if_then(condition):
             others = then()
             inside = self.builder.block
-        found = [self.builder.phi(x.type) for x in values]
-        for phi, x, other in zip(found, values, others, strict=True):
-            phi.add_incoming(x, before)
-            phi.add_incoming(other, inside)
-        return found
+        return cgutils.meeting(self.builder, [(before, values), (inside, others)])
 
     def total(self, value: Any) -> Any:
         """The sum of a vector's lanes, halves first: always the same order."""
@@ -131,37 +127,39 @@ class Emitter:
         return self.builder.extract_element(value, _I32(0))
 
 
+Masks = Sequence[Any | None]
+
+
 def _emit_tile(builder: Any, element: ir.Type, rows: int, vectors: int, values: Sequence[Any]) -> None:
     """Rows and vectors of C, whose columns may be any number of these vectors' lanes."""
     columns = values[8]
     emit = Emitter(builder, element)
     partial = [emit.first_lanes(builder.sub(columns, _I64(v * emit.width))) for v in range(vectors)]
     full = builder.icmp_signed(">=", columns, _I64(vectors * emit.width))
-    _emit_full_or_masked(builder, emit, rows, values, full, partial)
+    _emit_full_or_masked(emit, rows, values, full, partial)
 
 
-def _emit_full_or_masked(
-    builder: Any, emit: Emitter, rows: int, values: Sequence[Any], full: Any, masks: Sequence[Any | None]
-) -> None:
+def _emit_full_or_masked(emit: Emitter, rows: int, values: Sequence[Any], full: Any, masks: Masks) -> None:
+    def tile(masks: Masks) -> None:
+        _emit_end(emit, rows, values, masks, _emit_sums(emit, rows, values, masks))
+
     if HERE.free_masks:
-        _emit_tile_body(builder, emit, rows, values, masks)
+        tile(masks)
         return
-    with builder.if_else(full) as (then, otherwise):
+    with emit.builder.if_else(full) as (then, otherwise):
         with then:
-            _emit_tile_body(builder, emit, rows, values, [None] * len(masks))
+            tile([None] * len(masks))
         with otherwise:
-            _emit_tile_body(builder, emit, rows, values, masks)
+            tile(masks)
 
 
-def _emit_tile_body(
-    builder: Any, emit: Emitter, rows: int, values: Sequence[Any], masks: Sequence[Any | None]
-) -> None:
-    a, a_row, a_column, b, b_row, c, c_row, depth, columns, accumulate, *after = values
-    tile = [(r, v) for r in range(rows) for v in range(len(masks))]
+def _emit_sums(emit: Emitter, rows: int, values: Sequence[Any], masks: Masks) -> list[Any]:
+    """The products summed up, for each row the vectors of its columns."""
+    builder, vectors = emit.builder, len(masks)
+    a, a_row, a_column, b, b_row, _, _, depth, *_ = values
     row_starts = [emit.address(a, builder.mul(a_row, _I64(r))) for r in range(rows)]
-    c_starts = [emit.address(c, builder.mul(c_row, _I64(r))) for r in range(rows)]
-    places = [emit.address(c_starts[r], _I64(v * emit.width)) for r, v in tile]
-    for place in places:  # while the sums are made, the lines of C that they are stored to arrive
+    for place in _places(emit, rows, values, vectors):
+        # while the sums are made, the lines of C that they are stored to arrive
         prefetch(builder, place, write=True, level=1)
     a_step, b_step = [builder.mul(stride, _I64(emit.item_bytes)) for stride in (a_column, b_row)]
 
@@ -170,23 +168,33 @@ def _emit_tile_body(
         columns = [emit.load(emit.address(down, _I64(v * emit.width)), mask) for v, mask in enumerate(masks)]
         factors = [emit.splat(emit.scalar(builder.add(start, across))) for start in row_starts]
         added = [
-            emit.sum_of_products(x, factors[r], columns[v]) for x, (r, v) in zip(sums, tile, strict=True)
+            emit.sum_of_products(x, factors[k // vectors], columns[k % vectors]) for k, x in enumerate(sums)
         ]
         return [builder.add(across, a_step), builder.add(down, b_step), *added]
 
-    _, _, *sums = emit.repeat(depth, [_I64(0), b, *[emit.zero()] * len(tile)], step)
+    _, _, *sums = emit.repeat(depth, [_I64(0), b, *[emit.zero()] * (rows * vectors)], step)
+    return sums
+
+
+def _emit_end(emit: Emitter, rows: int, values: Sequence[Any], masks: Masks, sums: list[Any]) -> None:
+    """What C holds is added, if it is to be; then C is stored, or the epilogue takes the sums, or both."""
+    builder, vectors = emit.builder, len(masks)
+    *_, columns, accumulate = values[:10]
+    after = values[10:]
+    places = _places(emit, rows, values, vectors)
 
     def with_c() -> list[Any]:
         return [
-            builder.fadd(x, emit.load(p, masks[v])) for x, p, (_, v) in zip(sums, places, tile, strict=True)
+            builder.fadd(x, emit.load(p, masks[k % vectors]))
+            for k, (x, p) in enumerate(zip(sums, places, strict=True))
         ]
 
     def flag(bit: int) -> Any:
         return cgutils.is_not_null(builder, builder.and_(accumulate, _I64(bit)))
 
     def store() -> None:
-        for x, place, (_, v) in zip(sums, places, tile, strict=True):
-            emit.store(x, place, masks[v])
+        for k, (x, place) in enumerate(zip(sums, places, strict=True)):
+            emit.store(x, place, masks[k % vectors])
 
     sums = emit.where(flag(ACCUMULATE), sums, with_c)
     if not after:
@@ -197,10 +205,23 @@ def _emit_tile_body(
     with builder.if_then(builder.or_(builder.not_(rides), flag(KEEP))):
         store()
     with builder.if_then(rides):
-        vectors = [emit.zero()] * (TILE_ROWS * TILE_VECTORS)
-        for x, (r, v) in zip(sums, tile, strict=True):
-            vectors[r * TILE_VECTORS + v] = x
-        call_on_tile(builder, epilogue, [block, row, _I64(rows), column, columns], vectors)
+        taken = _whole_tile(emit, sums, vectors)
+        call_on_tile(builder, epilogue, [block, row, _I64(rows), column, columns], taken)
+
+
+def _places(emit: Emitter, rows: int, values: Sequence[Any], vectors: int) -> list[Any]:
+    """Where each vector of a tile of C lies."""
+    c, c_row = values[5], values[6]
+    starts = [emit.address(c, emit.builder.mul(c_row, _I64(r))) for r in range(rows)]
+    return [emit.address(start, _I64(v * emit.width)) for start in starts for v in range(vectors)]
+
+
+def _whole_tile(emit: Emitter, sums: Sequence[Any], vectors: int) -> list[Any]:
+    """The vectors of a tile, with zeros for those that are not there."""
+    found = [emit.zero()] * (TILE_ROWS * TILE_VECTORS)
+    for k, x in enumerate(sums):
+        found[k // vectors * TILE_VECTORS + k % vectors] = x
+    return found
 
 
 def call_on_tile(builder: Any, function: Any, numbers: Sequence[Any], vectors: Sequence[Any]) -> None:
@@ -223,15 +244,22 @@ def _emit_fitting_tile(builder: Any, element: ir.Type, left: Any, values: Sequen
     rows = rounded_up(count, rounded_up(count, _I32(TILE_ROWS)))
     none, end = builder.append_basic_block("none"), builder.append_basic_block("tile_end")
     choice = builder.switch(rows, none)
+    chosen = []
     for r in range(1, TILE_ROWS + 1):
         block = builder.append_basic_block(f"rows_{r}")
         choice.add_case(_I32(r), block)
         builder.position_at_end(block)
-        builder.call(_tile_function(builder.module, element, r), values)
         builder.branch(end)
+        chosen.append((_tile_function(builder.module, element, r), block))
     builder.position_at_end(none)
     builder.unreachable()
     builder.position_at_end(end)
+    function = builder.phi(
+        chosen[0][0].type
+    )  # one call for all of them: its arguments take more code than the choice
+    for tile, block in chosen:
+        function.add_incoming(tile, block)
+    builder.call(function, values)
     return builder.zext(rows, _I64)
 
 
@@ -245,14 +273,26 @@ def _tile_function(module: ir.Module, element: ir.Type, rows: int) -> ir.Functio
     function.attributes.add("noinline")
     builder = ir.IRBuilder(function.append_basic_block("entry"))
     emit = Emitter(builder, element)
-    columns = function.args[8]
-    first, second = [emit.first_lanes(builder.sub(columns, _I64(v * emit.width))) for v in range(2)]
-    with builder.if_else(builder.icmp_signed("<=", columns, _I64(emit.width))) as (narrow, wide):
-        with narrow:
-            _emit_tile_body(builder, emit, rows, function.args, [first])
-        with wide:
-            full = builder.icmp_signed(">=", columns, _I64(2 * emit.width))
-            _emit_full_or_masked(builder, emit, rows, function.args, full, [None, second])
+    values, columns = function.args, function.args[8]
+    masks = [emit.first_lanes(builder.sub(columns, _I64(v * emit.width))) for v in range(TILE_VECTORS)]
+    is_narrow = builder.icmp_signed("<=", columns, _I64(emit.width))
+    if HERE.free_masks:  # one end for both, whose masks say which columns are there
+        ends = []
+        with builder.if_else(is_narrow) as (narrow, wide):
+            with narrow:
+                sums = _whole_tile(emit, _emit_sums(emit, rows, values, masks[:1]), 1)
+                ends.append((builder.block, sums))
+            with wide:
+                sums = _emit_sums(emit, rows, values, [None, masks[1]])
+                ends.append((builder.block, sums))
+        _emit_end(emit, rows, values, masks, cgutils.meeting(builder, ends))
+    else:
+        with builder.if_else(is_narrow) as (narrow, wide):
+            with narrow:
+                _emit_end(emit, rows, values, masks[:1], _emit_sums(emit, rows, values, masks[:1]))
+            with wide:
+                full = builder.icmp_signed(">=", columns, _I64(TILE_VECTORS * emit.width))
+                _emit_full_or_masked(emit, rows, values, full, [None, masks[1]])
     builder.ret_void()
     return function
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +23,15 @@ def is_not_null(builder: Any, value: Any) -> Any:
 def get_or_insert_function(module: Any, function_type: Any, name: str) -> Any:
     found = module.globals.get(name)
     return ir.Function(module, function_type, name) if found is None else found
+
+
+def meeting(builder: Any, ends: Sequence[tuple[Any, Sequence[Any]]]) -> list[Any]:
+    """The values that come out of one of several blocks; as many as those of the last one."""
+    found = [builder.phi(x.type) for x in ends[-1][1]]
+    for block, values in ends:
+        for phi, x in zip(found, values, strict=False):
+            phi.add_incoming(x, block)
+    return found
 
 
 LOOP_BLOCKS = 4  # that `for_range` makes

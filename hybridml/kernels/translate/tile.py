@@ -126,7 +126,7 @@ class TileTranslator(Translator):
             b.branch(done)
             b.position_at_end(done)
             if sums is not None:
-                summed = _meeting(b, totals, ends)
+                summed = build.meeting(b, ends)
                 all_rows.call(b, [row, b.add(row, rows), at, *summed], masks[v])
         b.branch(end)
         b.position_at_end(end)
@@ -183,15 +183,6 @@ class _Part:
     def call(self, b: Any, given: Sequence[Any], mask: Any) -> list[Any]:
         found = b.call(self.function, [*given, *self.read, *([] if mask is None else [mask])])
         return [b.extract_value(found, k) for k in range(self.results)]
-
-
-def _meeting(b: Any, kinds: Sequence[Type], ends: Sequence[tuple[Any, Sequence[Any]]]) -> list[Any]:
-    """The values that come out of one of several blocks."""
-    phis = [b.phi(t.value) for t in kinds]
-    for k, phi in enumerate(phis):
-        for block, values in ends:
-            phi.add_incoming(values[k], block)
-    return phis
 
 
 def _reads(s: ast.stmt, block: str) -> bool:
