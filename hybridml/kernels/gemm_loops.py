@@ -8,6 +8,7 @@ from hybridml.kernels.gemm_cost import STEPS
 from hybridml.kernels.gemm_pack import float32_copy, float32_copy_columns, float32_copy_transposed
 from hybridml.kernels.gemm_tile import (
     KEEP,
+    WHOLE_PANELS,
     float32_call_blas,
     float32_dots,
     float32_fitting_tile,
@@ -203,6 +204,8 @@ def tiled(args, begin, end):
                     for near in range(left, right, PANELS * PANEL):
                         far = min(near + PANELS * PANEL, right)
                         of, of_row, of_step, of_column = b, ldb, start, near
+                        is_ragged = WHOLE_PANELS and (far - near) % PANEL != 0
+                        packed = pack_b or prologue_b != 0 or is_ragged
                         if panels_b:
                             for column in range(near, far, PANEL):
                                 row = entry * depth + start
@@ -228,14 +231,14 @@ def tiled(args, begin, end):
                             else:
                                 row = entry * depth + start
                                 call_on_block(prologue_b, args[31], of, of_row, row, row + steps, near, far)
-                        if (pack_b or prologue_b != 0) and not panels_b:
+                        if packed and not panels_b:
                             right_end = of_column + far - near
                             pack_panels(
                                 panels, b_panel, of, of_row, transb, of_step, steps, of_column, right_end
                             )
                         for column in range(near, far, PANEL):
                             b_here, b_row = b + (start * ldb + column) * ITEM, ldb
-                            if pack_b or prologue_b != 0:
+                            if packed:
                                 b_here, b_row = panels + (column - near) // PANEL * b_panel * ITEM, PANEL
                             row = 0
                             while row < bottom - top:

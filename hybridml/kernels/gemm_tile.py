@@ -23,6 +23,7 @@ from hybridml.kernels.vectors import TILE_VECTORS, vectors
 
 HERE = vectors()
 VECTOR_BYTES, TILE_ROWS = HERE.bytes, HERE.tile_rows
+WHOLE_PANELS = HERE.costly_masks  # what a fitting tile reads of B has room for whole vectors
 
 float32_width = VECTOR_BYTES // 4
 float64_width = VECTOR_BYTES // 8
@@ -139,9 +140,14 @@ def _emit_tile(builder: Any, element: ir.Type, rows: int, vectors: int, values: 
     _emit_full_or_masked(emit, rows, values, full, partial)
 
 
-def _emit_full_or_masked(emit: Emitter, rows: int, values: Sequence[Any], full: Any, masks: Masks) -> None:
+def _emit_full_or_masked(
+    emit: Emitter, rows: int, values: Sequence[Any], full: Any, masks: Masks, whole: bool = False
+) -> None:
+    """Tiles; where B has room for `whole` vectors, all of it is read."""
+
     def tile(masks: Masks) -> None:
-        _emit_end(emit, rows, values, masks, _emit_sums(emit, rows, values, masks))
+        read = [None] * len(masks) if whole else masks
+        _emit_end(emit, rows, values, masks, _emit_sums(emit, rows, values, read))
 
     if HERE.free_masks:
         tile(masks)
@@ -154,7 +160,7 @@ def _emit_full_or_masked(emit: Emitter, rows: int, values: Sequence[Any], full: 
 
 
 def _emit_sums(emit: Emitter, rows: int, values: Sequence[Any], masks: Masks) -> list[Any]:
-    """The products summed up, for each row the vectors of its columns."""
+    """The products summed up, for each row the vectors of its columns; of B only what the masks let through is read."""
     builder, vectors = emit.builder, len(masks)
     a, a_row, a_column, b, b_row, _, _, depth, *_ = values
     row_starts = [emit.address(a, builder.mul(a_row, _I64(r))) for r in range(rows)]
@@ -289,10 +295,11 @@ def _tile_function(module: ir.Module, element: ir.Type, rows: int) -> ir.Functio
     else:
         with builder.if_else(is_narrow) as (narrow, wide):
             with narrow:
-                _emit_end(emit, rows, values, masks[:1], _emit_sums(emit, rows, values, masks[:1]))
+                read = [None] if WHOLE_PANELS else masks[:1]
+                _emit_end(emit, rows, values, masks[:1], _emit_sums(emit, rows, values, read))
             with wide:
                 full = builder.icmp_signed(">=", columns, _I64(TILE_VECTORS * emit.width))
-                _emit_full_or_masked(emit, rows, values, full, [None, masks[1]])
+                _emit_full_or_masked(emit, rows, values, full, [None, masks[1]], WHOLE_PANELS)
     builder.ret_void()
     return function
 

@@ -26,6 +26,11 @@ class Vectors:
     arguments: str
 
     @property
+    def costly_masks(self) -> bool:
+        """Masked loads and stores are a branch for each lane."""
+        return self.bytes == 16
+
+    @property
     def tile_rows(self) -> int:
         """Rows of a register tile, each with `TILE_VECTORS` to add to: with 16 registers six leave room for two vectors of B, one element
         of A and the mask of a last column; with 32 eight are enough to hide how long a multiply-add takes."""

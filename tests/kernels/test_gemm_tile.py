@@ -50,6 +50,38 @@ for number, line in enumerate(lines):
 print(json.dumps(dict(rows=gemm_tile.TILE_ROWS, bytes=gemm_tile.VECTOR_BYTES, loops=found)))
 """
 
+# The same for a 64-bit ARM, whose code LLVM writes on any machine: for each loop the number of multiply-adds, and the lines in it that
+# reach the stack or branch.
+ARM = """
+import json, re
+import llvmlite.binding as binding
+binding.initialize_all_targets()
+binding.initialize_all_asmprinters()
+features = binding.FeatureMap({{"neon": True, "fp-armv8": True}})
+binding.get_host_cpu_features = lambda: features
+binding.get_host_cpu_name = lambda: "neoverse-n1"
+binding.get_process_triple = lambda: "aarch64-unknown-linux-gnu"
+from hybridml.kernels import gemm, gemm_tile, llvm
+from hybridml.kernels.jit import KERNEL
+from hybridml.kernels.translate import translate
+
+module = llvm.Module(translate(gemm._source({dtype!r}), "tiled", KERNEL, "tiled", "gemm_loops.py").text, loops=False)
+module.optimise()
+starts, found = dict(), []
+lines = llvm.machine().emit_assembly(module.parsed).splitlines()
+for number, line in enumerate(lines):
+    label = re.match(r"(\\.LBB\\w+):", line)
+    jump = re.search(r"(\\.LBB\\w+)$", line)
+    if label:
+        starts[label[1]] = number
+    elif jump and jump[1] in starts:
+        body = lines[starts[jump[1]] + 1 : number]
+        sums = sum("fmla" in inner for inner in body)
+        if sums:
+            found.append([sums, [i for i in body if "[sp" in i or re.match(r"\\s+(b|b\\.\\w+|cbn?z|tbn?z|bl)\\s", i)]])
+print(json.dumps(dict(rows=gemm_tile.TILE_ROWS, bytes=gemm_tile.VECTOR_BYTES, loops=found)))
+"""
+
 # For sizes with ragged edges in every direction, the tests of the products themselves, and of what rides in their tiles.
 RESULTS = """
 import sys
@@ -140,6 +172,27 @@ def test_the_sums_of_a_tile_stay_in_registers(cpu, vector_bytes, rows, features,
     assert whole, "no loop has as many multiply-adds as a whole tile"
     assert [] in whole, f"each loop of a whole tile keeps something on the stack: {whole}"
     assert {sums for sums, _ in found["loops"]} >= {2 * r for r in range(1, rows + 1)}
+
+
+def has_arm():
+    binding = llvm.binding()
+    binding.initialize_all_targets()
+    try:
+        return bool(binding.Target.from_triple("aarch64-unknown-linux-gnu"))
+    except RuntimeError:
+        return False
+
+
+@pytest.mark.skipif(not has_arm(), reason="LLVM was built without this processor")
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_sums_of_a_tile_stay_in_registers_on_arm_and_no_lane_branches(dtype, tmp_path):
+    found = json.loads(run(ARM.format(dtype=dtype), tmp_path))
+    assert (found["rows"], found["bytes"]) == (8, 16)
+    tiles = [(sums, odd) for sums, odd in found["loops"] if sums <= 16 and not odd]
+    assert {sums for sums, _ in tiles} >= {2 * r for r in range(1, 9)} | {1, 3, 5, 7}
+    assert [odd for sums, odd in found["loops"] if sums == 16].count(
+        []
+    ) == 2  # whole tiles, and those with ragged columns
 
 
 @pytest.mark.skipif(not X86, reason="narrower vectors of another architecture are not asked for")
