@@ -43,9 +43,10 @@ MOST_STATEMENTS = 24
 MOST_LONG = 2
 """Calls of scalar functions that are polynomials, in single precision. A tile has sixteen vectors, each with code of its own, and half as
 many elements in double precision: where that would be long, a block's loop is as fast and sooner compiled."""
-MOST_STREAMS = 3
+MOST_STREAMS = 2
 """Operands with an element for each of the product's. A tile is narrow: rows that lie a power of two apart meet in one set of the cache,
-and many streams would be cut into pieces of two lines each. An optimiser's state took up to a sixth longer so than in blocks."""
+and many streams would be cut into pieces of two lines each. With three a transformer's step took a fiftieth longer, and an optimiser's
+state, six of them, up to a sixth longer than in blocks."""
 
 LONG = frozenset(
     "acos asin atan atan2 cosh erf exp exp2 expm1 hypot log log10 log1p log2 logaddexp pow sigmoid sinh tanh".split()

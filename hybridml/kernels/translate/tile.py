@@ -27,6 +27,8 @@ from hybridml.kernels.vectors import TILE_VECTORS, vectors
 _I64 = ir.IntType(64)
 _BLOCK = types.CPointer(types.int64)
 
+FEW_OPERATIONS = 24  # of a text that is put in also for each vector of a tile whose columns are not all there
+
 NUMBERS = 5
 """Arguments before the vectors: the argument block, the first row, how many there are, the first column, how many there are."""
 
@@ -42,11 +44,9 @@ class TileTranslator(Translator):
         outer.calling_convention = vectors().arguments
         b = self.builder = ir.IRBuilder(outer.append_basic_block("entry"))
         args = Value(_BLOCK, b.inttoptr(outer.args[0], _BLOCK.value))
-        self._masked_where_needed(
-            outer.args[4],
-            kind.lanes,
-            lambda masks: self._vectors(element, sums, args, outer.args, masks, kind),
-        )
+        _, row, rows, column, columns, *given = outer.args
+        tile = _Tile(element, sums, args, kind, row, rows, column, columns, given)
+        self._masked_where_needed(tile.columns, kind.lanes, lambda masks: self._rows(tile, masks))
         return module
 
     def panel(self, element: Any, symbol: str, kind: types.Panel) -> ir.Module:
@@ -87,49 +87,72 @@ class TileTranslator(Translator):
                     write(masks)
         b.ret_void()
 
-    def _vectors(
-        self,
-        element: Any,
-        sums: Any,
-        args: Value,
-        given: Sequence[Any],
-        masks: Sequence[Any],
-        kind: types.Tile,
-    ) -> None:
-        """Every row of the first vector, then what is added up of them, then the same for the second one."""
+    def _rows(self, t: _Tile, masks: Sequence[Any]) -> None:
+        one, all_rows = self._parts(t, masks[0])
+        seldom = masks[0] is not None and not vectors().free_masks
+        way = self._one_by_one if seldom and one.operations > FEW_OPERATIONS else self._at_once
+        way(t, masks, one, all_rows)
+
+    def _at_once(self, t: _Tile, masks: Sequence[Any], one: _Part, all_rows: _Part | None) -> None:
+        """Every row of the first vector, then what is added up of them, then the same for the second one; code for each of them."""
         b = self.builder
-        _, row, rows, column, columns, *tile = given
-        along = types.along(kind.lanes.count)
-        totals: list[Type] = [kind.lanes] * kind.sums
-        one = self._part(element, args, [kind.lanes, types.int64, along], totals, masks[0])
-        if sums is not None:
-            all_rows = self._part(sums, args, [types.int64, types.int64, along, *totals], [], masks[0])
         end = b.append_basic_block("end")
         for v in range(TILE_VECTORS):
-            first = _I64(v * kind.lanes.count)
+            first = _I64(v * t.kind.lanes.count)
             if v:
                 wide = b.append_basic_block("wide")
-                b.cbranch(b.icmp_signed(">", columns, first), wide, end)
+                b.cbranch(b.icmp_signed(">", t.columns, first), wide, end)
                 b.position_at_end(wide)
-            at, done = b.add(column, first), b.append_basic_block("done")
+            at, done = b.add(t.column, first), b.append_basic_block("done")
             so_far: list[Any] = []
             ends: list[tuple[Any, list[Any]]] = []
-            for r in range(kind.rows):
+            for r in range(t.kind.rows):
                 if r:
                     ends.append((b.block, so_far))
                     more = b.append_basic_block("row")
-                    b.cbranch(b.icmp_signed(">", rows, _I64(r)), more, done)
+                    b.cbranch(b.icmp_signed(">", t.rows, _I64(r)), more, done)
                     b.position_at_end(more)
-                values = one.call(b, [tile[r * TILE_VECTORS + v], b.add(row, _I64(r)), at], masks[v])
+                values = one.call(b, [t.vectors[r * TILE_VECTORS + v], b.add(t.row, _I64(r)), at], masks[v])
                 so_far = [b.fadd(x, y) for x, y in zip(so_far, values, strict=True)] if r else values
             ends.append((b.block, so_far))
             b.branch(done)
             b.position_at_end(done)
-            if sums is not None:
+            if all_rows is not None:
                 summed = build.meeting(b, ends)
-                all_rows.call(b, [row, b.add(row, rows), at, *summed], masks[v])
+                all_rows.call(b, [t.row, b.add(t.row, t.rows), at, *summed], masks[v])
         b.branch(end)
         b.position_at_end(end)
+
+    def _one_by_one(self, t: _Tile, masks: Sequence[Any], one: _Part, all_rows: _Part | None) -> None:
+        """The same by a loop over the rows, which takes the vectors from the stack: little code for tiles that are seldom met."""
+        b, kind = self.builder, t.kind.lanes.value
+        tile = build.alloca_once(b, ir.ArrayType(kind, len(t.vectors)))
+        for k, x in enumerate(t.vectors):
+            b.store(x, b.gep(tile, [_I64(0), _I64(k)]))
+        for v, mask in enumerate(masks):
+            first = _I64(v * t.kind.lanes.count)
+            at = b.add(t.column, first)
+            totals = [build.alloca_once(b, kind) for _ in range(t.kind.sums)]
+            for place in totals:
+                b.store(lanes.number(kind, -0.0), place)
+            rows = b.select(b.icmp_signed(">", t.columns, first), t.rows, _I64(0))
+            with build.for_range(b, rows) as loop:
+                k = b.add(b.mul(loop.index, _I64(TILE_VECTORS)), _I64(v))
+                x = b.load(b.gep(tile, [_I64(0), k]))
+                values = one.call(b, [x, b.add(t.row, loop.index), at], mask)
+                for place, y in zip(totals, values, strict=True):
+                    b.store(b.fadd(b.load(place), y), place)
+            if all_rows is not None:
+                all_rows.call(b, [t.row, b.add(t.row, t.rows), at, *map(b.load, totals)], mask)
+
+    def _parts(self, t: _Tile, mask: Any) -> tuple[_Part, _Part | None]:
+        """The text for an element, and that for the sums."""
+        along = types.along(t.kind.lanes.count)
+        totals: list[Type] = [t.kind.lanes] * t.kind.sums
+        one = self._part(t.element, t.args, [t.kind.lanes, types.int64, along], totals, mask)
+        if t.sums is None:
+            return one, None
+        return one, self._part(t.sums, t.args, [types.int64, types.int64, along, *totals], [], mask)
 
     def _part(
         self, function: Any, args: Value, kinds: Sequence[Type], results: Sequence[Type], mask: Any
@@ -169,16 +192,33 @@ class TileTranslator(Translator):
             returned = b.insert_value(returned, cast(b, v, t).llvm, k)
         b.ret(returned)
         b.position_at_end(before)
-        return _Part(made, [v.llvm for v in read.values()], len(results))
+        operations = sum(len(block.instructions) for block in made.blocks)
+        return _Part(made, [v.llvm for v in read.values()], len(results), operations)
+
+
+@dataclass(frozen=True)
+class _Tile:
+    """What a tile's function is given, and the functions of its text."""
+
+    element: Any
+    sums: Any
+    args: Value
+    kind: types.Tile
+    row: Any
+    rows: Any
+    column: Any
+    columns: Any
+    vectors: Sequence[Any]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A function for one vector, the values of its block that it is given, and how many it returns."""
+    """A function for one vector, the values of its block that it is given, how many it returns, and the length of its code."""
 
     function: Any
     read: list[Any]
     results: int
+    operations: int
 
     def call(self, b: Any, given: Sequence[Any], mask: Any) -> list[Any]:
         found = b.call(self.function, [*given, *self.read, *([] if mask is None else [mask])])
