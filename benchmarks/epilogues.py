@@ -32,8 +32,8 @@ def tiles(ride: bool, in_registers: bool = True) -> Iterator[None]:
         patches.append(mock.patch.object(gemm, "carries", lambda *args: False))
         patches.append(mock.patch.object(gemm, "packs", lambda *args: None))
     if not in_registers:
-        patches.append(mock.patch.object(region, "fits_tile", lambda spec: False))
-        patches.append(mock.patch.object(region, "fits_panel", lambda spec: False))
+        patches.append(mock.patch.object(region, "tile_way", lambda spec: None))
+        patches.append(mock.patch.object(region, "panel_way", lambda spec: None))
     with contextlib.ExitStack() as stack:
         for p in patches:
             stack.enter_context(p)

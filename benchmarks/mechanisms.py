@@ -24,7 +24,7 @@ from lib_hybridml import traced_function
 from workloads import WORKLOADS
 
 WITHOUT: dict[str, Any] = {
-    "epilogues in registers": mock.patch.object(region, "fits_tile", lambda spec: False),
+    "epilogues in registers": mock.patch.object(region, "tile_way", lambda spec: None),
     "products cut along the summed axis": mock.patch.object(region, "cut_depth", lambda graph: graph),
     "long sums cut into blocks": mock.patch.object(crossing, "cut_long", lambda graph: graph),
     "stores past the caches": mock.patch.object(streaming, "worthwhile", lambda low, kept: ()),

@@ -19,8 +19,8 @@ tiles before. That one also begins with the first row and does with the last wha
 
     def add_maximum_sums(args, begin, end, j, s0):
         ...
-        v1 = c0 if begin == 0 else o1[j]
-        v2 = v1 + s0  # sum
+        b0 = c0 if begin == 0 else o1[j]
+        v2 = b0 + s0  # sum
         o1[j] = v2
 
 A prologue of panels is printed in the same way: a function of i and j that returns the element of the operand.
@@ -45,8 +45,7 @@ MOST_LONG = 2
 many elements in double precision: where that would be long, a block's loop is as fast and sooner compiled."""
 MOST_STREAMS = 2
 """Operands with an element for each of the product's. A tile is narrow: rows that lie a power of two apart meet in one set of the cache,
-and many streams would be cut into pieces of two lines each. With three a transformer's step took a fiftieth longer, and an optimiser's
-state, six of them, up to a sixth longer than in blocks."""
+and many streams, as those of an optimiser's state, would be cut into pieces of two lines each."""
 
 LONG = frozenset(
     "acos asin atan atan2 cosh erf exp exp2 expm1 hypot log log10 log1p log2 logaddexp pow sigmoid sinh tanh".split()
@@ -71,44 +70,35 @@ class _Parts:
     rows: str = ""
 
 
-def fits_tile(spec: KernelSpec) -> bool:
-    """True for an epilogue that is short, walks along rows of few operands, and has nothing but what lanes compute well."""
-    parts = _parts(spec)
+def tile_way(spec: KernelSpec) -> Way | None:
+    """How an epilogue of tiles is made for this processor, if it is short, walks along rows of few operands, and has nothing but what lanes
+    compute well; else None."""
+    parts, product = _parts(spec), spec.operands[0].dtype
     if parts is None:
-        return False
+        return None
     everything = [*parts.body, *parts.end]
-    most_long = MOST_LONG if spec.operands[0].dtype.itemsize == 4 else 0
-    return (
+    fits = (
         _in_lanes(spec, everything)
-        and {o.dtype.name for o in spec.operands} <= {spec.operands[0].dtype.name, "bool"}
+        and {o.dtype.name for o in spec.operands} <= {product.name, "bool"}
         and len(everything) <= MOST_STATEMENTS
-        and len(LONG.intersection(_called(everything))) <= most_long
+        and len(LONG.intersection(_called(everything))) <= (MOST_LONG if product.itemsize == 4 else 0)
         and _streams(spec, everything) <= MOST_STREAMS
     )
+    kind = f"Tile({_lanes(spec)}, {vectors().tile_rows}, {len(parts.steps)})"
+    return (emit_tile, kind) if fits else None
 
 
-def tile_way(spec: KernelSpec) -> Way:
-    """How an epilogue of tiles is made for this processor."""
-    parts = _parts(spec)
-    assert parts is not None, "fits_tile was asked"
-    return emit_tile, f"Tile({_lanes(spec)}, {vectors().tile_rows}, {len(parts.steps)})"
-
-
-def fits_panel(spec: KernelSpec) -> bool:
-    """True for a prologue that walks along rows, and has nothing but what lanes compute well."""
-    parts = _parts(spec)
-    return parts is not None and spec.mode is Mode.MAP and _in_lanes(spec, parts.body)
-
-
-def panel_way(spec: KernelSpec) -> Way:
-    """How a prologue of panels is made for this processor."""
-    return emit_panel, f"Panel({_lanes(spec)})"
+def panel_way(spec: KernelSpec) -> Way | None:
+    """How a prologue of panels is made for this processor, if it walks along rows, and has nothing but what lanes compute well."""
+    parts = _parts(spec) if spec.mode is Mode.MAP else None
+    fits = parts is not None and _in_lanes(spec, parts.body)
+    return (emit_panel, f"Panel({_lanes(spec)})") if fits else None
 
 
 def emit_panel(spec: KernelSpec) -> tuple[str, str]:
     """(name, source) of a prologue that makes panels: a function of the row and the column that returns the element."""
     parts = _parts(spec)
-    assert parts is not None, "fits_panel was asked"
+    assert parts is not None, "panel_way was asked"
     block = spec.operands[0]
     (made,) = [s.value for s in parts.body if isinstance(s, Store)]
     out = Lines()
@@ -122,7 +112,7 @@ def emit_panel(spec: KernelSpec) -> tuple[str, str]:
 def emit_tile(spec: KernelSpec) -> tuple[str, str]:
     """(name, source) of an epilogue that takes a register tile; its sums, if it has any, are the function `name_sums`."""
     parts = _parts(spec)
-    assert parts is not None, "fits_tile was asked"
+    assert parts is not None, "tile_way was asked"
     i, j = _axes(spec)
     out = Lines()
     out.depth = 1
@@ -154,12 +144,13 @@ def _lanes(spec: KernelSpec) -> str:
 
 
 def _in_lanes(spec: KernelSpec, body: list[Statement]) -> bool:
+    _, j = _axes(spec)
     return (
         spec.operands[0].dtype.name in _FLOATS
         and not any(map(dtypes.is_half, (o.dtype for o in spec.operands)))
         and SHORT.union(LONG).issuperset(_called(body))
         and not any(_INTEGERS.search(s.text) for s in body if isinstance(s, Let))
-        and all(_walks(access, spec) for access in _indices(body))
+        and all(name == spec.operands[0].name or _walks(index, j) for name, index in _indices(body))
     )
 
 
@@ -172,7 +163,7 @@ def _called(body: list[Statement]) -> list[str]:
 def _parts(spec: KernelSpec) -> _Parts | None:
     """What a spec over rows and columns consists of, or None where it is of another shape."""
     if spec.mode is Mode.MAP:
-        flat = _flat(spec.body) if len(spec.parallel) == 1 else None
+        flat = _flat(spec.body) if len(spec.parallel) == 1 and _loops(spec.body) == 1 else None
         return None if flat is None else _Parts(flat)
     if spec.mode is not Mode.COLUMN:
         return None
@@ -183,7 +174,7 @@ def _parts(spec: KernelSpec) -> _Parts | None:
     assert isinstance(rows, Loop)
     body, start = _flat(rows.body), _flat(spec.body[: down[0]])
     end = _flat(spec.body[down[0] + 1 :])
-    if body is None or start is None or end is None:
+    if body is None or start is None or end is None or _loops(rows.body) != 1:
         return None
     if not all(isinstance(s, Store) for s in start):
         return None
@@ -204,6 +195,10 @@ def _parts(spec: KernelSpec) -> _Parts | None:
         if name not in summed:
             parts.body.append(s)
     return parts
+
+
+def _loops(body: list[Statement]) -> int:
+    return sum(isinstance(s, Loop) for s in body)
 
 
 def _flat(body: list[Statement]) -> list[Statement] | None:
@@ -246,12 +241,8 @@ def _indices(body: list[Statement]) -> Iterator[tuple[str, str]]:
             yield s.operand.name, s.index
 
 
-def _walks(access: tuple[str, str], spec: KernelSpec) -> bool:
-    """True for an operand that is read or written along its row, or has one element for all columns."""
-    name, index = access
-    if name == spec.operands[0].name:
-        return True
-    _, j = _axes(spec)
+def _walks(index: str, j: str) -> bool:
+    """True for an index along the row, column by column, or of one element for all columns."""
     terms = [t.strip() for t in index.split("+")]
     return all(t == j or not re.search(rf"\b{j}\b", t) for t in terms) and terms.count(j) <= 1
 

@@ -260,9 +260,8 @@ def _emit_fitting_tile(builder: Any, element: ir.Type, left: Any, values: Sequen
     builder.position_at_end(none)
     builder.unreachable()
     builder.position_at_end(end)
-    function = builder.phi(
-        chosen[0][0].type
-    )  # one call for all of them: its arguments take more code than the choice
+    # One call for all of them: its arguments take more code than the choice.
+    function = builder.phi(chosen[0][0].type)
     for tile, block in chosen:
         function.add_incoming(tile, block)
     builder.call(function, values)
@@ -292,7 +291,7 @@ def _tile_function(module: ir.Module, element: ir.Type, rows: int) -> ir.Functio
                 sums = _emit_sums(emit, rows, values, [None, masks[1]])
                 ends.append((builder.block, sums))
         _emit_end(emit, rows, values, masks, cgutils.meeting(builder, ends))
-    else:
+    else:  # with few registers, what they had in common would be spilled
         with builder.if_else(is_narrow) as (narrow, wide):
             with narrow:
                 read = [None] if WHOLE_PANELS else masks[:1]

@@ -33,7 +33,7 @@ from hybridml.kernels.blocks import Blocks
 from hybridml.kernels.depth import cut_depth
 from hybridml.kernels.emit import emit
 from hybridml.kernels.emit_block import BLOCKS, Way
-from hybridml.kernels.emit_tile import fits_panel, fits_tile, panel_way, tile_way
+from hybridml.kernels.emit_tile import panel_way, tile_way
 from hybridml.kernels.epilogue import Carry
 from hybridml.kernels.form import Forms
 from hybridml.kernels.fuser import Fuser, Fusions, Refusal, fused
@@ -291,20 +291,22 @@ class Region:
             ]
             last = last.packing(tuple(prologues))
         if lowered is not None:
-            in_tile = fits_tile(lowered.spec)
-            kernel, source = self._rider(lowered, tile_way(lowered.spec) if in_tile else BLOCKS)
+            way = tile_way(lowered.spec)
+            kernel, source = self._rider(lowered, way or BLOCKS)
             place = epilogue.place_of(lowered, n.out, outputs, fits)
             reads = self._read_by(behind.nodes, made)
             last = last.carrying(
-                epilogue.Epilogue(lowered, kernel, source, reads, outputs, n.out, place, in_tile)
+                epilogue.Epilogue(
+                    lowered, kernel, source, reads, outputs, n.out, place, in_tile=way is not None
+                )
             )
         yield last
 
     def _prologue(self, number: int, lowered: Lowered, reads: tuple[Value, ...], in_panels: bool) -> Prologue:
         """What makes an operand of a product block by block, or B in panels."""
-        in_panels = in_panels and fits_panel(lowered.spec)
-        kernel, source = self._rider(lowered, panel_way(lowered.spec) if in_panels else BLOCKS)
-        return Prologue(number, lowered, kernel, source, reads, in_panels)
+        way = panel_way(lowered.spec) if in_panels else None
+        kernel, source = self._rider(lowered, way or BLOCKS)
+        return Prologue(number, lowered, kernel, source, reads, in_panels=way is not None)
 
     def _rider(self, lowered: Lowered, way: Way) -> tuple[Kernel, str]:
         """What was lowered as a kernel that a product calls."""

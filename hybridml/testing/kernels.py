@@ -119,7 +119,9 @@ def written(args, begin, end):
 
 def _with_tile(element: ir.Type) -> Any:
     @intrinsic
-    def with_tile(typingctx, function, block, row, rows, column, columns, of):  # type: ignore[no-untyped-def]
+    def with_tile(
+        context: Any, function: Any, block: Any, row: Any, rows: Any, column: Any, columns: Any, of: Any
+    ) -> Any:
         """Call what takes a register tile with the numbers that lie at an address."""
 
         def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:

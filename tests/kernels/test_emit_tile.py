@@ -261,8 +261,9 @@ def test_double_precision_rides_so_where_it_is_short(tiles: None) -> None:
 )
 def test_numbers_stay_in_registers(tiles: None) -> None:
     e = rider(lambda x, w, b: hml.nn.relu(x @ w + b), array(20, 20), array(20, 20), array(20))
-    spec = e.lowered.spec
-    translated = translate(e.source, e.kernel.name, emit_tile.tile_way(spec)[1], "f", "f.py")
+    way = emit_tile.tile_way(e.lowered.spec)
+    assert way is not None
+    translated = translate(e.source, e.kernel.name, way[1], "f", "f.py")
     module = llvm.Module(translated.text, translated.loops)
     module.optimise()
     lines = llvm.machine().emit_assembly(module.parsed).splitlines()

@@ -43,6 +43,8 @@ class Intrinsic:
     `lanewise` also emits code for vectors, with the types of its values: it is asked for the types of their elements.
     """
 
+    __name__: str  # that of its typing function
+
     def __init__(
         self,
         typing: Callable[..., tuple[Signature, Emit] | None],
@@ -53,7 +55,7 @@ class Intrinsic:
         functools.update_wrapper(self, typing)
 
     def __call__(self, *args: Any) -> Any:
-        raise NotImplementedError(f"{self.__name__} is for kernels and cannot be called from Python")  # type: ignore[attr-defined]
+        raise NotImplementedError(f"{self.__name__} is for kernels and cannot be called from Python")
 
 
 def intrinsic(typing: Any = None, *, prefer_literal: bool = False, lanewise: bool = False) -> Any:

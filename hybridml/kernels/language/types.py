@@ -89,11 +89,13 @@ class Along(Type):
 
 @functools.cache
 def lanes(of: Type, count: int) -> Lanes:
+    """The one type of so many lanes: types are told apart by identity."""
     return Lanes(of, count)
 
 
 @functools.cache
 def along(count: int) -> Along:
+    """The one type of an index along so many lanes."""
     return Along(count)
 
 

@@ -278,13 +278,13 @@ class Expressions:
             for v in given
         ]
         if any(map(numbers.varies, beside)) and not function.lanewise:
-            raise Unsupported(f"{function.__name__} of lanes")  # type: ignore[attr-defined]
+            raise Unsupported(f"{function.__name__} of lanes")
         try:
             found = function.typing(context, *kinds)
         except KernelTypeError as error:
             raise Unsupported(str(error)) from error
         if found is None:
-            raise Unsupported(f"{function.__name__} of {', '.join(map(str, kinds))}")  # type: ignore[attr-defined]
+            raise Unsupported(f"{function.__name__} of {', '.join(map(str, kinds))}")
         signature, emit = found
         if function.lanewise:
             spread_over = [numbers.spread(t, *beside) for t in (signature.return_type, *signature.args)]
