@@ -41,7 +41,8 @@ from hybridml.kernels.spec import (
 )
 from hybridml.kernels.text import CALL, Lines, typed
 
-BLOCK = 1024
+BLOCK = 1024  # elements of a reduction that are added up by themselves
+PIECE = 128  # elements between which arithmetic and the memory bus take turns
 
 
 def emit(spec: KernelSpec) -> tuple[str, str]:
@@ -90,7 +91,7 @@ def read_arguments(out: Lines, spec: KernelSpec, given: int) -> None:
 
 def _near_buffers(out: Lines, spec: KernelSpec) -> None:
     if spec.near:
-        sizes = [BLOCK * o.dtype.itemsize for o in spec.near]
+        sizes = [PIECE * o.dtype.itemsize for o in spec.near]
         out(f"near = scratch({sum(sizes)})")
         for k, o in enumerate(spec.near):
             out(f"{o.name} = {o.dtype.name}_to(near + {sum(sizes[:k])}, {len(spec.operands) + k})")
@@ -124,8 +125,7 @@ def _header(body: str) -> str:
     if functions:
         lines += ["from hybridml.kernels.targets import scalar_functions", "", 'm = scalar_functions("cpu")']
         lines += [f"{f} = m.{f}" for f in functions]
-    if "BLOCK" in body:
-        lines.append(f"BLOCK = {BLOCK}")
+    lines += [f"{name} = {value}" for name, value in (("BLOCK", BLOCK), ("PIECE", PIECE)) if name in body]
     return "\n".join(lines) + "\n"
 
 
@@ -166,8 +166,6 @@ def _parallel(out: Lines, spec: KernelSpec) -> None:
 
 def statements(out: Lines, body: list[Statement]) -> None:
     for s in body:
-        for soon in s.ahead if isinstance(s, Loop) else ():
-            out(f"ahead({soon.operand.name}, {soon.begin}, {soon.count})")
         match s:
             case Load(name, operand, index):
                 out(f"{name} = {operand.name}[{index}]")
@@ -184,10 +182,7 @@ def statements(out: Lines, body: list[Statement]) -> None:
                     out(f"{a.name} = {a.identity}")
                 _reduction(out, s, s.reduces)
             case Loop() if s.streams:
-                j = s.axis.name
-                out.open(f"for {j}b in range(0, {s.axis.size}, BLOCK):")
-                _block(out, s)
-                out.close()
+                _pieces(out, s)
             case Loop():
                 bounds = "begin, end" if s.split else s.axis.size
                 out.open(f"for {s.axis.name} in range({bounds}):")
@@ -201,18 +196,19 @@ def _step(accumulator: str, value: str, s: Accumulate) -> str:
     return typed(s.combine.format(accumulator, value), s)
 
 
-def _block(out: Lines, loop: Loop, partial: Mapping[str, str] | None = None) -> None:
-    """One block of an innermost loop, its accumulators under these other names, and what then goes past the caches."""
+def _pieces(out: Lines, loop: Loop) -> None:
+    """A loop some of whose results go past the caches: that, what will be read soon and the work take turns."""
     j, n = loop.axis.name, loop.axis.size
-    out.open(f"for {j} in range({j}b, min({j}b + BLOCK, {n})):")
-    for s in loop.body:
-        if isinstance(s, Accumulate) and partial is not None:
-            out(f"{partial[s.name]} = {_step(partial[s.name], s.value, s)}")
-        else:
-            statements(out, [s])
+    out.open(f"for {j}p in range(0, {n}, PIECE):")
+    piece = f"min(PIECE, {n} - {j}p)"
+    for soon in loop.ahead:
+        out(f"ahead({soon.operand.name}, {soon.begin}, {piece})")
+    out.open(f"for {j} in range({j}p, {j}p + {piece}):")
+    statements(out, loop.body)
     out.close()
     for past in loop.streams:
-        out(f"stream({past.operand.name}, {past.begin}, {past.near.name}, min(BLOCK, {n} - {j}b))")
+        out(f"stream({past.operand.name}, {past.begin}, {past.near.name}, {piece})")
+    out.close()
 
 
 def _reduction(out: Lines, loop: Loop, accumulators: tuple[Accumulator, ...]) -> None:
@@ -233,7 +229,13 @@ def _reduction(out: Lines, loop: Loop, accumulators: tuple[Accumulator, ...]) ->
     out.open(f"for {j}b in range(0, {n}, BLOCK):")
     for a in accumulators:
         out(f"{partial[a.name]} = {a.identity}")
-    _block(out, loop, partial)
+    out.open(f"for {j} in range({j}b, min({j}b + BLOCK, {n})):")
+    for t in loop.body:
+        if isinstance(t, Accumulate):
+            out(f"{partial[t.name]} = {_step(partial[t.name], t.value, t)}")
+        else:
+            statements(out, [t])
+    out.close()
     for a in accumulators:
         s = steps[a.name]
         out(f"{a.name} = {typed(s.combine.format(a.name, partial[a.name]), s)}")

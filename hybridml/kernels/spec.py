@@ -111,7 +111,7 @@ class Accumulator:
 
 @dataclass(frozen=True)
 class Stream:
-    """After each block of a loop, what lies in the buffer `near` goes to `operand`, from element `begin` on, past the caches."""
+    """After each piece of a loop, what lies in the buffer `near` goes to `operand`, from element `begin` on, past the caches."""
 
     operand: Operand
     begin: str
@@ -120,11 +120,10 @@ class Stream:
 
 @dataclass(frozen=True)
 class Ahead:
-    """Ask for the `count` elements of an operand from `begin` on: they will be read soon, or are not there at all."""
+    """Before each piece of a loop, ask for as many elements of an operand, from `begin` on: they will be read soon, or are not there."""
 
     operand: Operand
     begin: str
-    count: str
 
 
 @dataclass
@@ -138,8 +137,8 @@ class Loop:
     running: bool = (
         False  # a step needs what the one before has stored: they are taken in order, by one thread
     )
-    streams: tuple[Stream, ...] = ()  # where there are any it runs in blocks
-    ahead: tuple[Ahead, ...] = ()  # asked for before it begins
+    streams: tuple[Stream, ...] = ()  # where there are any it runs in pieces
+    ahead: tuple[Ahead, ...] = ()  # only where it does
 
 
 Statement = Load | Let | Store | Flag | Accumulate | Loop
@@ -153,7 +152,7 @@ class KernelSpec:
     parallel  the axes that [begin, end) runs over, flattened in row-major order; empty where a Loop is `split`
     body      what happens for each of them
     crossed   the axes of rows across which something is added up, in memory, by loops of the body
-    near      buffers of one block of a loop, on the thread's stack
+    near      buffers of one piece of a loop, on the thread's stack
     title     the ops, in order, for people
     """
 

@@ -3,21 +3,23 @@
 An ordinary store first reads the cache line that it is about to overwrite, and what it writes takes the place of something else. Where
 what a kernel reads fits into the last-level cache, but not together with what it writes, non-temporal stores leave it there: for the
 next one who reads it, which in a training step is the backward pass. They want whole aligned vectors, which the compiler's
-vectorised loops do not promise. So the loop that stores runs in blocks: what it makes for the output goes to a near buffer, and from
+vectorised loops do not promise. So the loop that stores runs in pieces: what it makes for the output goes to a near buffer, and from
 there past the caches.
 
-Only rows that are walked several times are stored so: the passes before leave the memory bus idle, and the last one asks for the next
-row meanwhile. A loop that goes on and on would wait for the bus at every block. And only rows that begin at cache lines: a line that is
-stored in part is the slowest of all.
+Only rows that are walked several times are stored so: the passes before leave the memory bus idle, and the last one asks for the row
+after the next meanwhile, so that a whole row's work lies between asking and reading. It asks in pieces, too: the bus is never given more
+at once than the processor can go on computing beside. A loop that goes on and on would wait for the bus at every piece. And only rows
+that begin at cache lines: a line that is stored in part is the slowest of all. And no pass that sums up what it stores: pieces would
+round otherwise, and what a machine computes does not depend on its caches.
 
 The last pass of a normalisation, for example, becomes
 
-            ahead(x0, (i + 1) * x0_i + 0, n_j)
-            for jb in range(0, n_j, BLOCK):
-                for j in range(jb, min(jb + BLOCK, n_j)):
+            for jp in range(0, n_j, PIECE):
+                ahead(x0, (i + 2) * x0_i + jp, min(PIECE, n_j - jp))
+                for j in range(jp, jp + min(PIECE, n_j - jp)):
                     ...
-                    w0[j - jb] = v6
-                stream(o0, i * o0_i + jb, w0, min(BLOCK, n_j - jb))
+                    w0[j - jp] = v6
+                stream(o0, i * o0_i + jp, w0, min(PIECE, n_j - jp))
 
 `worthwhile` says which outputs these are, `streamed` rewrites a kernel's loops.
 """
@@ -37,6 +39,7 @@ from hybridml.symbolic import hint
 from hybridml.trace.graph import Value
 
 LEAST = 1 << 20  # bytes of an output: smaller ones fit beside whatever else goes by
+ROWS_AHEAD = 2
 
 
 def worthwhile(low: Lowered, kept: Collection[Value]) -> tuple[str, ...]:
@@ -64,10 +67,10 @@ def _row_bytes(v: Value) -> int:
 
 
 def streamed(spec: KernelSpec, names: tuple[str, ...]) -> KernelSpec:
-    """The same kernel with the stores of these outputs in blocks, past the caches."""
+    """The same kernel with the stores of these outputs in pieces, past the caches."""
     written = [o for o in spec.operands if o.name in names]
     near = {o.name: Operand(f"w{k}", o.dtype, written=True) for k, o in enumerate(written)}
-    body = _with_next_row([_blocked(s, near) for s in spec.body], spec.parallel[-1].name)
+    body = _with_rows_ahead([_in_pieces(s, near) for s in spec.body], spec.parallel[-1].name)
     return replace(spec, body=body, near=tuple(near.values()))
 
 
@@ -76,10 +79,11 @@ def _operands(low: Lowered) -> Iterator[tuple[Operand, tuple[Value, int]]]:
 
 
 def _streamable(spec: KernelSpec) -> set[str]:
-    """The outputs that are stored once, in order, by the last of a row's passes, and not read back."""
+    """The outputs that are stored once, in order, by the last of a row's passes, where it is no reduction, and not read back."""
     stores = [
         s
         for body in _passes(spec.body)
+        if not body[-1].reduces
         for s in body[-1].body
         if isinstance(s, Store) and _in_order(s, body[-1])
     ]
@@ -119,7 +123,7 @@ def _mentions(text: str, name: str) -> bool:
     return re.search(rf"\b{name}\b", text) is not None
 
 
-def _blocked(s: Statement, near: dict[str, Operand]) -> Statement:
+def _in_pieces(s: Statement, near: dict[str, Operand]) -> Statement:
     if not isinstance(s, Loop):
         return s
     j, streams = s.axis.name, []
@@ -127,27 +131,32 @@ def _blocked(s: Statement, near: dict[str, Operand]) -> Statement:
     for t in s.body:
         if isinstance(t, Store) and t.operand.name in near:
             buffer = near[t.operand.name]
-            streams.append(Stream(t.operand, t.index.removesuffix(j) + f"{j}b", buffer))
-            t = Store(buffer, f"{j} - {j}b", t.value)
-        body.append(_blocked(t, near))
+            streams.append(Stream(t.operand, _at_piece(t.index, j, j), buffer))
+            t = Store(buffer, f"{j} - {j}p", t.value)
+        body.append(_in_pieces(t, near))
     return replace(s, body=body, streams=tuple(streams))
 
 
-def _with_next_row(body: list[Statement], row: str) -> list[Statement]:
-    """The last pass over a row begins by asking for what the first one reads of the next row."""
+def _at_piece(index: str, j: str, other: str) -> str:
+    """Where a piece begins of a loop over `other`, for an index that a loop over `j` has."""
+    return f"{index.removesuffix(j)}{other}p"
+
+
+def _with_rows_ahead(body: list[Statement], row: str) -> list[Statement]:
+    """The last pass over a row asks for what the first one reads of a row to come."""
     if any(_nested(s) for s in body):
         return [
-            replace(s, body=_with_next_row(s.body, s.axis.name)) if isinstance(s, Loop) and _nested(s) else s for s in body
+            replace(s, body=_with_rows_ahead(s.body, s.axis.name)) if isinstance(s, Loop) and _nested(s) else s for s in body
         ]  # fmt: skip
     passes = [k for k, s in enumerate(body) if isinstance(s, Loop)]
     if len(passes) < 2:
         return body
     first, last = body[passes[0]], body[passes[-1]]
     assert isinstance(first, Loop) and isinstance(last, Loop)
-    if not last.streams:
+    if not last.streams or first.axis.size != last.axis.size:
         return body
     ahead = tuple([
-        Ahead(s.operand, re.sub(rf"\b{row}\b", f"({row} + 1)", s.index.removesuffix(first.axis.name) + "0"), first.axis.size)
+        Ahead(s.operand, re.sub(rf"\b{row}\b", f"({row} + {ROWS_AHEAD})", _at_piece(s.index, first.axis.name, last.axis.name)))
         for s in first.body
         if isinstance(s, Load) and _in_order(s, first) and _mentions(s.index, row)
     ])  # fmt: skip

@@ -114,6 +114,20 @@ def test_what_is_read_back_stays(caches: Any) -> None:
     assert streams(hml.nn.softmax, x) == 0
 
 
+def test_passes_that_add_up_stay(caches: Any) -> None:
+    """A sum of pieces rounds otherwise than a sum of blocks."""
+    x = array(64, 1024)
+    caches(nbytes(x))
+    assert streams(lambda x: (y := rms_norm(x), hml.sum(y, axis=-1)), x) == 0
+
+
+def test_rows_are_asked_for_before_they_are_read(caches: Any) -> None:
+    """Two rows before, in the pieces in which results leave."""
+    caches(64 * 1024 * 4)
+    (kernel,) = hml.function(rms_norm).get_concrete_function(array(64, 1024)).kernels
+    assert "ahead(x0, (i + 2) * x0_i + jp, min(PIECE, n_j - jp))" in kernel.source
+
+
 def test_the_batch_may_change(caches: Any) -> None:
     f = hml.function(rms_norm)
     caches(64 * 1024 * 4)
