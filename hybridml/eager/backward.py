@@ -93,7 +93,7 @@ def gradients(entries: Iterable[Entry], seeds: Seeds, sources: set[int]) -> dict
             reached.update(e.outputs)
             path.append((e, wanted))
     seeds = [(i, g) for i, g in seeds if i in reached]
-    if len(path) <= LONGEST and not (state.tapes or state.traces or state.levels):
+    if len(path) <= LONGEST and not (state.now.tapes or state.now.traces or state.now.levels):
         try:
             return _played(path, seeds, sources)
         except Odd:

@@ -32,12 +32,12 @@ class Level:
     def entered(self) -> Iterator[Level]:
         """The level as the innermost one; it may be entered again after it has ended, by a gradient."""
         before = self.open, self.number, self._outside
-        self.open, self.number, self._outside = True, len(state.levels), list(state.tapes)
-        state.levels.append(self)
+        self.open, self.number, self._outside = True, len(state.now.levels), list(state.now.tapes)
+        state.now.levels.append(self)
         try:
             yield self
         finally:
-            state.levels.remove(self)
+            state.now.levels.remove(self)
             self.open, self.number, self._outside = before
 
     def sees_examples(self, tape: Any) -> bool:
@@ -47,13 +47,13 @@ class Level:
     @contextmanager
     def outside(self) -> Iterator[None]:
         """As it is around the level: with the levels further out, and with the tapes that see all examples together."""
-        tapes, levels = state.tapes, state.levels
-        state.tapes = [t for t in tapes if not self.sees_examples(t)]
-        state.levels = levels[: self.number]
+        tapes, levels = state.now.tapes, state.now.levels
+        state.now.tapes = [t for t in tapes if not self.sees_examples(t)]
+        state.now.levels = levels[: self.number]
         try:
             yield
         finally:
-            state.tapes, state.levels = tapes, levels
+            state.now.tapes, state.now.levels = tapes, levels
 
     def wrap(self, physical: Tensor) -> BatchTensor:
         """A tensor whose first axis counts the examples, as one example."""
@@ -102,7 +102,7 @@ class BatchTensor(Placeholder):
         with level.outside():
             out = batched(op, physical, mapped, level.size, attrs)
         result = tuple([level.wrap(r) for r in out]) if isinstance(out, tuple) else level.wrap(out)
-        for tape in state.tapes:
+        for tape in state.now.tapes:
             if level.sees_examples(tape):
                 tape.record(op, attrs, operands, result)
         return result

@@ -37,16 +37,16 @@ def checkpoint(f: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(f, updated=())
     def checkpointed(*args: Any, **kwargs: Any) -> Any:
         run = functools.partial(traced_form(f), *args, **kwargs)
-        if state.traces:
-            return state.traces[-1].checkpoint(run)
-        if not state.tapes:
+        if state.now.traces:
+            return state.now.traces[-1].checkpoint(run)
+        if not state.now.tapes:
             return run()
-        sources = _Sources(state.tapes)
-        tapes, state.tapes = state.tapes, [sources]  # type: ignore[list-item]  # stands in for a tape
+        sources = _Sources(state.now.tapes)
+        tapes, state.now.tapes = state.now.tapes, [sources]  # type: ignore[list-item]  # stands in for a tape
         try:
             out = run()
         finally:
-            state.tapes = tapes
+            state.now.tapes = tapes
         with _nothing_recorded():
             leaves, structure = pytree.flatten(out)
             leaves = [x.value() if isinstance(x, Variable) else x for x in leaves]
@@ -126,8 +126,8 @@ def _as_they_were(variables: dict[Variable, np.ndarray]) -> Iterator[None]:
 
 @contextmanager
 def _nothing_recorded() -> Iterator[None]:
-    tapes, state.tapes = state.tapes, []
+    tapes, state.now.tapes = state.now.tapes, []
     try:
         yield
     finally:
-        state.tapes = tapes
+        state.now.tapes = tapes

@@ -57,7 +57,7 @@ def run(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         return f(*args, **kwargs)
     if backends.elsewhere and not all([type(a) is np.ndarray for a in arrays]):
         return f(*args, **kwargs)
-    tapes = state.tapes
+    tapes = state.now.tapes
     if tapes and not any([x._id for x in tensors]):
         tapes = []
     token = _enter(_QUIET)
@@ -77,7 +77,7 @@ def run(f: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) ->
 def _describe(x: Any, key: list[Any], tensors: list[Tensor], arrays: list[Any]) -> None:
     """Add to the key what of an argument decides the steps; and its tensors and their arrays to theirs."""
     cls = type(x)
-    if cls is Variable and not state.traces:
+    if cls is Variable and not state.now.traces:
         x, cls = x.value(), Tensor
     if cls is Tensor:
         a = x._array
@@ -127,7 +127,7 @@ def run_direct(
     """`f(*args)` by what the array library has for it, where that is one call; else as it is written."""
     if kwargs:
         return f(*args, **kwargs)
-    taped = state.tapes
+    taped = state.now.tapes
     try:
         out = direct(*[x._array if type(x) is Tensor and not (taped and x._id) else _bare(x) for x in args])
     except (
@@ -146,7 +146,7 @@ def _bare(x: Any) -> Any:
         return x
     if cls is tuple:
         return tuple([_bare(part) for part in x])
-    if (cls is Tensor or (cls is Variable and not state.traces)) and not (state.tapes and x._id):
+    if (cls is Tensor or (cls is Variable and not state.now.traces)) and not (state.now.tapes and x._id):
         return x._array
     raise Odd
 

@@ -34,8 +34,8 @@ def custom_gradient(f: Callable[..., tuple[Any, Callable[..., Any]]]) -> Callabl
     @functools.wraps(f)
     def with_rule(*args: Any, **kwargs: Any) -> Any:
         operands = [a for a in pytree.leaves(args) if isinstance(a, (Tensor, Variable))]
-        if state.traces and any(isinstance(x, Variable) or type(x) is not Tensor for x in operands):
-            return state.traces[-1].custom_gradient(f, args, kwargs)  # the graph keeps the rule
+        if state.now.traces and any(isinstance(x, Variable) or type(x) is not Tensor for x in operands):
+            return state.now.traces[-1].custom_gradient(f, args, kwargs)  # the graph keeps the rule
         inner, rule = f(*args, **kwargs)
         results, structure = pytree.flatten(inner)
         # Aliases that no tape connects with f's own steps: those stay recorded, because the rule may read their values and

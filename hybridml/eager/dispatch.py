@@ -127,7 +127,7 @@ def run(op: Op, operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
             arrays.append(x)
     else:
         plain = common is not None and (rank <= _CATEGORY[common.kind] or not kept)
-        if plain and (not attrs or not state.traces or not has_dims(attrs)):
+        if plain and (not attrs or not state.now.traces or not has_dims(attrs)):
             whole = (
                 common is not None and common.itemsize != 2 and (kept or len(arrays) == 1)
             )  # no operand is of half precision
@@ -135,8 +135,10 @@ def run(op: Op, operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
     lifted = lift_operands(op, operands)
     if any([isinstance(x, Tensor) and type(x) is not Tensor for x in lifted]):
         return _first(lifted)._append(op, lifted, attrs)
-    if state.traces and (not lifted or has_dims(lifted) or has_dims(attrs)):
-        return state.traces[-1].append(op, lifted, attrs)  # made of nothing, or for an open size: part of it
+    if state.now.traces and (not lifted or has_dims(lifted) or has_dims(attrs)):
+        return state.now.traces[-1].append(
+            op, lifted, attrs
+        )  # made of nothing, or for an open size: part of it
     return compute(op, lifted, [x._array if isinstance(x, Tensor) else x for x in lifted], attrs)
 
 
@@ -169,7 +171,7 @@ def compute(
         result._id = None
     else:
         result = tuple([wrap(a) for a in out]) if type(out) is tuple else wrap(out)
-    if state.tapes:
+    if state.now.tapes:
         record(op, attrs, operands, result)
     return result
 
@@ -181,7 +183,7 @@ def _first(operands: list[Any]) -> Any:
 
 def record(op: Op, attrs: dict[str, Any], operands: Sequence[Any], result: Any) -> None:
     """Tell every active tape."""
-    for tape in state.tapes:
+    for tape in state.now.tapes:
         tape.record(op, attrs, operands, result)
 
 

@@ -21,8 +21,8 @@ from hybridml.ops.spec import TensorSpec
 
 def perform(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> Any:
     """Run an effect now, or write it into the open trace, even where none of its operands belongs to the trace."""
-    if state.traces and not any(x.priority for x in operands):
-        return state.traces[-1].append(op, list(operands), attrs)
+    if state.now.traces and not any(x.priority for x in operands):
+        return state.now.traces[-1].append(op, list(operands), attrs)
     return run(op, tuple(operands), attrs)
 
 
@@ -220,6 +220,6 @@ def py_function(f: Callable[..., Any], args: Any, spec: Any) -> Any:
     call = _PythonCall(
         f, [None if isinstance(x, (Tensor, Variable)) else x for x in leaves], structure, specs
     )
-    if state.traces or any(x.priority for x in tensors):
+    if state.now.traces or any(x.priority for x in tensors):
         return pytree.unflatten(form, perform(PY_FUNCTION, tensors, {"call": call}))
     return pytree.unflatten(form, call(tensors))

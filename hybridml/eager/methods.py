@@ -45,7 +45,7 @@ def _fast_binary(op: Op, f: Callable[..., Any], swapped: bool = False) -> Callab
 
     def operate(self: Tensor, other: Any) -> Any:
         cls = type(other)
-        if cls in beside and type(self) is Tensor and not here.tapes:
+        if cls in beside and type(self) is Tensor and not here.now.tapes:
             a = self._array
             if cls is Tensor:
                 b = other._array

@@ -76,10 +76,10 @@ class Generator:
 
     def _draw(self, f: Any, shape: tuple[int, ...], dtype: np.dtype) -> Any:
         """Numbers from `f`; inside a `vmap`, different ones for each example."""
-        if not state.levels:
+        if not state.now.levels:
             return self._advance(f, shape, dtype)
-        out = self._advance(f, (*[level.size for level in state.levels], *shape), dtype)
-        for level in state.levels:
+        out = self._advance(f, (*[level.size for level in state.now.levels], *shape), dtype)
+        for level in state.now.levels:
             out = level.wrap(out)
         return out
 

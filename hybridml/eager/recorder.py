@@ -108,9 +108,9 @@ def record(f: Callable[[list[Slot]], Any], specs: Sequence[TensorSpec]) -> tuple
     """Run `f` on slots of these specs: the slots, the steps, and what `f` returned. Raises Unrecordable."""
     recorder = Recorder()
     slots = [recorder.slot(s) for s in specs]
-    saved = state.tapes, state.traces, state.levels
-    state.tapes, state.traces, state.levels = [], [recorder], []
+    saved = state.now.tapes, state.now.traces, state.now.levels
+    state.now.tapes, state.now.traces, state.now.levels = [], [recorder], []
     try:
         return slots, recorder.steps, f(slots)
     finally:
-        state.tapes, state.traces, state.levels = saved
+        state.now.tapes, state.now.traces, state.now.levels = saved

@@ -24,11 +24,22 @@ class Trace(Protocol):
     def custom_gradient(self, f: Any, args: Any, kwargs: Any) -> Any: ...
 
 
-class ThreadState(threading.local):
+class Activity:
+    """What one thread is about."""
+
+    __slots__ = ("levels", "tapes", "traces")
+
     def __init__(self) -> None:
         self.tapes: list[GradientTape] = []
         self.traces: list[Trace] = []
         self.levels: list[Any] = []  # of `hybridml.eager.vmap`, the innermost last
+
+
+class ThreadState(threading.local):
+    """`state.now` is this thread's. Looking it up takes 30 ns, each of its attributes 5: who asks for several keeps it."""
+
+    def __init__(self) -> None:
+        self.now = Activity()
 
 
 state = ThreadState()
@@ -47,7 +58,7 @@ def traced_form(f: Any) -> Any:
     >>> float(hml.function(lambda x: hml.traced_form(f)(x))(hml.asarray(-2.0)))
     2.0
     """
-    return state.traces[-1].converted(f) if state.traces else f
+    return state.now.traces[-1].converted(f) if state.now.traces else f
 
 
 def inside_function() -> bool:
@@ -60,7 +71,7 @@ def inside_function() -> bool:
     >>> seen, hml.inside_function()
     ([True], False)
     """
-    return bool(state.traces)
+    return bool(state.now.traces)
 
 
 @contextmanager
@@ -84,9 +95,9 @@ def init_scope() -> Iterator[None]:
     >>> int(f(first)), int(f(second)), int(f(second))
     (1, 1, 2)
     """
-    saved = state.tapes, state.traces, state.levels
-    state.tapes, state.traces, state.levels = [], [], []
+    saved = state.now.tapes, state.now.traces, state.now.levels
+    state.now.tapes, state.now.traces, state.now.levels = [], [], []
     try:
         yield
     finally:
-        state.tapes, state.traces, state.levels = saved
+        state.now.tapes, state.now.traces, state.now.levels = saved

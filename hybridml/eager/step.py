@@ -42,7 +42,7 @@ def record_step(operands: Sequence[Any], results: Sequence[Tensor], pullback: Pu
 
     `pullback(gradients of the results, which operands want one)` gives the gradients of the operands; it runs through the door.
     """
-    for tape in state.tapes:
+    for tape in state.now.tapes:
         seen = [as_seen_by(tape, x) for x in operands]
         ids = [x._id if tape.is_watching(x) else None for x in seen]
         if any(i is not None for i in ids):

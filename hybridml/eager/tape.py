@@ -57,13 +57,13 @@ class GradientTape:
     # recording
 
     def __enter__(self) -> GradientTape:
-        if self in state.tapes:
+        if self in state.now.tapes:
             raise TapeError("this tape is recording already; use a second tape for a nested gradient")
-        state.tapes.append(self)
+        state.now.tapes.append(self)
         return self
 
     def __exit__(self, *_: Any) -> None:
-        state.tapes.remove(self)
+        state.now.tapes.remove(self)
 
     def watch(self, tensors: Any) -> None:
         """Record what happens to a tensor, a variable, or a structure of them."""
@@ -171,9 +171,9 @@ class GradientTape:
         flat_sources, structure = pytree.flatten(sources)
         targets = [t.value() if isinstance(t, Variable) else t for t in pytree.leaves(target)]
         seeds = _seeds(targets, output_gradients)
-        active = self in state.tapes
+        active = self in state.now.tapes
         if active:
-            state.tapes.remove(self)
+            state.now.tapes.remove(self)
         try:
             found = self._gradients(targets, seeds, flat_sources)
             reasons = [
@@ -182,7 +182,7 @@ class GradientTape:
             ]
         finally:
             if active:
-                state.tapes.append(self)
+                state.now.tapes.append(self)
             if not self._persistent:
                 self._entries = []
         out = []

@@ -96,7 +96,7 @@ class Tensor(Operators):
 
     def numpy(self) -> np.ndarray:
         """The values as a read-only NumPy array, which shares memory with a tensor on the CPU."""
-        if state.tapes:
+        if state.now.tapes:
             self._leave("handed to NumPy")
         a = self._array
         a = a.view() if type(a) is np.ndarray else backends.of(a).get(a)
@@ -105,18 +105,18 @@ class Tensor(Operators):
 
     def item(self) -> Any:
         """The one element as a Python scalar."""
-        if state.tapes:
+        if state.now.tapes:
             self._leave("read as a Python number")
         return self._array.item()
 
     def tolist(self) -> Any:
-        if state.tapes:
+        if state.now.tapes:
             self._leave("read as Python numbers")
         return self._array.tolist()
 
     def _leave(self, how: str) -> None:
         """Tell the tapes that the values go where they do not follow."""
-        for tape in state.tapes:
+        for tape in state.now.tapes:
             tape.left(self, how)
 
     def to(self, device: str) -> Tensor:

@@ -34,7 +34,7 @@ def to(x: Tensor, device: str) -> Tensor:
     def back(grads: list[Any], wanted: list[bool]) -> list[Any]:
         return [None if grads[0] is None else to(grads[0], source.name)]
 
-    for tape in state.tapes:
+    for tape in state.now.tapes:
         if tape.is_watching(x):
             tape.add([x._id], [moved], back)
     return moved

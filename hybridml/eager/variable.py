@@ -50,8 +50,8 @@ class Variable(Operators):
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Variable:
         self = super().__new__(cls)
-        if state.traces:
-            return state.traces[-1].create_variable(
+        if state.now.traces:
+            return state.now.traces[-1].create_variable(
                 lambda: self._initialize(*args, **kwargs), lambda: _spec_of_initial(*args, **kwargs)
             )
         return self._initialize(*args, **kwargs)
@@ -70,8 +70,8 @@ class Variable(Operators):
 
     def value(self) -> Tensor:
         """The value now. Later assignments do not change it."""
-        t = state.traces[-1].read(self) if state.traces else wrap(self._array)
-        for tape in state.tapes:
+        t = state.now.traces[-1].read(self) if state.now.traces else wrap(self._array)
+        for tape in state.now.tapes:
             tape.accessed(self)
         t._id = self._id
         return t
@@ -86,7 +86,7 @@ class Variable(Operators):
         Inside `@hml.function` a variable cannot move. Raises DeviceError for a device that is not there.
         """
         target = backends.named(device)
-        if state.traces:
+        if state.now.traces:
             raise DeviceError(f"{self!r} cannot move inside @hml.function; move it before the call")
         if backends.of(self._array) is not target:
             self._array = target.put(np.array(backends.of(self._array).get(self._array), order="C"))
@@ -102,10 +102,10 @@ class Variable(Operators):
             )
         if value.dtype is not self.dtype:
             value = value.astype(self.dtype)  # type: ignore[attr-defined]
-        for tape in state.tapes:
+        for tape in state.now.tapes:
             tape.assigned(self, value)
-        if state.traces:
-            state.traces[-1].assign(self, value)
+        if state.now.traces:
+            state.now.traces[-1].assign(self, value)
         else:
             self._store(value._array)
         return self
@@ -149,10 +149,10 @@ class Variable(Operators):
         return len(self.value())
 
     def __hash__(self) -> int:
-        if state.traces:
+        if state.now.traces:
             caller = sys._getframe(1).f_globals.get("__name__", "")
             if not caller.startswith(("hybridml.trace", "hybridml.eager")):  # they keep tables of their own
-                state.traces[-1].named(self)
+                state.now.traces[-1].named(self)
         return id(self)
 
     def __reduce__(self) -> Any:
@@ -179,7 +179,7 @@ def _spec_of_initial(initial: Any, *, dtype: Any = None, **_: Any) -> TensorSpec
 
 
 def _unrecorded(variable: Variable) -> Tensor:
-    return state.traces[-1].read(variable) if state.traces else wrap(variable._array)
+    return state.now.traces[-1].read(variable) if state.now.traces else wrap(variable._array)
 
 
 def _operand(x: Any, variable: Variable) -> Tensor:

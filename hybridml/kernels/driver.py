@@ -177,6 +177,7 @@ class Program:
         header[layout.INSTRUCTIONS // 8] = self._rows.ctypes.data
         header[layout.PATCHES // 8] = self._patches.ctypes.data
         header[layout.POOL // 8] = pool.address
+        header[layout.WANTS_WORKERS // 8] = self.max_chunks > 1
         self.address = int(header.ctypes.data)
         self._call: Callable[[list[np.ndarray]], int]
         if objects.known():
@@ -232,9 +233,9 @@ def call_block(program: int) -> np.ndarray:
     return block
 
 
-def entry(block: np.ndarray) -> Callable[..., int]:
-    """The native loop as a function of Python, `loops.run`: of a list of arrays, or of one to fill and of arguments that the
-    block's rows recognise. It keeps the block alive."""
+def entry(block: np.ndarray) -> Callable[..., Any]:
+    """The native loop as a function of Python, `loops.run`: of a list of arrays, or of arguments that the block's rows recognise. It keeps
+    the block alive."""
     return objects.builtin(_native_address(), "run", block)
 
 
@@ -276,8 +277,15 @@ def _object_functions() -> list[tuple[int, int]]:
         layout.DECREF: api.Py_DecRef,
         layout.DICT_NEXT: api.PyDict_Next,
         layout.TO_INT: api.PyLong_AsLongLongAndOverflow,
+        layout.NEW_LIST: api.PyList_New,
+        layout.NEW_TUPLE: api.PyTuple_New,
+        layout.NEW_OBJECT: api.PyType_GenericAlloc,
     }
-    return [(word, objects.function_address(f)) for word, f in functions.items()]
+    numpys = {layout.NEW_ARRAY: layout.NEW_FROM_DESCR, layout.SET_BASE: layout.SET_BASE_OBJECT}
+    return [
+        *[(word, objects.function_address(f)) for word, f in functions.items()],
+        *[(word, objects.numpy_function(number)) for word, number in numpys.items()],
+    ]
 
 
 def scalar_word(value: Any, dtype: Any) -> int:

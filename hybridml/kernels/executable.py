@@ -38,7 +38,7 @@ class Executable:
 
     region: Region
     alone: driver.Program | None = None  # where it is all there is to run
-    results: list[tuple[buffers.Empty, tuple[int, ...], np.dtype]]  # what makes each output
+    results: list[tuple[tuple[int, ...], np.dtype]]  # of each output
 
     def __init__(self, graph: Graph, known: Fusions | None = None) -> None:
         def planned(meter: Meter) -> Region:
@@ -135,9 +135,7 @@ class Executable:
     def _build(self) -> None:
         self._arena = _aligned(self.arena_bytes)
         self._base = int(self._arena.ctypes.data)
-        self.results = [
-            (buffers.maker(v.spec.nbytes), v.shape, v.dtype) for v in self.region.placement.outputs
-        ]
+        self.results = [(v.shape, v.dtype) for v in self.region.placement.outputs]
         self.segments: list[driver.Program | PythonStep] = []
         self._faults: list[Fault] = []
         pending: list[Step] = []
@@ -170,7 +168,7 @@ class Executable:
 
     def run(self, externals: list[np.ndarray]) -> list[np.ndarray]:
         """Run once. Variables among the externals are overwritten; the outputs are new arrays."""
-        outputs = [empty(shape, dtype) for empty, shape, dtype in self.results]
+        outputs = [buffers.empty(shape, dtype) for shape, dtype in self.results]
         externals += outputs
         if self.alone is not None:
             self.alone.run(externals)

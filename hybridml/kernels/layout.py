@@ -18,7 +18,8 @@ POOL = 32
 BUSY = 40  # process id of whoever runs the program; a number left by a fork's parent means free
 SAVE_THREAD = 48  # address of PyEval_SaveThread, or 0: the interpreter lock is kept
 RESTORE_THREAD = 56
-HEADER_WORDS = 8
+WANTS_WORKERS = 64  # 1 if an instruction has several chunks
+HEADER_WORDS = 9
 
 # -- the block of a call, which Python hands over as the function's owner: words ----------------------------
 
@@ -36,7 +37,24 @@ TENSOR_SLOT = 80  # ... so many bytes from their beginning
 ARRAY_TYPE = 88
 TUPLE_ITEMS = 96
 SCRATCH = 104  # three words for what C functions return by address
-CALL_WORDS = 16
+HITS = 128  # address of a word that counts the calls that were answered
+NO_ANSWER = 136  # the object that a call returns which was not
+NONE = 144
+TENSOR_NONE = 152  # a tensor's slot that holds None, or 0
+ARRAY_COUNT = 160  # of the program's arrays: inputs, variables, results
+ANSWER_COUNT = 168  # of the results, which come last
+MADE = 176  # rows of the arrays that no argument gives, and how many
+MADE_COUNT = 184
+NEW_LIST = 192  # addresses of PyList_New, PyTuple_New, PyType_GenericAlloc, PyArray_NewFromDescr, PyArray_SetBaseObject
+NEW_TUPLE = 200
+NEW_OBJECT = 208
+NEW_ARRAY = 216
+SET_BASE = 224
+MEMORY_TYPE = 232  # of what large arrays are made over, of bytes, with a turn each
+BYTE_DTYPE = 240
+TURN = 248
+IS_TUPLE = 256  # 1 if the results are returned in a tuple, 0 for the one that there is, as it is
+CALL_WORDS = 33
 
 # -- Python objects: byte offsets, which `objects` compares with real ones ---------------------------------
 
@@ -54,6 +72,8 @@ ARRAY_DIMS = 32
 ARRAY_DTYPE = 56
 ARRAY_FLAGS = 64
 C_CONTIGUOUS = 1
+CARRAY = 0x501  # C-contiguous, aligned, writeable
+NEW_FROM_DESCR, SET_BASE_OBJECT = 94, 282  # where NumPy's table of functions has them
 
 # -- a row that recognises an argument: eight words --------------------------------------------------------
 
@@ -77,6 +97,16 @@ class Check(IntEnum):
 KIND, SOURCE, CHECK_A, CHECK_B, CHECK_C, CHECK_D = range(0, 48, 8)
 CHECK_WORDS = 8
 CHECK_BYTES = 64
+
+# -- a row of an array to make: words ----------------------------------------------------------------------
+
+MADE_INDEX = 0  # in the list of the program's arrays
+MADE_DTYPE = 8
+MADE_AXES = 16
+MADE_SIZES = 24  # an address
+MADE_BYTES = 32  # of the memory that it is spread in; 0: where NumPy puts it
+MADE_WORDS = 5
+MADE_ROW_BYTES = 40
 
 # -- an instruction: a row of eight words ------------------------------------------------------------------
 
@@ -104,7 +134,6 @@ PATCH_BYTES = 24
 # -- what a run returns: one of these, or a stop code times two plus the flag -------------------------------
 
 PROGRAM_BUSY = -1
-MISFIT = -2  # the arguments are not those that the call's rows recognise
 POOL_WANTED = 1  # chunks ran one after the other because no worker is started
 
 # -- the thread pool's block: three cache lines, then one for each worker ----------------------------------

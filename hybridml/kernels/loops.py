@@ -4,6 +4,7 @@ This file is a kernel source like the generated ones: `driver` and `pool` read i
 Addresses are int64, and `layout` says what lies where.
 """
 
+from hybridml.kernels.answer_loops import fill_answer, make_arrays, new_answer, new_list
 from hybridml.kernels.language.functions import device
 from hybridml.kernels.layout import (
     ACQUIRE_LOCK,
@@ -11,11 +12,15 @@ from hybridml.kernels.layout import (
     ARRAY_DATA,
     ASLEEP,
     BUSY,
+    CHECKS,
     CHUNKS,
+    DECREF,
     DONE,
     EXTENT,
     FROM_INT,
     FUNCTION,
+    HITS,
+    INCREF,
     INSTRUCTION_COUNT,
     INSTRUCTIONS,
     JOB_ARGS,
@@ -24,7 +29,7 @@ from hybridml.kernels.layout import (
     JOB_GRAIN,
     LIST_ITEMS,
     MAX_CHUNKS,
-    MISFIT,
+    NO_ANSWER,
     OPCODE,
     OWNER,
     PATCH_BYTES,
@@ -46,6 +51,7 @@ from hybridml.kernels.layout import (
     STOPPING,
     TICKET,
     WAKE_LOCK,
+    WANTS_WORKERS,
     WORKER_BYTES,
     WORKER_LINES,
     WORKERS,
@@ -170,13 +176,46 @@ def fill_slots(header, items):
 
 
 def run(owner, arguments, count):
-    """A program as a built-in function of Python: of a list of arrays, or of one to fill and the call's arguments."""
+    """A program as a built-in function of Python: of a list of arrays, or where the call has rows, of a tuple of arguments.
+
+    Of a list, it returns what `execute` does. Of arguments, the call's answer; or the object that stands for none, if they are others than
+    the rows know, if there are no workers although the program wants some, or if another thread is in it; or 0 where there was no memory.
+    """
     call = load(owner + ARRAY_DATA)
-    items = load(load(arguments) + LIST_ITEMS)
-    result = MISFIT
-    if count == 1 or fit(call, items, load(arguments + 8)):
-        result = execute(load(call + PROGRAM), items)
-    return call_word_word(load(call + FROM_INT), result)
+    has_rows = load(call + CHECKS) != 0
+    header, arrays = load(call + PROGRAM), load(arguments)
+    answer, code = 0, PROGRAM_BUSY
+    if has_rows:
+        answer = new_answer(call)
+        arrays = new_list(call)
+    result = 0
+    if not has_rows or (answer != 0 and arrays != 0 and make_arrays(call, load(arrays + LIST_ITEMS))):
+        result = load(call + NO_ANSWER)
+        items = load(arrays + LIST_ITEMS)
+        if not has_rows or (fit(call, items, load(arguments)) and has_workers(header)):
+            code = execute(header, items)
+    if not has_rows:
+        return call_word_word(load(call + FROM_INT), code)
+    if code == PROGRAM_BUSY:
+        call_pointer(load(call + DECREF), answer)
+        call_pointer(load(call + INCREF), result)
+    else:
+        fill_answer(call, answer, load(arrays + LIST_ITEMS))
+        count_hit(call)
+        result = answer
+    call_pointer(load(call + DECREF), arrays)
+    return result
+
+
+@device
+def count_hit(call):
+    hits = load(call + HITS)
+    store(hits, load(hits) + 1)
+
+
+@device
+def has_workers(header):
+    return load(header + WANTS_WORKERS) == 0 or load(load(header + POOL) + WORKERS) != 0
 
 
 def run_filled(header, unused):

@@ -41,6 +41,7 @@ def _int64_operation(arity: int, emit: Any, returns: types.Type = types.int64) -
             4: lambda typingctx, a, b, c, d: (sig, codegen),
             5: lambda typingctx, a, b, c, d, e: (sig, codegen),
             8: lambda typingctx, a, b, c, d, e, f, g, h: (sig, codegen),
+            9: lambda typingctx, a, b, c, d, e, f, g, h, i: (sig, codegen),
         }[arity]
     )
 
@@ -122,6 +123,8 @@ call_pointer_int = _int64_operation(3, _call(_I32, _I64, _I32))
 call_word = _int64_operation(1, _call(_I64))
 call_word_word = _int64_operation(2, _call(_I64, _I64))
 call_two_words_word = _int64_operation(3, _call(_I64, _I64, _I64))
+call_two_pointers_int = _int64_operation(3, _call(_I32, _I64, _I64))
+call_new_array = _int64_operation(9, _call(_I64, _I64, _I64, _I32, _I64, _I64, _I64, _I32, _I64))
 call_four_pointers_int = _int64_operation(5, _call(_I32, _I64, _I64, _I64, _I64))
 call_get_int = _int64_operation(1, _call(_I32))
 call_set_int = _int64_operation(2, _call(ir.VoidType(), _I32), types.none)

@@ -54,6 +54,19 @@ def function_address(function: Any) -> int:
     return ctypes.cast(function, ctypes.c_void_p).value or 0
 
 
+@functools.cache
+def _numpy_functions() -> int:
+    """The address of NumPy's table of functions for C code, numpy/__multiarray_api.h."""
+    pointer = ctypes.pythonapi.PyCapsule_GetPointer
+    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    return int(pointer(np._core._multiarray_umath._ARRAY_API, None))  # type: ignore[attr-defined]  # a module for C code
+
+
+def numpy_function(number: int) -> int:
+    """The address of a function of NumPy's table."""
+    return _word(_numpy_functions() + 8 * number)
+
+
 def slot_of(cls: type, example: Any, content: Any) -> int | None:
     """How far into objects of a class the slot lies that in the example holds this content."""
     for offset in range(layout.OBJECT_HEAD, cls.__basicsize__, 8):
@@ -69,7 +82,9 @@ def known() -> bool:
         return False
     if object.__basicsize__ != layout.OBJECT_HEAD:  # an interpreter without its lock has longer heads
         return False
-    return all(check() for check in (_heads_are, _containers_are, _numbers_are, _arrays_are))
+    return all(
+        check() for check in (_heads_are, _containers_are, _numbers_are, _arrays_are, _arrays_are_made)
+    )
 
 
 def _word(address: int) -> int:
@@ -125,3 +140,24 @@ def _arrays_are() -> bool:
         ):
             return False
     return True
+
+
+def _arrays_are_made() -> bool:
+    """NumPy makes an array by the function that native code takes for the one that does."""
+    word, half, thing = ctypes.c_int64, ctypes.c_int, ctypes.py_object
+    dtype, memory, sizes = np.dtype(np.int16), np.zeros(100, np.uint8), (word * 2)(3, 4)
+    new = ctypes.PYFUNCTYPE(thing, thing, thing, half, word, word, word, half, word)(
+        numpy_function(layout.NEW_FROM_DESCR)
+    )
+    set_base = ctypes.PYFUNCTYPE(half, thing, thing)(numpy_function(layout.SET_BASE_OBJECT))
+    held = ctypes.pythonapi.Py_IncRef
+    held.restype, held.argtypes = None, [thing]
+    held(dtype)
+    made = new(np.ndarray, dtype, 2, ctypes.addressof(sizes), 0, memory.ctypes.data, layout.CARRAY, 0)
+    held(memory)
+    failed = set_base(made, memory)
+    like = np.ndarray((3, 4), dtype, memory)
+    return (
+        not failed and made.shape == like.shape and made.dtype is dtype and made.ctypes.data == like.ctypes.data
+        and made.base is memory and str(made.flags) == str(like.flags)
+    )  # fmt: skip

@@ -28,7 +28,7 @@ class AnySize(ConcreteFunction):
         self.general, self._retrace = general, retrace
         self.variables, self.named = tuple(general.variables), general.named
         self._traced, self._binding, self.optimized = general.graph, None, general.optimized
-        self._plan, self._later = general.plan, None  # each size's own concrete function has its program
+        self.plan, self._later = general.plan, None  # each size's own concrete function has its program
         self.assigned = [self.variables[i] for i, _ in general.graph.updates]
         self._trace_seconds, self._passes_seconds = general.trace_seconds, general.passes_seconds
         self._programs: OrderedDict[tuple[TensorSpec, ...], ConcreteFunction] = OrderedDict()
@@ -72,12 +72,12 @@ class AnySize(ConcreteFunction):
 
     def call(self, tensors: Sequence[Tensor]) -> Any:
         specs = [x.spec for x in tensors]
-        if not state.traces and not any(x.priority for x in tensors):
+        if not state.now.traces and not any(x.priority for x in tensors):
             return self.at(specs).call(tensors)
         sizes = self._sizes(specs)
         if not self._allows(sizes):
             return self._retrace(specs).call(tensors)
         inlined = copy.copy(self)  # part of another trace, whose sizes may be open in their turn
         inlined.__dict__["graph"] = self.general.at(sizes)
-        inlined._plan = self._plan.at(self.general.values(sizes))
+        inlined.plan = self.plan.at(self.general.values(sizes))
         return inlined.rebuild(inlined._inline(tensors))

@@ -77,17 +77,17 @@ class Builder:
     # the context
 
     def __enter__(self) -> Builder:
-        state.traces.append(self)
+        state.now.traces.append(self)
         return self
 
     def __exit__(self, *_: Any) -> None:
-        state.traces.remove(self)
+        state.now.traces.remove(self)
         self.closed = True
 
     def active(self, tensor: SymbolicTensor | None = None) -> Builder:
         """The trace being written now: this builder's own, or a sub-graph inside it; else an error about the tensor that asked."""
-        if not self.closed and state.traces:
-            inner: Any = state.traces[-1]
+        if not self.closed and state.now.traces:
+            inner: Any = state.now.traces[-1]
             if inner.is_inside(self):
                 return inner
         raise self.escaped(tensor)
@@ -217,7 +217,7 @@ class Builder:
         self.nodes.append(Node(op, inputs, attrs, outputs, source))
         symbols = tuple([self.symbol(v, source) for v in outputs])
         result = symbols if several else symbols[0]
-        if state.tapes:
+        if state.now.tapes:
             record(op, attrs, operands, result)
         return result
 
@@ -276,7 +276,7 @@ class Builder:
         site = (frame.f_code.co_filename, frame.f_lineno)
         visit = self._visits[site] = self._visits.get(site, -1) + 1
         if (site, visit) not in self._owned:
-            saved, state.traces = state.traces, []
+            saved, state.now.traces = state.now.traces, []
             try:
                 self._owned[site, visit] = make()
             except TracerError as e:
@@ -285,7 +285,7 @@ class Builder:
                     "and assign inside the function"
                 ) from None
             finally:
-                state.traces = saved
+                state.now.traces = saved
         else:
             now = spec()
             kept = self._owned[site, visit]

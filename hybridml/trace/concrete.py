@@ -73,9 +73,19 @@ class OutputPlan:
         """With sizes among the constants put in."""
         return OutputPlan(self.structure, self.slots, substitute(self.constants, values))
 
-    @property
+    @cached_property
     def single(self) -> bool:
+        """True if the one result is returned as it is."""
         return self.structure is pytree.LEAF and self.slots == (0,)
+
+    @cached_property
+    def flat(self) -> bool:
+        """True if all results are returned as a tuple."""
+        return (
+            self.structure.node is tuple
+            and all(c.node is None for c in self.structure.children)
+            and self._is_all
+        )
 
     def filled(self, results: Sequence[Any]) -> Any:
         """What the function returned, with these results in the slots."""
@@ -153,7 +163,7 @@ class ConcreteFunction:
     ) -> None:
         self._traced, self._binding = graph, binding
         self.variables = tuple(variables)
-        self._plan, self._returns_tensor = outputs, outputs.single
+        self.plan = outputs
         self.assigned = [variables[i] for i, _ in graph.updates]
         self._trace_seconds = trace_seconds
         self._check = check
@@ -268,9 +278,9 @@ class ConcreteFunction:
 
     def call(self, tensors: Sequence[Tensor]) -> Any:
         """Run on tensors that are known to fit, with everything that may be going on around: traces and tapes."""
-        if state.traces or any(x.priority for x in tensors):
+        if state.now.traces or any(x.priority for x in tensors):
             return self.rebuild(self._inline(tensors))
-        watching = [t for t in state.tapes if self._reads_watched(t) or any(map(t.is_watching, tensors))]
+        watching = [t for t in state.now.tapes if self._reads_watched(t) or any(map(t.is_watching, tensors))]
         if not watching:
             return self.returned(self.run([x._array for x in tensors]))
         return self.rebuild(self._call_recorded(tensors))
@@ -330,13 +340,13 @@ class ConcreteFunction:
 
     def returned(self, arrays: list[Any]) -> Any:
         """What the Python function returned, of a run's results."""
-        if self._returns_tensor:
+        if self.plan.single:
             return wrap(arrays[0])
-        return self._plan.filled([wrap(a) for a in arrays])
+        return self.plan.filled([wrap(a) for a in arrays])
 
     def rebuild(self, results: list[Any]) -> Any:
         """What the Python function returned, with these tensors in their places."""
-        return self._plan.filled(results)
+        return self.plan.filled(results)
 
     def _inline(self, tensors: Sequence[Tensor]) -> list[Any]:
         """Run the graph through the door: one more way to write it into a trace."""

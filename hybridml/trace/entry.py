@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 import weakref
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hybridml import buffers, pytree
+from hybridml import pytree
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable
-from hybridml.kernels import layout, objects
-from hybridml.kernels.driver import Program
-from hybridml.kernels.recognise import Rows
+from hybridml.kernels import objects
+from hybridml.kernels.recognise import NO_ANSWER, Form, Rows
 from hybridml.trace.signature import ObjectKey
 
 if TYPE_CHECKING:
@@ -21,75 +21,62 @@ if TYPE_CHECKING:
 
 
 @functools.cache
-def slots() -> tuple[int, int] | None:
-    """How far into a Tensor and into a Variable their array lies; None where native code cannot read objects."""
+def forms() -> tuple[Form, int] | None:
+    """What native code knows of a Tensor, and how far into a Variable its array lies; None where it cannot read objects."""
     if not objects.known():
         return None
     array = np.zeros(1)
     tensor, variable = wrap(array), Variable(0.0)
-    found = objects.slot_of(Tensor, tensor, array), objects.slot_of(Variable, variable, variable._array)
-    return None if None in found else found  # type: ignore[return-value]
+    at, none = objects.slot_of(Tensor, tensor, array), objects.slot_of(Tensor, tensor, None)
+    of_variable = objects.slot_of(Variable, variable, variable._array)
+    return (
+        None if at is None or none is None or of_variable is None else (Form(Tensor, at, none), of_variable)
+    )
+
+
+FastWay = Callable[
+    [tuple[Any, ...]], Any
+]  # of a call's arguments: what the function returns for them, or NO_ANSWER
 
 
 class Unrecognisable(Exception):
     """Arguments that only Python code can recognise."""
 
 
-def entry_of(trace: Trace, args: tuple[Any, ...]) -> Entry | None:
-    """The fast way into a trace's program; `args` are arguments that fit the trace. None where only Python code can tell what fits."""
-    concrete, places = trace.concrete, slots()
+def fast_way(trace: Trace, args: tuple[Any, ...]) -> FastWay | None:
+    """What answers calls of the trace; `args` are arguments that fit it. None where only Python code can tell what fits."""
+    concrete, known = trace.concrete, forms()
     program = concrete.program.alone
-    if program is None or places is None or (trace.takes_no_tensor and not concrete.variables):
+    if program is None or known is None or (trace.takes_no_tensor and not concrete.variables):
         return None
     try:
-        walk = _Walk(trace, args, places[0])
+        walk = _Walk(trace, args, known[0])
     except Unrecognisable:
         return None
+    rows, variables = walk.rows, concrete.variables
     written = set(map(id, concrete.assigned))
-    for j, v in enumerate(concrete.variables):
-        walk.rows.state(v, places[1], walk.inputs + j, id(v) in written)
-    return Entry(walk, program, walk.inputs + len(concrete.variables), concrete.program.results)
+    for j, v in enumerate(variables):
+        rows.state(v, known[1], walk.inputs + j, id(v) in written)
+    for i, (shape, dtype) in enumerate(concrete.program.results):
+        rows.result(dtype, shape, walk.inputs + len(variables) + i)
+    call = rows.finish(program, concrete.plan.single)
+    if concrete.plan.single or concrete.plan.flat:
+        return call
+    filled = concrete.plan.filled
 
+    def answer(args: tuple[Any, ...]) -> Any:
+        results = call(args)
+        return NO_ANSWER if results is NO_ANSWER else filled(results)
 
-class Entry:
-    """A program and the rows that recognise a call's arguments."""
-
-    __slots__ = ("_blank", "_call", "_numbers", "_program", "_results", "_start")
-
-    def __init__(
-        self,
-        walk: _Walk,
-        program: Program,
-        start: int,
-        results: list[tuple[buffers.Empty, tuple[int, ...], np.dtype]],
-    ) -> None:
-        self._call, self._program = walk.rows.finish(program), program
-        self._start, self._blank, self._numbers = start, [None] * start, walk.scalars
-        self._results = results
-
-    def run(self, args: tuple[Any, ...]) -> list[np.ndarray] | None:
-        """The results of a call of these arguments, or None if they are others."""
-        arrays: list[Any] = self._blank.copy()
-        for empty, shape, dtype in self._results:
-            arrays.append(empty(shape, dtype))
-        for i, dtype in self._numbers:
-            arrays[i] = np.empty((), dtype)
-        result = self._call(arrays, args)
-        if result:
-            if result == layout.MISFIT:
-                return None
-            self._program.after(result, arrays)
-        del arrays[: self._start]
-        return arrays
+    return answer
 
 
 class _Walk:
     """Writes the rows for the arguments of a call and everything in them."""
 
-    def __init__(self, trace: Trace, args: tuple[Any, ...], slot: int) -> None:
-        self.rows = Rows(Tensor, slot)
+    def __init__(self, trace: Trace, args: tuple[Any, ...], form: Form) -> None:
+        self.rows = Rows(form, trace.hits)
         self.inputs = 0
-        self.scalars: list[tuple[int, np.dtype]] = []  # inputs that are Python numbers
         self._guards = iter(enumerate(trace.guards))
         self._numbers = trace.numbers
         self._nest(args, trace.args, self.rows.root)
@@ -127,7 +114,6 @@ class _Walk:
         if isinstance(expected, Variable):
             self.rows.the(x, place)
         elif i in self._numbers:
-            self.scalars.append((self.inputs, dtype))
             self.rows.number(type(x), place, self._input())
         elif dtype is None:
             self._constant(x, expected, place)

@@ -1,6 +1,7 @@
 """@hml.function: trace once a signature, then run the program.
 
-The fast way of a call: the trace used last is asked whether the arguments fit it. Only if not is a key built and looked up.
+The fast way of a call: native code looks whether the arguments fit the trace used last, and runs it. What that does not recognise,
+Python code looks at; only if the trace does not fit either is a key built and looked up.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import threading
 import time
 import types
 import weakref
+from array import array
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +28,7 @@ from hybridml.eager.variable import Variable
 from hybridml.errors import (
     TraceError,
 )
+from hybridml.kernels.recognise import NO_ANSWER
 from hybridml.ops.spec import TensorSpec, spec
 from hybridml.symbolic import Dim, Guards, Scope
 from hybridml.symbolic.polynomial import atom
@@ -33,6 +36,7 @@ from hybridml.trace import autograph
 from hybridml.trace.any_size import AnySize
 from hybridml.trace.builder import Builder
 from hybridml.trace.concrete import ConcreteFunction
+from hybridml.trace.entry import FastWay
 from hybridml.trace.explain import Explanation, explain
 from hybridml.trace.families import NUMBER, Families
 from hybridml.trace.general import General
@@ -59,6 +63,10 @@ STAND_IN_SIZE = (
     120  # what comparisons are answered by where a size is open and no call has come: it has many divisors
 )
 EVERY = 32  # calls on the fast way between two looks at the Python values that a trace read
+
+
+def _no_fast_way(args: tuple[Any, ...]) -> Any:
+    return NO_ANSWER
 
 
 class _Eagerly:
@@ -112,11 +120,12 @@ class Function:
         self._traces: OrderedDict[CallKey, Trace] = OrderedDict()
         self._any_size: OrderedDict[CallKey, AnySize] = OrderedDict()
         self._last: Trace | None = None
+        self._fast: FastWay = _no_fast_way  # of the last trace, once there is one
         self._last_key: CallKey | None = None
         self._owned: dict[Any, Variable] = {}
         self._lock = threading.RLock()
         self._bound: weakref.WeakKeyDictionary[Any, Function] = weakref.WeakKeyDictionary()
-        self._hits = 0
+        self._hits = array("q", [0])
         self._count = {"traces": 0, "evictions": 0, "binds": 0}
         self._families = Families(self.input_signature)
         self._by_identity: set[CallKey] = (
@@ -129,30 +138,63 @@ class Function:
     # calling
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        last = self._last
-        if not (last is None or state.tapes or state.traces or state.levels or _Eagerly.on):
-            given = args if len(args) == self._arity and not kwargs else self._binder.positional(args, kwargs)
-            results = None if given is None else last.answer(given)
-            if results is not None:
-                self._hits = hits = self._hits + 1
-                if last.reads and (hits < EVERY or not hits % EVERY):
-                    self._history.notice(last)
-                return last.concrete.returned(results)
+        now = state.now
+        if not (now.tapes or now.traces or now.levels or _Eagerly.on):
+            if not kwargs and (answer := self._fast(args)) is not NO_ANSWER:
+                return answer
+            if self._last is not None:
+                answer = self._by_last(self._last, args, kwargs)
+                if answer is not NO_ANSWER:
+                    return answer
         return self._call_slowly(args, kwargs)
 
+    def _by_last(self, last: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The answer of the last trace where native code alone has none: to a call by name, and to the first ones."""
+        given = args if len(args) == self._arity and not kwargs else self._binder.positional(args, kwargs)
+        answer = NO_ANSWER if given is None else last.answer(given)
+        if answer is not NO_ANSWER:
+            self._notice(last)
+            if not kwargs and given is not None:
+                self._fast = self._way(last, len(args), given)
+        return answer
+
     def _call_slowly(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if _Eagerly.on or state.traces or state.levels:
+        now = state.now
+        if _Eagerly.on or now.traces or now.levels:
             return self._run(args, kwargs)  # inside another trace or a vmap: part of it
         trace, leaves, is_new = self._find(args, kwargs)
         if not is_new:
-            self._hits += 1
+            self._hits[0] += 1
             self._history.notice(trace)
         tensors = trace.tensors(leaves)
-        if not state.tapes:
+        if not now.tapes:
             tensors = [
                 x if x._array.flags.c_contiguous else wrap(backends.contiguous(x._array)) for x in tensors
             ]
         return trace.concrete.call(tensors)
+
+    def _notice(self, trace: Trace) -> None:
+        """Now and then look at the Python values that the trace read."""
+        if trace.reads and (self._hits[0] < EVERY or not self._hits[0] % EVERY):
+            self._history.notice(trace)
+
+    def _way(self, trace: Trace, n: int, given: tuple[Any, ...]) -> FastWay:
+        """The trace's fast way, with that where it is needed, for calls of `n` arguments, to which `given` has added the defaults."""
+        fast, notice, defaults = trace.fast, self._notice, given[n:]
+        if fast is None:
+            return _no_fast_way
+        if not defaults and not trace.reads:
+            return fast
+
+        def answer(args: tuple[Any, ...]) -> Any:
+            if len(args) != n:
+                return NO_ANSWER
+            found = fast(args + defaults)
+            if found is not NO_ANSWER:
+                notice(trace)
+            return found
+
+        return answer
 
     def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Trace, list[Any], bool]:
         bound = self._binder.bind(args, kwargs)
@@ -166,7 +208,7 @@ class Function:
             if trace is None:
                 trace, key, leaves, is_new = self._trace(bound)
             trace = trace.on(leaves)
-            self._last, self._last_key = trace, key
+            self._last, self._last_key, self._fast = trace, key, _no_fast_way
         return trace, leaves, is_new
 
     def _check(self, bound: Any) -> None:
@@ -226,7 +268,7 @@ class Function:
         else:
             self._count["binds"] += 1
         numbers = frozenset([i for i, axis in places if axis == NUMBER])
-        trace = Trace(found, [_stand_in(x) for x in leaves], structure, numbers)
+        trace = Trace(found, [_stand_in(x) for x in leaves], structure, numbers, self._hits)
         trace.reads = tuple(
             [r for r in reads if not r.changed]
         )  # what tracing changed is the function's own business
@@ -364,7 +406,7 @@ class Function:
 
     def _run(self, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         """The Python function: as it is when it runs eagerly, with its control flow converted when it is traced or mapped."""
-        if self.autograph and (state.traces or state.levels):
+        if self.autograph and (state.now.traces or state.now.levels):
             return autograph.run(self.python_function, args, kwargs)
         return self.python_function(*args, **kwargs)
 
@@ -463,7 +505,7 @@ class Function:
         blueprints = [b for g in generals for b in g.blueprints]
         return CacheInfo(
             **self._count,
-            hits=self._hits,
+            hits=self._hits[0],
             size=len(self._traces),
             kernels_compiled=sum(s.compiled for s in stats),
             kernels_loaded=sum(s.loaded_from_disk for s in stats),

@@ -68,7 +68,7 @@ def _through_the_door(op: Op, operands: list[Any], attrs: dict[str, Any]) -> Any
 def differentiate(graph: Graph) -> Split:
     """Trace forward and backward together, then cut where the seeds come in."""
     builder = Builder(graph.name)
-    tapes, state.tapes = state.tapes, []
+    tapes, state.now.tapes = state.now.tapes, []
     try:
         with builder:
             inputs = [builder.input(v.spec, v.name) for v in graph.inputs]
@@ -84,7 +84,7 @@ def differentiate(graph: Graph) -> Split:
             grads = [g for g in found if g is not None]
             joint, _ = builder.finish([*outputs, *grads])
     finally:
-        state.tapes = tapes
+        state.now.tapes = tapes
     return _cut(joint, len(graph.inputs), len(graph.outputs), wanted)
 
 
@@ -204,16 +204,16 @@ class PureFunction:
         return PureFunction(self._split.backward, program=self._prepared.backward)
 
     def __call__(self, tensors: list[Any]) -> list[Any]:
-        if state.traces or any(isinstance(x, SymbolicTensor) for x in tensors):
+        if state.now.traces or any(isinstance(x, SymbolicTensor) for x in tensors):
             return inline(self.graph, tensors)
         backend = backends.common([x._array for x in tensors])
-        if not any(t.is_watching(x) for t in state.tapes for x in tensors):
+        if not any(t.is_watching(x) for t in state.now.tapes for x in tensors):
             return _run(self._program(backend), tensors)
         results = _run(self._forward(backend), tensors)
         n = len(self.graph.outputs)
         outputs, extra = results[:n], results[n:]
         residuals = [tensors[i] if is_input else extra[i] for is_input, i in self._split.saved]
-        for tape in state.tapes:
+        for tape in state.now.tapes:
             ids = [x._id if tape.is_watching(x) else None for x in tensors]
             if any(ids):
                 tape.add(ids, results, self._pullback(tensors, outputs, residuals))

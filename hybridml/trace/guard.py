@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from array import array
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,9 @@ from hybridml.eager.creation import asarray
 from hybridml.eager.tensor import Tensor, wrap
 from hybridml.eager.variable import Variable
 from hybridml.errors import DTypeError
+from hybridml.kernels.recognise import NO_ANSWER
 from hybridml.trace.concrete import ConcreteFunction
-from hybridml.trace.entry import Entry, entry_of
+from hybridml.trace.entry import FastWay, fast_way
 from hybridml.trace.signature import is_tensor, leaf_key
 from hybridml.trace.watch import Read
 
@@ -35,7 +37,7 @@ class Trace:
     """A concrete function and the guard that recognises calls it can answer."""
 
     __slots__ = (
-        "_entry", "_tried", "args", "array_type", "concrete", "guards", "n", "numbers", "places", "reads", "structure",
+        "_tried", "args", "array_type", "concrete", "fast", "guards", "hits", "n", "numbers", "places", "reads", "structure",
         "takes_no_tensor",
     )  # fmt: skip
 
@@ -45,13 +47,15 @@ class Trace:
         leaves: list[Any],
         structure: pytree.Structure,
         numbers: frozenset[int],
+        hits: array[int],
     ) -> None:
         self.concrete = concrete
+        self.hits = hits  # where calls that it answers are counted
         self.reads: tuple[Read, ...] = ()
         self.numbers = numbers
         self.array_type = concrete.backend.array_type
         self.takes_no_tensor = not any(isinstance(x, Variable) or is_tensor(x) for x in leaves)
-        self._entry: Entry | None = None
+        self.fast: FastWay | None = None
         self._tried = False  # whether there can be a fast way
         args, kwargs = structure.children
         self.args = args
@@ -83,7 +87,7 @@ class Trace:
             return self
         variables = list(self.concrete.variables)
         other = copy.copy(self)
-        other._entry, other._tried = None, False
+        other.fast, other._tried = None, False
         other.guards = list(self.guards)
         for i, j in self.places:
             other.guards[i] = (None, leaves[i])
@@ -106,21 +110,21 @@ class Trace:
                 if i in self.numbers or is_tensor(x)
             ]
 
-    def answer(self, args: tuple[Any, ...]) -> list[Any] | None:
-        """The results of a call that fits, or None.
+    def answer(self, args: tuple[Any, ...]) -> Any:
+        """What the function returns for a call that fits, or NO_ANSWER.
 
         The first call that fits, the second of its kind, makes the fast way of those that follow; what that does not recognise is
         looked at here.
         """
-        entry = self._entry
-        if entry is not None and (found := entry.run(args)) is not None:
+        if self.fast is not None and (found := self.fast(args)) is not NO_ANSWER:
             return found
         arrays = self.match(args)
         if arrays is None:
-            return None
+            return NO_ANSWER
         if not self._tried and self.concrete.is_bare:
-            self._entry, self._tried = entry_of(self, args), True
-        return self.concrete.run(arrays)
+            self.fast, self._tried = fast_way(self, args), True
+        self.hits[0] += 1
+        return self.concrete.returned(self.concrete.run(arrays))
 
     def match(self, args: tuple[Any, ...]) -> list[np.ndarray] | None:
         """The input arrays of a call that fits, or None."""

@@ -58,7 +58,7 @@ def weak_method(f: Callable[..., Any], instance: Any, convert: bool) -> Callable
 
     @functools.wraps(f)
     def method(*args: Any, **kwargs: Any) -> Any:
-        if convert and state.traces:
+        if convert and state.now.traces:
             return autograph.run(f, (ref(), *args), kwargs)
         return f(ref(), *args, **kwargs)
 

@@ -43,7 +43,7 @@ def write(
     `symbolic` gives the spec of the tensor at a position from the one of the call.
     """
     started = time.perf_counter()
-    tapes, state.tapes = state.tapes, []
+    tapes, state.now.tapes = state.now.tapes, []
     try:
         with collection.held(), builder:
             symbols = [
@@ -62,7 +62,7 @@ def write(
         add_users_line(e)
         raise
     finally:
-        state.tapes = tapes
+        state.now.tapes = tapes
     return Written(graph, variables, plan, time.perf_counter() - started, frozenset(builder.named_variables))
 
 

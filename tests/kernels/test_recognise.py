@@ -1,4 +1,4 @@
-"""Rows that recognise a call's arguments: each kind fits what it describes and nothing else."""
+"""Rows that recognise a call's arguments: each kind fits what it describes and nothing else. What is made for a call: as NumPy makes it."""
 
 import gc
 import sys
@@ -7,17 +7,18 @@ import weakref
 import numpy as np
 import pytest
 
-from hybridml.kernels import jit, layout, objects
+from hybridml import buffers
+from hybridml.kernels import driver, jit, objects, pool
 from hybridml.kernels.driver import Table
-from hybridml.kernels.recognise import Rows
+from hybridml.kernels.recognise import NO_ANSWER, Form, Rows
 
 ADD_ONE = """
-from hybridml.kernels.pointer import float64_in, float64_out
+from hybridml.kernels.pointer import DTYPE_in, DTYPE_out
 def add_one(args, begin, end):
-    x0 = float64_in(args, 0, 0)
-    o0 = float64_out(args, 1, 1)
+    x0 = DTYPE_in(args, 0, 0)
+    o0 = DTYPE_out(args, 1, 1)
     for i in range(begin, end):
-        o0[i] = x0[i] + 1.0
+        o0[i] = x0[i] + 1
 """
 
 F64 = np.dtype("float64")
@@ -35,25 +36,29 @@ class Held:
 SLOT = objects.slot_of(Held, (h := Held(np.zeros(1))), h.array)
 
 
-def program(n=3):
+def program(n=3, dtype=F64, chunks=1):
     table = Table()
     block = table.block([0, 0])
     table.patch(0, block, 0)
     table.patch(1, block, 1)
-    table.run(jit.load(ADD_ONE, "add_one").address, block, n)
+    table.run(jit.load(ADD_ONE.replace("DTYPE", dtype.name), "add_one").address, block, n, chunks)
     return table.finish()
 
 
 def rows():
-    return Rows(Held, SLOT)
+    return Rows(Form(Held, SLOT))
 
 
-def run(call, args, first=None):
+def finished(r, shape=(3,), dtype=F64, chunks=1):
+    """The call of a program that adds one to array 0."""
+    r.result(dtype, shape, 1)
+    return r.finish(program(int(np.prod(shape)), dtype, chunks), single=True)
+
+
+def run(call, args):
     """The result, or None where the arguments do not fit."""
-    out = np.zeros(3)
-    code = call([first, out], args)
-    assert code in (0, layout.MISFIT)
-    return None if code else out.tolist()
+    answer = call(args)
+    return None if answer is NO_ANSWER else answer.array.tolist()
 
 
 class Pair(tuple):
@@ -78,7 +83,7 @@ def of_arrays(*nest):
 
     for i, x in enumerate(nest):
         walk(x, first + i)
-    return r.finish(program())
+    return finished(r)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +124,7 @@ def constant(describe):
     first = r.items((None, None), r.root)
     describe(r, first)
     r.array(first + 1, F64, (3,), 0)
-    call = r.finish(program())
+    call = finished(r)
     return lambda x: run(call, (x, X)) is not None
 
 
@@ -158,20 +163,19 @@ def test_an_object_known_weakly_is_not_taken_for_one_in_its_place():
     assert not any(fits(Thing()) for _ in range(100)) and not fits(None)
 
 
-def test_numbers_of_any_value_go_into_their_arrays():
-    for cls, values, others in (
-        (float, [1.5, -0.0], [1, True, "1"]),
-        (int, [3, -(2**63)], [2.0, True, 2**63]),
+def test_numbers_of_any_value_go_into_arrays_of_their_own():
+    for cls, dtype, values, others in (
+        (float, F64, [1.5, -0.0, float("inf")], [1, True, "1"]),
+        (int, np.dtype("int64"), [3, -(2**63)], [2.0, True, 2**63]),
     ):
         r = rows()
         first = r.items((0,), r.root)
         r.number(cls, first, 0)
-        call = r.finish(program(1))
+        call = finished(r, (), dtype)
         for value in values:
-            waiting = np.zeros((), F64 if cls is float else np.int64)
-            assert run(call, (value,), waiting) is not None and waiting[()] == value
+            assert run(call, (value,)) == value + 1
         for other in others:
-            assert run(call, (other,), np.zeros(())) is None
+            assert run(call, (other,)) is None
 
 
 @pytest.mark.parametrize("is_written", [True, False])
@@ -180,7 +184,7 @@ def test_state_that_somebody_holds_is_not_written(is_written):
     r = rows()
     r.items((), r.root)
     r.state(state, SLOT, 0, is_written)
-    call = r.finish(program())
+    call = finished(r)
     assert run(call, ()) == [1, 2, 3]
     holder = state.array
     assert (run(call, ()) is None) is is_written
@@ -194,16 +198,128 @@ def test_state_that_somebody_holds_is_not_written(is_written):
 def test_what_a_call_holds_it_gives_back():
     call, x = of_arrays([X, None]), Held(X.copy())
     other = [x, None, None]
-    before = sys.getrefcount(x), sys.getrefcount(x.array), sys.getrefcount(X)
-    nothing = sys.getrefcount(None)
+
+    def counts():
+        return [sys.getrefcount(o) for o in (x, x.array, X, Held, np.ndarray, F64, NO_ANSWER, call)]
+
+    before, nothing = counts(), sys.getrefcount(None)
     for _ in range(10_000):
-        arrays = [None, np.zeros(3)]
-        assert call(arrays, ([x, None],)) == 0 and arrays[0] is x.array
-        call(arrays, (other,))
-        call([None, X], ([x],))
-    del arrays
-    assert (sys.getrefcount(x), sys.getrefcount(x.array), sys.getrefcount(X)) == before
+        answer = call(([x, None],))
+        references = sys.getrefcount(answer), sys.getrefcount(answer.array)
+        assert references == (2, 2)
+        assert call((other,)) is call(([x],)) is NO_ANSWER
+    del answer
+    assert counts() == before
     assert abs(sys.getrefcount(None) - nothing) < 1000
+
+
+@pytest.mark.parametrize("shape, dtype", [((), "float64"), ((0, 3), "int8"), ((3,), "bool"), ((4, 5, 6), "float64"), ((40_000,), "float32"),
+                                          ((150, 120), "int64"), ((1, 1 << 20), "uint8")])  # fmt: skip
+def test_results_are_made_as_numpy_makes_them(shape, dtype):
+    r = rows()
+    r.items((), r.root)
+    r.result(np.dtype(dtype), shape, 0)
+    call = r.finish(Table().finish(), single=True)
+    answers = [call(()) for _ in range(20)]
+    for a in (x.array for x in answers):
+        like = buffers.empty(shape, np.dtype(dtype))
+        assert (a.shape, a.dtype, a.strides, str(a.flags)) == (
+            like.shape,
+            like.dtype,
+            like.strides,
+            str(like.flags),
+        )
+        assert type(a) is np.ndarray and type(a.base) is type(like.base)
+        if like.nbytes >= buffers.LARGE:
+            assert a.ctypes.data % buffers.LINE == 0 and a.base.ctypes.data <= a.ctypes.data
+            assert a.ctypes.data + a.nbytes <= a.base.ctypes.data + a.base.nbytes
+        a.fill(1)
+    if like.nbytes >= buffers.LARGE:  # spread over the pages
+        assert len({x.array.ctypes.data % buffers.PAGE for x in answers}) > 3
+    memory = answers[0].array.base
+    if memory is not None:
+        count = sys.getrefcount(memory)
+        del answers[0]
+        a = None
+        assert sys.getrefcount(memory) == count - 1
+
+
+def test_several_results_come_in_a_tuple():
+    for n in (0, 1, 3):
+        r = rows()
+        r.items((), r.root)
+        for i in range(n):
+            r.result(F64, (i,), i)
+        call = r.finish(Table().finish(), single=False)
+        answer = call(())
+        assert type(answer) is tuple and [x.array.shape for x in answer] == [(i,) for i in range(n)]
+        assert [sys.getrefcount(x) for x in answer] == [3] * n
+        assert r.hits[0] == 1
+
+
+def test_no_memory_is_an_error_and_nothing_else():
+    for shape in ((2**58,), (3, 2**56)):
+        r = rows()
+        first = r.items((X,), r.root)
+        r.array(first, F64, (3,), 0)
+        r.result(F64, shape, 1)
+        call = r.finish(program(), single=False)
+        before = sys.getrefcount(X), sys.getrefcount(F64), sys.getrefcount(NO_ANSWER)
+        for _ in range(100):
+            with pytest.raises(MemoryError, match="nable to allocate"):
+                call((X,))
+        assert (sys.getrefcount(X), sys.getrefcount(F64), sys.getrefcount(NO_ANSWER)) == before
+        assert r.hits[0] == 0
+
+
+def test_a_program_without_its_workers_gets_no_answer(monkeypatch):
+    """Python code starts them."""
+    r = rows()
+    first = r.items((X,), r.root)
+    r.array(first, F64, (3,), 0)
+    call = finished(r, chunks=3)
+    workers = driver.layout.WORKERS // 8
+    count = pool._block[workers]
+    try:
+        pool._block[workers] = 0
+        assert run(call, (X,)) is None
+        pool._block[workers] = count
+        assert run(call, (X,)) == ([2, 3, 4] if count else None)
+    finally:
+        pool._block[workers] = count
+
+
+def test_calls_that_were_answered_are_counted():
+    r = rows()
+    first = r.items((X,), r.root)
+    r.array(first, F64, (3,), 0)
+    call = finished(r)
+    for _ in range(5):
+        call((X,)), call((X[:2],))
+    assert r.hits[0] == 5
+
+
+def test_garbage_may_be_collected_at_any_call():
+    """What a call makes may start a collection, which may call the function again."""
+    call, seen = of_arrays(X), []
+
+    class Cycle:
+        def __init__(self):
+            self.me = self
+
+        def __del__(self):
+            seen.append(run(call, (X,)))
+
+    before = gc.get_threshold()
+    gc.set_threshold(3)
+    try:
+        for _ in range(300):
+            Cycle()
+            assert run(call, (X,)) == [2, 3, 4]
+    finally:
+        gc.set_threshold(*before)
+    gc.collect()
+    assert len(seen) == 300 and all(x == [2, 3, 4] for x in seen)
 
 
 def test_rows_live_as_long_as_the_function():

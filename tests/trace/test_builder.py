@@ -20,7 +20,7 @@ def test_a_graph_written_by_hand():
         y = hml.exp(x) + 1
     graph, variables = b.finish([y])
     assert [n.op.name for n in verify(graph).nodes] == ["exp", "add"] and variables == []
-    assert b.closed and state.traces == []
+    assert b.closed and state.now.traces == []
 
 
 def test_captured_tensors_are_constants_once():

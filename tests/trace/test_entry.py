@@ -287,7 +287,7 @@ def test_checks_and_programs_with_python_in_them():
 
 
 def test_without_it_results_are_the_same(monkeypatch):
-    monkeypatch.setattr(hml.trace.entry, "slots", lambda: None)
+    monkeypatch.setattr(hml.trace.entry, "forms", lambda: None)
     monkeypatch.setattr(driver.objects, "known", lambda: False)
     for python, args in FAST.values():
         f = hml.function(python)

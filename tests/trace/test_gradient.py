@@ -78,7 +78,7 @@ def test_forward_and_backward_graphs(case):
     for i, want in enumerate(tape.gradient(out, list(args), unconnected_gradients="zero")):
         got = grads.get(i, np.zeros(want.shape))
         assert_close(got, want.numpy(), ops=100, label=case)
-    assert state.tapes == [] and state.traces == []
+    assert state.now.tapes == [] and state.now.traces == []
 
 
 def test_what_the_backward_graph_can_compute_from_inputs_is_not_saved():

@@ -168,10 +168,10 @@ def test_an_exception_while_tracing_leaves_no_trace_and_no_tape_behind():
     for _ in range(2):
         with pytest.raises(KeyError, match="user"):
             f(x3)
-        assert state.traces == [] and state.tapes == []
+        assert state.now.traces == [] and state.now.tapes == []
     with hml.GradientTape() as tape, pytest.raises(KeyError):
         f(x3)
-    assert state.tapes == [] and tape is not None
+    assert state.now.tapes == [] and tape is not None
     fail[0] = False
     assert f(x3).tolist() == [2, 2, 2]
     assert (x3 + 1).tolist() == [2, 3, 4]

@@ -33,14 +33,14 @@ _OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 
 def symbolic(x: Any) -> Placeholder | None:
     """`x` as a tensor without a value, of the trace or of all examples of a `vmap`, or None if Python can decide what it is."""
-    if isinstance(x, Variable) and state.traces:
+    if isinstance(x, Variable) and state.now.traces:
         x = x.value()
     return x if isinstance(x, Placeholder) else None
 
 
 def not_mapped(what: str) -> None:
     """Raise TraceError inside a `vmap`: loops there are functions, which know how to run for all examples."""
-    if state.levels:
+    if state.now.levels:
         raise TraceError(
             located(
                 f"{what} runs inside hml.vmap; write it as hml.while_loop or hml.scan, which run for all examples",
@@ -118,7 +118,7 @@ def choose(
             values.update({s.name: s.get() for s in slots})
 
         try:
-            if state.levels:  # inside a vmap both sides run, and each example takes its own
+            if state.now.levels:  # inside a vmap both sides run, and each example takes its own
                 with both_sides(f"{label} on a condition of each example"):
                     run()
             else:
@@ -257,7 +257,7 @@ def _combine(a: Placeholder, f: Callable[[], Any], is_and: bool) -> Any:
     test = truth(a, f"the left side of `{word}`")
     if isinstance(f, Binding):
         return _binding(test, a, f, is_and)
-    if state.levels:
+    if state.now.levels:
         with both_sides(f"`{word}` on a condition of each example"):
             b = lift(f())
         if a.dtype.kind == "b" and b.dtype.kind == "b":

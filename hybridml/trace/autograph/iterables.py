@@ -175,7 +175,7 @@ def tensor_iterable(x: Any) -> TensorIterable | None:
     """`x` as items of the graph, or None if Python goes over it."""
     if isinstance(x, TensorIterable):
         return x
-    if state.levels:
+    if state.now.levels:
         return None  # unrolled: each row is one of an example
     if isinstance(x, SymbolicTensor):
         return Rows(x)
@@ -194,13 +194,13 @@ def parts_of(x: Any) -> list[Callable[[], tuple[int, int, Callable[[Any], Any]]]
     written.
     """
     ask = getattr(type(x), "__tensor_parts__", None)
-    return ask(x) if ask is not None and state.traces and not state.levels else None
+    return ask(x) if ask is not None and state.now.traces and not state.now.levels else None
 
 
 def stream_of(x: Any) -> tuple[Callable[[], Any], Callable[[], Any]] | None:
     """For an object that gives one element after the other while a graph runs (`__tensor_stream__`): is there one more, and which."""
     ask = getattr(type(x), "__tensor_stream__", None)
-    return ask(x) if ask is not None and state.traces and not state.levels else None
+    return ask(x) if ask is not None and state.now.traces and not state.now.levels else None
 
 
 # the built-ins
@@ -215,7 +215,7 @@ def range_(*args: Any) -> Any:
 
 
 def enumerate_(iterable: Any, start: Any = 0) -> Any:
-    if hasattr(type(iterable), "__tensor_parts__") and state.traces and not state.levels:
+    if hasattr(type(iterable), "__tensor_parts__") and state.now.traces and not state.now.levels:
         return iterable.enumerate(start)
     inner = tensor_iterable(iterable)
     return enumerate(iterable, start) if inner is None else Enumerate(inner, start)

@@ -168,7 +168,7 @@ class Loop:
                 more: Any = more,
             ) -> None:
                 inputs[:] = [x._value for x in symbols[n:m]]
-                builder: Any = state.traces[-1]
+                builder: Any = state.now.traces[-1]
                 # A number stays weakly typed inside: what it meets decides its dtype.
                 self.enter(
                     [
@@ -187,7 +187,7 @@ class Loop:
             except Rises as e:
                 if e.value not in inputs or not leaves[inputs.index(e.value)].rise(e.dtype):
                     raise  # a number of a loop around this one
-                around: Any = state.traces[-1]
+                around: Any = state.now.traces[-1]
                 around.outermost.abandoned = None
                 continue
             finally:

@@ -140,7 +140,7 @@ def for_(
     *late: Callable[[], Slot | None],
 ) -> None:
     """Python's `for` over Python values; over a tensor's rows, a range that ends at a tensor, or a dataset, a loop in the graph."""
-    if isinstance(iterable, Variable) and state.traces:
+    if isinstance(iterable, Variable) and state.now.traces:
         iterable = iterable.value()
     names = (carried, local, live, exits, filled)
     counted = (*names, targets)
@@ -334,7 +334,7 @@ class _Unrolled:
         self._nodes = self._now()
 
     def _now(self) -> int:
-        builder: Any = state.traces[-1] if state.traces else None
+        builder: Any = state.now.traces[-1] if state.now.traces else None
         return len(builder.nodes) if builder is not None else 0
 
     def step(self) -> None:

@@ -108,7 +108,7 @@ class Touched:
 def _is_new(now: Any, before: Any) -> bool:
     if now is before or now is UNDEFINED:
         return False
-    builder = state.traces[-1] if state.traces else None
+    builder = state.now.traces[-1] if state.now.traces else None
     return any(isinstance(x, SymbolicTensor) and x._builder is builder for x in pytree.leaves(now))
 
 

@@ -30,7 +30,7 @@ from hybridml.trace.graph import Graph, Node, Value
 
 def trace_custom(f: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """Write `f`, which returns its result and a gradient rule, into the open trace; returns the result."""
-    if state.levels:
+    if state.now.levels:
         return _of_examples(f, args, kwargs)
     leaves, structure = pytree.flatten(tuple(args))
     places = [i for i, x in enumerate(leaves) if isinstance(x, (Tensor, Variable))]
@@ -43,7 +43,7 @@ def trace_custom(f: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, A
         inner, rule = f(*pytree.unflatten(structure, given), **kwargs)
         results, shape = pytree.flatten(inner)
         results = [lift(r) for r in results]
-        seeds = [state.traces[-1].input(r.spec) for r in results]  # type: ignore[attr-defined]
+        seeds = [state.now.traces[-1].input(r.spec) for r in results]  # type: ignore[attr-defined]
         found = rule(*seeds)
         gradients = list(found) if isinstance(found, (tuple, list)) else [found]
         if len(gradients) != len(operands):
@@ -80,7 +80,7 @@ def trace_custom(f: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, A
 
 def _of_examples(f: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     """Inside a `vmap`: one node for all examples, and a step of one example on the tapes that began inside."""
-    level = state.levels[-1]
+    level = state.now.levels[-1]
     leaves, structure = pytree.flatten(tuple(args))
     tensors = [i for i, x in enumerate(leaves) if isinstance(x, (Tensor, Variable))]
 
@@ -108,11 +108,11 @@ def _of_examples(f: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, A
     if records_examples(level):
         _, rule = f(*args, **kwargs)
         results, operands = pytree.leaves(result), [leaves[i] for i in tensors]
-        saved, state.tapes = state.tapes, [t for t in state.tapes if level.sees_examples(t)]
+        saved, state.now.tapes = state.now.tapes, [t for t in state.now.tapes if level.sees_examples(t)]
         try:
             record_step(operands, results, pullback_of(f, rule, operands, results))
         finally:
-            state.tapes = saved
+            state.now.tapes = saved
     return result
 
 

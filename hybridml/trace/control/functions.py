@@ -42,7 +42,7 @@ def _predicate(x: Any, what: str) -> Any:
             located(f"{what} must be a bool or a tensor of one element, got {type(x).__name__}", user_line())
         )
     if not isinstance(x, SymbolicTensor):
-        x = x.value() if isinstance(x, Variable) and state.traces else x
+        x = x.value() if isinstance(x, Variable) and state.now.traces else x
     if not isinstance(x, SymbolicTensor):
         return bool(x)
     if x.size != 1:
@@ -76,7 +76,7 @@ def cond(pred: Any, true_fn: Callable[[], Any], false_fn: Callable[[], Any]) -> 
     >>> f(hml.asarray([1., 2.])).tolist(), f(hml.asarray([-1., -2.])).tolist()
     ([2.0, 4.0], [1.0, 2.0])
     """
-    if state.levels:
+    if state.now.levels:
         return mapped_cond(cond, pred, true_fn, false_fn)
     pred = _predicate(pred, "the predicate of hml.cond")
     if isinstance(pred, bool):
@@ -184,9 +184,9 @@ def while_loop(
         )
     as_given = type(loop_vars)
     start = pytree.map(loop_tensor, tuple(loop_vars))
-    if state.levels:
+    if state.now.levels:
         done = mapped_while(while_loop, cond, body, start, maximum_iterations)
-    elif not state.traces:
+    elif not state.now.traces:
         done = _run_while(cond, body, start, maximum_iterations)
     elif maximum_iterations is None:
         done = _trace_while(cond, body, start, "loop_vars", None)

@@ -57,7 +57,7 @@ class Joint:
 def join(body: Graph, wanted: Sequence[int], seeded: Sequence[int]) -> Joint:
     """Trace a body and the gradient of its outputs `seeded` with respect to its inputs `wanted`."""
     builder = Builder(f"{body.name}_backward")
-    tapes, state.tapes = state.tapes, []
+    tapes, state.now.tapes = state.now.tapes, []
     try:
         with builder:
             inputs = [builder.input(v.spec, v.name) for v in body.inputs]
@@ -68,6 +68,6 @@ def join(body: Graph, wanted: Sequence[int], seeded: Sequence[int]) -> Joint:
             found = tape._gradients([outputs[k] for k in seeded], seeds, [inputs[i] for i in wanted])
             graph, _ = builder.finish([*outputs, *[g for g in found if g is not None]])
     finally:
-        state.tapes = tapes
+        state.now.tapes = tapes
     having = tuple([i for i, g in zip(wanted, found, strict=True) if g is not None])
     return Joint(graph, len(body.inputs), len(body.outputs), having)

@@ -37,7 +37,7 @@ def all_examples(level: Level, nest: Any) -> Any:
 
 
 def records_examples(level: Level) -> bool:
-    return any(level.sees_examples(t) for t in state.tapes)
+    return any(level.sees_examples(t) for t in state.now.tapes)
 
 
 class _NoAssignments:
@@ -68,11 +68,11 @@ class _NoAssignments:
 def both_sides(what: str) -> Iterator[None]:
     """While what runs for all examples is meant for some: variables must not be assigned."""
     guard: Any = _NoAssignments(what)
-    state.tapes = [*state.tapes, guard]
+    state.now.tapes = [*state.now.tapes, guard]
     try:
         yield
     finally:
-        state.tapes = [t for t in state.tapes if t is not guard]
+        state.now.tapes = [t for t in state.now.tapes if t is not guard]
 
 
 def _choose(pred: Any, a: Any, b: Any, what: str) -> Any:
@@ -106,7 +106,7 @@ def mapped_cond(
     cond: Callable[..., Any], pred: Any, true_fn: Callable[[], Any], false_fn: Callable[[], Any]
 ) -> Any:
     """`hml.cond` inside a `vmap`."""
-    level = state.levels[-1]
+    level = state.now.levels[-1]
     if (
         isinstance(pred, Tensor)
         and not isinstance(pred, BatchTensor)
@@ -152,7 +152,7 @@ def mapped_while(
     limit: int | None,
 ) -> tuple[Any, ...]:
     """`hml.while_loop` inside a `vmap`."""
-    level = state.levels[-1]
+    level = state.now.levels[-1]
 
     def step(*now: Any) -> tuple[Any, ...]:
         pred = cond(*now)
@@ -169,7 +169,7 @@ def mapped_while(
             else new
         )
 
-    if not state.traces:
+    if not state.now.traces:
         count, now = 0, start
         while (limit is None or count < limit) and bool(any_example(cond(*now))):
             now, count = step(*now), count + 1
@@ -204,8 +204,8 @@ def mapped_scan(
     scan: Callable[..., Any], f: Callable[..., Any], init: Any, xs: Any, length: int | None, reverse: bool
 ) -> tuple[Any, Any] | None:
     """`hml.scan` inside a `vmap`; None where an unrolled scan will do."""
-    level = state.levels[-1]
-    if not state.traces or records_examples(level):
+    level = state.now.levels[-1]
+    if not state.now.traces or records_examples(level):
         return None
 
     def step(carry: Any, x: Any) -> Any:

@@ -57,7 +57,7 @@ CHECKPOINT = register(Op(
 
 def checkpointed(run: Callable[[], Any]) -> Any:
     """`run()` as one node of the trace that is open."""
-    if state.levels:
+    if state.now.levels:
         return _of_examples(run)
     body = trace_body("checkpoint", run, _NOTHING, [], [])
     places = [i for i, x in enumerate(body.leaves) if isinstance(x, Tensor)]
@@ -76,7 +76,7 @@ def checkpointed(run: Callable[[], Any]) -> Any:
 
 def _of_examples(run: Callable[[], Any]) -> Any:
     """Inside a `vmap`: one node for all examples; a tape that records one example finds the steps themselves."""
-    level = state.levels[-1]
+    level = state.now.levels[-1]
     if records_examples(level):
         return run()
 

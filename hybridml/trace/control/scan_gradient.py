@@ -242,7 +242,7 @@ def _tell_tapes(head: Any, operands: list[Any], stacks: list[SymbolicTensor]) ->
         return
     builder, at = node_of(head)
     first = builder.nodes[at].outputs.index(stacks[0]._value)
-    for tape in state.tapes:
+    for tape in state.now.tapes:
         ids = [x._id if tape.is_watching(x) else None for x in operands]
         if any(ids) and not all(tape.is_watching(s) for s in floats):
             tape.add(ids, stacks, pullback({}, operands, (), first, head))

@@ -55,10 +55,10 @@ def scan(
     start = pytree.map(loop_tensor, init)
     rows = pytree.map(loop_tensor, xs)
     n = _length(pytree.leaves(rows), length, source)
-    mapped = mapped_scan(scan, f, start, rows, n, reverse) if state.levels else None
+    mapped = mapped_scan(scan, f, start, rows, n, reverse) if state.now.levels else None
     if mapped is not None:
         return mapped
-    if state.traces and not state.levels:
+    if state.now.traces and not state.now.levels:
         return _trace_scan(f, start, rows, n, reverse, source)
     return _run_scan(f, start, rows, n, reverse, source)
 

@@ -46,9 +46,9 @@ def trace_body(
 
     Tapes that are open outside do not see what happens inside: they see the node that will hold the sub-graph.
     """
-    parent: Any = state.traces[-1] if state.traces else None
-    builder = Builder(name, parent=parent, tapes=state.tapes)
-    tapes, state.tapes = state.tapes, []
+    parent: Any = state.now.traces[-1] if state.now.traces else None
+    builder = Builder(name, parent=parent, tapes=state.now.tapes)
+    tapes, state.now.tapes = state.now.tapes, []
     try:
         with builder:
             symbols = [builder.input(s, n) for s, n in zip(specs, names, strict=True)]
@@ -59,7 +59,7 @@ def trace_body(
         builder.outermost.abandoned = e
         raise
     finally:
-        state.tapes = tapes
+        state.now.tapes = tapes
     return Body(builder, list(builder.inputs), leaves, out)
 
 
@@ -118,7 +118,7 @@ def final(body: Body, variable: Variable) -> Value:
 
 def emit(op: Op, operands: Sequence[Any], attrs: dict[str, Any]) -> tuple[Any, ...]:
     """Write a node into the trace that is open."""
-    builder = state.traces[-1]
+    builder = state.now.traces[-1]
     results = builder.append(op, list(operands), attrs)
     assert isinstance(results, tuple)
     return results

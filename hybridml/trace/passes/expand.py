@@ -24,8 +24,8 @@ def splice(r: Rewriter, n: Node) -> list[Operand] | None:
     """Trace the row's `expand` on the node's operands and copy the result into the new graph; None where it declines."""
     assert n.op.expand is not None
     builder = Builder(n.op.name)
-    saved = state.tapes, state.traces
-    state.tapes, state.traces = [], []
+    saved = state.now.tapes, state.now.traces
+    state.now.tapes, state.now.traces = [], []
     try:
         with builder:
             symbols = [builder.input(x.spec) if isinstance(x, Value) else x for x in n.inputs]
@@ -34,7 +34,7 @@ def splice(r: Rewriter, n: Node) -> list[Operand] | None:
                 return None
             inner, _ = builder.finish(list(out) if isinstance(out, tuple) else [out])
     finally:
-        state.tapes, state.traces = saved
+        state.now.tapes, state.now.traces = saved
     for v, x in zip(inner.inputs, n.values, strict=True):
         r.replace(v, r[x])
     r.constants.update(inner.constants)
