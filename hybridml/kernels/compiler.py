@@ -8,27 +8,26 @@ knows, has the last word on errors, and is what the translator is tested against
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from hybridml import collection
 from hybridml.kernels import llvm
 from hybridml.kernels.jobs import Job
-from hybridml.kernels.translate import Unsupported, translate
+from hybridml.kernels.translate import Translated, Unsupported, translate
 
 
 @dataclass(frozen=True)
 class Code:
-    """Object code, and the seconds that LLVM took for it."""
+    """Object code, the functions that it leaves to others, and the seconds that LLVM took for it."""
 
     code: bytes
+    needs: set[str]
     llvm_seconds: float = 0.0
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """A kernel on its way through LLVM: its entry, who compiles it, the seconds before LLVM, where its code can be waited for, which
-    functions that leaves to others, and what frees the memory it took.
+    """A kernel on its way through LLVM: its entry, who compiles it, the seconds before LLVM, and where its code can be waited for.
 
     `by` is "translator" or "numba"; Numba's seconds are all counted as its own, and its code is there at once.
     """
@@ -37,8 +36,6 @@ class Compiled:
     by: str
     front_seconds: float
     coming: Job[Code] | Code
-    declared: Callable[[], set[str]]
-    close: Callable[[], None]
 
     def code(self) -> Code:
         return self.coming if isinstance(self.coming, Code) else self.coming.result()
@@ -63,15 +60,17 @@ def compile_object(source: str, name: str, signature: str, path: str, unique: st
             from hybridml.kernels import numba_compiler
 
             symbol, code, declared = numba_compiler.compile_object(source, name, signature, path, unique)
-            return Compiled(
-                symbol, "numba", time.perf_counter() - started, Code(code), lambda: declared, lambda: None
-            )
-        module = llvm.Module(translated.text, translated.loops)
+            return Compiled(symbol, "numba", time.perf_counter() - started, Code(code, declared))
     front_seconds = time.perf_counter() - started
-    coming = Job(lambda: _by_llvm(module))
-    return Compiled(symbol, "translator", front_seconds, coming, module.declared, module.close)
+    return Compiled(symbol, "translator", front_seconds, Job(lambda: _by_llvm(translated)))
 
 
-def _by_llvm(module: llvm.Module) -> Code:
+def _by_llvm(translated: Translated) -> Code:
     started = time.perf_counter()
-    return Code(module.compile(), time.perf_counter() - started)
+    module = llvm.Module(translated.text, translated.loops)
+    try:
+        code = module.compile()
+        needs = llvm.undefined_symbols(code)
+        return Code(code, module.declared() if needs is None else needs, time.perf_counter() - started)
+    finally:
+        module.close()

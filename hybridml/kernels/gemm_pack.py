@@ -10,7 +10,7 @@ from typing import Any
 from llvmlite import ir
 
 from hybridml.kernels.gemm_tile import Emitter
-from hybridml.kernels.language import types
+from hybridml.kernels.language import lanes, types
 from hybridml.kernels.language.functions import intrinsic
 
 _I64 = ir.IntType(64)
@@ -70,12 +70,8 @@ def _make_copy_transposed(element: ir.Type) -> Any:
                     upper = [c if not c & half else emit.width + c - half for c in places]
                     lower = [c + half if not c & half else emit.width + c for c in places]
                     rows[r], rows[r + half] = [
-                        builder.shuffle_vector(
-                            rows[r],
-                            rows[r + half],
-                            ir.Constant(ir.VectorType(_I32, emit.width), lanes),
-                        )
-                        for lanes in (upper, lower)
+                        builder.shuffle_vector(rows[r], rows[r + half], lanes.places(*numbers))
+                        for numbers in (upper, lower)
                     ]
                 half //= 2
             for r in places:

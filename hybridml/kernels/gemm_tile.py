@@ -123,8 +123,7 @@ class Emitter:
         while half > 1:
             half //= 2
             upper = list(range(half, 2 * half)) + [0] * (self.width - half)
-            mask = ir.Constant(ir.VectorType(_I32, self.width), upper)
-            value = self.builder.fadd(value, self.builder.shuffle_vector(value, value, mask))
+            value = self.builder.fadd(value, self.builder.shuffle_vector(value, value, lanes.places(*upper)))
         return self.builder.extract_element(value, _I32(0))
 
 
@@ -268,15 +267,15 @@ def _emit_fitting_tile(builder: Any, element: ir.Type, left: Any, values: Sequen
     return builder.zext(rows, _I64)
 
 
-def _tile_function(module: ir.Module, element: ir.Type, rows: int) -> ir.Function:
+def _tile_function(module: Any, element: ir.Type, rows: int) -> Any:
     """One or two vectors of columns of so many rows. A function of its own has all registers for itself."""
     name = f"tile_of_{rows}_{element}"
     if name in module.globals:
         return module.globals[name]
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64] * _ARGUMENTS), name)
+    function = cgutils.function(module, ir.FunctionType(ir.VoidType(), [_I64] * _ARGUMENTS), name)
     function.linkage = "internal"
     function.attributes.add("noinline")
-    builder = ir.IRBuilder(function.append_basic_block("entry"))
+    builder = cgutils.builder_at(function.append_basic_block("entry"))
     emit = Emitter(builder, element)
     values, columns = function.args, function.args[8]
     masks = [emit.first_lanes(builder.sub(columns, _I64(v * emit.width))) for v in range(TILE_VECTORS)]
@@ -431,10 +430,7 @@ def scratch(typingctx, count):  # type: ignore[no-untyped-def]
     """The address of a literal number of bytes on this call's stack, at the start of a cache line."""
 
     def codegen(context: Any, builder: Any, sig: Any, values: Any) -> Any:
-        # Not cgutils.alloca_once: it stores an undefined value, which LLVM would take apart byte by byte.
-        with builder.goto_entry_block():
-            space = builder.alloca(ir.IntType(8), size=_I64(count.literal_value))
-            space.align = 64
+        space = cgutils.space(builder, count.literal_value, 64)
         return builder.ptrtoint(space, _I64)
 
     return types.int64(count), codegen

@@ -25,7 +25,7 @@ from hybridml.kernels import cache, jobs, llvm
 from hybridml.kernels.host import host, version_of
 
 if TYPE_CHECKING:
-    from hybridml.kernels.compiler import Compiled
+    from hybridml.kernels.compiler import Code, Compiled
 
 ABI_VERSION = 1
 
@@ -124,8 +124,7 @@ class Native:
             with _lock:
                 if self._address is None:
                     started = time.perf_counter()
-                    self._address = self._stored_and_linked(made, code.code)
-                    made.close()
+                    self._address = self._stored_and_linked(made.symbol, code)
                     self._made = None  # and with it the object code
                     self.llvm_seconds, self.waited_seconds = code.llvm_seconds, waited
                     self.link_seconds = time.perf_counter() - started
@@ -133,16 +132,14 @@ class Native:
         assert self._address is not None
         return self._address
 
-    def _stored_and_linked(self, made: Compiled, code: bytes) -> int:
-        undefined = llvm.undefined_symbols(code)
-        needs = made.declared() if undefined is None else undefined
-        entry = cache.Entry(made.symbol, tuple(sorted(needs)), code)
-        if needs <= _C_LIBRARY:
+    def _stored_and_linked(self, symbol: str, code: Code) -> int:
+        entry = cache.Entry(symbol, tuple(sorted(code.needs)), code.code)
+        if code.needs <= _C_LIBRARY:
             self._store(entry)
         address = llvm.link(entry.symbol, entry.needs, entry.code)
         if address is None:
             raise RuntimeError(
-                f"kernel {made.symbol!r} calls functions that are not to be found: {', '.join(sorted(needs))}"
+                f"kernel {symbol!r} calls functions that are not to be found: {', '.join(entry.needs)}"
             )
         return address
 

@@ -53,24 +53,8 @@ class Module:
     """
 
     def __init__(self, text: str, loops: bool = True, cpu: str | None = None) -> None:
-        llvm = binding()
-        self._text, self._cpu = text, cpu
-        self._touched = False
-        self._options = llvm.create_pipeline_tuning_options(speed_level=3)
-        self._options.loop_vectorization = self._options.loop_interleaving = loops
-        self._options.loop_unrolling = loops
-        self._options.slp_vectorization = False
-        self._few = None if loops else _few(llvm.create_new_module_pass_manager())
-        self._parse()
-
-    def _parse(self) -> None:
-        llvm = binding()
-        context = llvm.create_context()
-        self.parsed = llvm.parse_assembly(self._text, context)
-        self._context = _contexts[id(context)] = context
-        self.parsed.triple = llvm.get_process_triple()
-        self.parsed.data_layout = _data_layout(self._cpu)
-        self.parsed.verify()
+        self._text, self._loops, self._cpu = text, loops, cpu
+        self.parsed: Any = None
 
     def optimise(self) -> None:
         """Leave the module as LLVM's third level of optimisation does, for this processor."""
@@ -84,23 +68,37 @@ class Module:
             return _object_code(own, self.parsed)
 
     def _optimise(self, own: Any) -> None:
-        if self._touched:  # an interrupt came in the middle
-            self.close()
-            self._parse()
-        self._touched = True
-        builder = binding().create_pass_builder(own, self._options)
-        passes = self._few or builder.getModulePassManager()
-        _long_calls().optimise(passes, self.parsed, builder)
+        self.close()  # an interrupt may have come in the middle of the last time
+        self._parse()
+        llvm = binding()
+        options = llvm.create_pipeline_tuning_options(speed_level=3)
+        options.loop_vectorization = options.loop_interleaving = self._loops
+        options.loop_unrolling = self._loops
+        options.slp_vectorization = False
+        builder = llvm.create_pass_builder(own, options)
+        few = None if self._loops else _few(llvm.create_new_module_pass_manager())
+        _long_calls().optimise(few or builder.getModulePassManager(), self.parsed, builder)
+
+    def _parse(self) -> None:
+        llvm = binding()
+        context = llvm.create_context()
+        self.parsed = llvm.parse_assembly(self._text, context)
+        self._context = _contexts[id(context)] = context
+        self.parsed.triple = llvm.get_process_triple()
+        self.parsed.data_layout = _data_layout(self._cpu)
+        self.parsed.verify()
 
     def declared(self) -> set[str]:
         """The functions that it leaves to others."""
         return {f.name for f in self.parsed.functions if f.is_declaration and not f.name.startswith("llvm.")}
 
     def close(self) -> None:
-        """Free it; nothing else may be asked of it afterwards."""
-        self.parsed.close()
-        self._context.close()
-        _contexts.pop(id(self._context), None)
+        """Free what LLVM keeps of it."""
+        if self.parsed is not None:
+            self.parsed.close()
+            self._context.close()
+            _contexts.pop(id(self._context), None)
+            self.parsed = None
 
 
 # Kept until their module is closed: the collector would free the two in any order.

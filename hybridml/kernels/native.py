@@ -17,6 +17,9 @@ from hybridml.kernels.language.functions import intrinsic
 
 _I64 = ir.IntType(64)
 _I32 = ir.IntType(32)
+_BYTES = ir.IntType(8).as_pointer()
+_MOVE = ir.FunctionType(ir.VoidType(), [_BYTES, _BYTES, _I64, ir.IntType(1)])
+_SET = ir.FunctionType(ir.VoidType(), [_BYTES, ir.IntType(8), _I64, ir.IntType(1)])
 
 
 def _word(builder: Any, address: Any) -> Any:
@@ -86,7 +89,7 @@ load_half = _int64_operation(
 copy_bytes = _int64_operation(
     3,
     lambda b, to, of, count: b.call(
-        b.module.declare_intrinsic("llvm.memmove", [ir.IntType(8).as_pointer()] * 2 + [_I64]),
+        b.module.declare_intrinsic("llvm.memmove", [_BYTES, _BYTES, _I64], _MOVE),
         [
             b.inttoptr(to, ir.IntType(8).as_pointer()),
             b.inttoptr(of, ir.IntType(8).as_pointer()),
@@ -99,7 +102,7 @@ copy_bytes = _int64_operation(
 clear_bytes = _int64_operation(
     2,
     lambda b, to, count: b.call(
-        b.module.declare_intrinsic("llvm.memset", [ir.IntType(8).as_pointer(), _I64]),
+        b.module.declare_intrinsic("llvm.memset", [_BYTES, _I64], _SET),
         [b.inttoptr(to, ir.IntType(8).as_pointer()), ir.IntType(8)(0), count, ir.IntType(1)(0)],
     ),
     types.none,

@@ -110,11 +110,15 @@ def _tag_alias_scope(module: Any, access: Any, operand: int) -> None:
     LLVM holds two accesses apart if either's scope is in the other's ``noalias`` list, so listing the smaller
     numbers is enough, and the list needs no knowledge of the operands still to come.
     """
-    domain = module.add_metadata(["hybridml"])
-    scopes = [module.add_metadata([f"operand {k}", domain]) for k in range(operand + 1)]
-    access.set_metadata("alias.scope", module.add_metadata([scopes[operand]]))
+    known: dict[int, Any] = vars(module).setdefault("alias_scopes", {})  # each looked up for every access
+    if operand not in known:
+        domain = module.add_metadata(["hybridml"])
+        scopes = [module.add_metadata([f"operand {k}", domain]) for k in range(operand + 1)]
+        known[operand] = module.add_metadata([scopes[operand]]), module.add_metadata(scopes[:operand])
+    scope, others = known[operand]
+    access.set_metadata("alias.scope", scope)
     if operand:
-        access.set_metadata("noalias", module.add_metadata(scopes[:operand]))
+        access.set_metadata("noalias", others)
 
 
 # -- reading a word of the argument block ------------------------------------------------------------------

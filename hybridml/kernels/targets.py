@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib
 import types
+from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,8 +41,10 @@ def execute_sources(target: Target, namespace: dict[str, Any]) -> None:
     """Execute the scalar math in `namespace`, a module's, with the primitives of `target`."""
     namespace.update(importlib.import_module(f"{primitives.__name__}.{target}").namespace())
     for path in source_files():
-        # The real file name, so that tracebacks and Numba's messages show the line.
-        code = compile(path.read_text(encoding="utf-8"), str(path), "exec")
+        # With the real file name, so that tracebacks and Numba's messages show the line; compiled once for all processes, like a module.
+        loader = SourceFileLoader(f"{scalar_math.__name__}.{path.stem}", str(path))
+        code = loader.get_code(loader.name)
+        assert code is not None  # files have some
         exec(code, namespace)
 
 

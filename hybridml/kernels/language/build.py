@@ -9,6 +9,8 @@ from typing import Any
 
 from llvmlite import ir
 
+from hybridml.kernels.writer import Block, Builder, Function, Module
+
 
 def alloca_once(builder: Any, llvm_type: ir.Type) -> Any:
     """A place on the stack, made at the function's entry: LLVM keeps it in a register if it can."""
@@ -16,13 +18,31 @@ def alloca_once(builder: Any, llvm_type: ir.Type) -> Any:
         return builder.alloca(llvm_type)
 
 
+def space(builder: Any, nbytes: int, align: int) -> Any:
+    """Bytes on the stack."""
+    with builder.goto_entry_block():
+        found = builder.alloca(ir.IntType(8), size=ir.IntType(64)(nbytes))
+        found.align = align
+    return found
+
+
 def is_not_null(builder: Any, value: Any) -> Any:
     return builder.icmp_unsigned("!=", value, value.type(0))
 
 
+def function(module: Any, shape: ir.FunctionType, name: str) -> Any:
+    """A new function of our own module, or of Numba's."""
+    return (Function if isinstance(module, Module) else ir.Function)(module, shape, name)
+
+
+def builder_at(block: Any) -> Any:
+    """A builder at the end of a block, of our own or of Numba's."""
+    return (Builder if isinstance(block, Block) else ir.IRBuilder)(block)
+
+
 def get_or_insert_function(module: Any, function_type: Any, name: str) -> Any:
     found = module.globals.get(name)
-    return ir.Function(module, function_type, name) if found is None else found
+    return function(module, function_type, name) if found is None else found
 
 
 def meeting(builder: Any, ends: Sequence[tuple[Any, Sequence[Any]]]) -> list[Any]:
@@ -76,9 +96,7 @@ def interleave(loop: Loop, vectors: int) -> None:
     """
     module = loop.do_continue.module
     count = module.add_metadata(["llvm.loop.interleave.count", ir.IntType(32)(vectors)])
-    node = ir.MDValue(module, [count], name=str(len(module.metadata)))
-    node.operands = (node, count)
-    loop.do_continue.terminator.set_metadata("llvm.loop", node)
+    loop.do_continue.terminator.set_metadata("llvm.loop", module.add_own_metadata([count]))
 
 
 def _goes_on(builder: Any, index: Any, count: Any, step: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 from llvmlite import ir
@@ -9,6 +10,12 @@ from llvmlite import ir
 from hybridml.kernels.language import build
 
 _I64, _I32 = ir.IntType(64), ir.IntType(32)
+
+
+@functools.cache
+def places(*numbers: int) -> ir.Constant:
+    """For a shuffle: which lane of its two vectors each lane of the result is."""
+    return ir.Constant(ir.VectorType(_I32, len(numbers)), list(numbers))
 
 
 def number(t: ir.Type, x: Any) -> ir.Constant:
@@ -25,6 +32,7 @@ def splat(builder: Any, value: Any, count: int) -> Any:
     return builder.shuffle_vector(single, undefined, ir.Constant(ir.VectorType(_I32, count), None))
 
 
+@functools.cache
 def numbered(count: int) -> ir.Constant:
     """0, 1, 2, ... as int64."""
     return ir.Constant(ir.VectorType(_I64, count), list(range(count)))

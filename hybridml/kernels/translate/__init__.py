@@ -5,7 +5,7 @@ The language is small (see `hybridml.kernels.language`) and every kernel is type
 outside of the language raises `Unsupported`, and `hybridml.kernels.compiler` asks Numba.
 """
 
-from hybridml.kernels.translate.module import translate
+from hybridml.kernels.translate.module import Translated, translate
 from hybridml.kernels.translate.values import Unsupported
 
-__all__ = ["Unsupported", "translate"]
+__all__ = ["Translated", "Unsupported", "translate"]

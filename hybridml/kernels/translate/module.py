@@ -16,6 +16,7 @@ from hybridml.kernels.translate.numbers import cast
 from hybridml.kernels.translate.source import Trees, assigned_often, functions_of, outer_names, tree_of
 from hybridml.kernels.translate.values import Unsupported, Value, constant
 from hybridml.kernels.vectors import vectors
+from hybridml.kernels.writer import Builder, Function, Module
 
 MAX_INLINED = 64  # functions inside functions: more is a recursion
 # A body of so many operations in one long chain fills the processor's window before the chain of the next vector begins: some vectors are
@@ -69,11 +70,11 @@ class Translator(Expressions):
         self.trees = trees
         self.inlined = 0
 
-    def kernel(self, function: Any, symbol: str, kind: types.Signature) -> ir.Module:
-        module = ir.Module(symbol)
+    def kernel(self, function: Any, symbol: str, kind: types.Signature) -> Module:
+        module = Module(symbol)
         shape = ir.FunctionType(kind.return_type.value, [t.value for t in kind.args])
-        outer = ir.Function(module, shape, symbol)
-        self.builder = ir.IRBuilder(outer.append_basic_block("entry"))
+        outer = Function(module, shape, symbol)
+        self.builder = Builder(outer.append_basic_block("entry"))
         given = [Value(t, x) for t, x in zip(kind.args, outer.args, strict=True)]
         result = self._body(function, given)
         if kind.return_type is types.none:
@@ -214,7 +215,7 @@ class Translator(Expressions):
         step = bounds[2] if len(bounds) == 3 else constant(1)
         start, stop = bounds[:2] if len(bounds) > 1 else (None, bounds[0])
         by = step.llvm if step.literal is None else int(step.literal)
-        blocks, operations = len(self.builder.function.blocks), self._operations()
+        blocks, operations = len(self.builder.function.blocks), self.builder.function.operations()
         with build.for_range(self.builder, stop.llvm, start and start.llvm, by) as loop:
             frame.loops.append(LoopEnds(loop.do_break, loop.do_continue))
             frame.suites.append({})
@@ -228,11 +229,8 @@ class Translator(Expressions):
         is_own = (
             not frame.loops and not self.inlined
         )  # rows' loops are short: what is left over would cost more
-        if is_own and is_straight and self._operations() - operations >= LONG_BODY:
+        if is_own and is_straight and self.builder.function.operations() - operations >= LONG_BODY:
             build.interleave(loop, IN_TURNS[vectors().registers])
-
-    def _operations(self) -> int:
-        return sum(len(block.instructions) for block in self.builder.function.blocks)
 
     def _while(self, frame: Frame, test: ast.expr, body: list[ast.stmt]) -> None:
         b = self.builder

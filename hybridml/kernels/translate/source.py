@@ -69,14 +69,18 @@ def _assigned_often(tree: ast.FunctionDef) -> frozenset[str]:
     seen = {a.arg for a in tree.args.args}
     often: set[str] = set()
     loops: set[str] = set()
-    for node in ast.walk(tree):
+    queue: list[ast.stmt] = list(tree.body)
+    while queue:
+        node = queue.pop()
         targets: list[ast.expr] = []
         if isinstance(node, ast.Assign):
             targets = node.targets
         elif isinstance(node, ast.AugAssign):
             targets = [node.target, node.target]
-        elif isinstance(node, ast.For) and isinstance(node.target, ast.Name):
-            loops.add(node.target.id)
+        elif isinstance(node, (ast.If, ast.For, ast.While)):
+            queue += node.body + node.orelse
+            if isinstance(node, ast.For) and isinstance(node.target, ast.Name):
+                loops.add(node.target.id)
         for target in targets:
             for name in target.elts if isinstance(target, ast.Tuple) else [target]:
                 if isinstance(name, ast.Name):

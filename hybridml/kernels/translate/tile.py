@@ -23,6 +23,7 @@ from hybridml.kernels.translate.numbers import cast
 from hybridml.kernels.translate.source import assigned_often, outer_names, tree_of
 from hybridml.kernels.translate.values import Unsupported, Value
 from hybridml.kernels.vectors import TILE_VECTORS, vectors
+from hybridml.kernels.writer import Builder, Function, Module
 
 _I64 = ir.IntType(64)
 _BLOCK = types.CPointer(types.int64)
@@ -36,25 +37,25 @@ NUMBERS = 5
 class TileTranslator(Translator):
     in_lanes = True
 
-    def tile(self, element: Any, sums: Any, symbol: str, kind: types.Tile) -> ir.Module:
+    def tile(self, element: Any, sums: Any, symbol: str, kind: types.Tile) -> Module:
         """The module of `symbol`. `element` and `sums` are functions of kernel text; the second one is None where there are no sums."""
-        module = ir.Module(symbol)
+        module = Module(symbol)
         shape = [_I64] * NUMBERS + [kind.lanes.value] * (kind.rows * TILE_VECTORS)
-        outer = ir.Function(module, ir.FunctionType(ir.VoidType(), shape), symbol)
+        outer = Function(module, ir.FunctionType(ir.VoidType(), shape), symbol)
         outer.calling_convention = vectors().arguments
-        b = self.builder = ir.IRBuilder(outer.append_basic_block("entry"))
+        b = self.builder = Builder(outer.append_basic_block("entry"))
         args = Value(_BLOCK, b.inttoptr(outer.args[0], _BLOCK.value))
         _, row, rows, column, columns, *given = outer.args
         tile = _Tile(element, sums, args, kind, row, rows, column, columns, given)
         self._masked_where_needed(tile.columns, kind.lanes, lambda masks: self._rows(tile, masks))
         return module
 
-    def panel(self, element: Any, symbol: str, kind: types.Panel) -> ir.Module:
+    def panel(self, element: Any, symbol: str, kind: types.Panel) -> Module:
         """The module of `symbol`, which is called as a kernel over blocks is (`emit_block.BLOCKS`)."""
-        module = ir.Module(symbol)
+        module = Module(symbol)
         shape = [_BLOCK.value, *[_I64] * 6]
-        outer = ir.Function(module, ir.FunctionType(ir.VoidType(), shape), symbol)
-        b = self.builder = ir.IRBuilder(outer.append_basic_block("entry"))
+        outer = Function(module, ir.FunctionType(ir.VoidType(), shape), symbol)
+        b = self.builder = Builder(outer.append_basic_block("entry"))
         block, to, to_row, begin, end, first, last = outer.args
         args, t = Value(_BLOCK, block), kind.lanes
         item = _I64(t.bits // 8)
@@ -172,7 +173,7 @@ class TileTranslator(Translator):
         given = [*kinds, *[v.type for v in read.values()]]
         shape = [t.value for t in given] + ([] if mask is None else [mask.type])
         result = ir.LiteralStructType([t.value for t in results])
-        made = ir.Function(b.module, ir.FunctionType(result, shape), b.module.get_unique_name(tree.name))
+        made = Function(b.module, ir.FunctionType(result, shape), b.module.get_unique_name(tree.name))
         made.linkage = "internal"
         made.attributes.add("alwaysinline")
         before = b.block
@@ -192,7 +193,7 @@ class TileTranslator(Translator):
             returned = b.insert_value(returned, cast(b, v, t).llvm, k)
         b.ret(returned)
         b.position_at_end(before)
-        operations = sum(len(block.instructions) for block in made.blocks)
+        operations = made.operations()
         return _Part(made, [v.llvm for v in read.values()], len(results), operations)
 
 
