@@ -78,7 +78,7 @@ def signs(xp: Any, z: Any) -> Any:
     """Rows of bits: 0 where relu is flat. NaN counts as positive."""
     bits = xp.zeros((z.shape[0], -(-z.shape[1] // SIGNS_IN_A_ROW) * SIGNS_IN_A_ROW), xp.uint8)
     bits[:, : z.shape[1]] = ~(z <= 0)
-    return xp.packbits(bits, axis=1, bitorder="little")
+    return xp.packbits(bits.ravel(), bitorder="little").reshape(len(bits), -1)  # CuPy knows no axis
 
 
 def _infer(
@@ -118,7 +118,8 @@ def _eager(
     if epilogue.function:
         p = xp.where(z <= 0, 0, z) if epilogue.function == "relu" else gelu(xp, z)
     if epilogue.derivative == "relu":
-        bits = xp.unpackbits(more.pop(0), axis=1, bitorder="little")[:, :columns]
+        signs_of = more.pop(0)
+        bits = xp.unpackbits(signs_of.ravel(), bitorder="little").reshape(len(signs_of), -1)[:, :columns]
         p = xp.where(bits.reshape(p.shape) == 0, 0, p)
     elif epilogue.derivative:
         p = p * gelu_derivative(xp, wide(more.pop(0)).reshape(p.shape))
