@@ -29,14 +29,13 @@ def forms() -> tuple[Form, int] | None:
     tensor, variable = wrap(array), Variable(0.0)
     at, none = objects.slot_of(Tensor, tensor, array), objects.slot_of(Tensor, tensor, None)
     of_variable = objects.slot_of(Variable, variable, variable._array)
-    return (
-        None if at is None or none is None or of_variable is None else (Form(Tensor, at, none), of_variable)
-    )
+    if at is None or none is None or of_variable is None:
+        return None
+    return Form(Tensor, at, none), of_variable
 
 
-FastWay = Callable[
-    [tuple[Any, ...]], Any
-]  # of a call's arguments: what the function returns for them, or NO_ANSWER
+FastWay = Callable[[tuple[Any, ...]], Any]
+"""Of a call's arguments: what the function returns for them, or NO_ANSWER."""
 
 
 class Unrecognisable(Exception):

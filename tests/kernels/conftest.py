@@ -40,7 +40,15 @@ def _runner(cache):
     def run(program, timeout=120, **environment):
         environ = dict(os.environ, PYTHONPATH=str(ROOT), HYBRIDML_CACHE_DIR=str(cache)) | environment
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-c", program],
+            [
+                sys.executable,
+                "-W",
+                "error",
+                "-W",
+                "ignore:The 'generic' unit:DeprecationWarning",
+                "-c",
+                program,
+            ],
             env=environ,
             capture_output=True,
             text=True,

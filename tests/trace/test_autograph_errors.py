@@ -384,10 +384,8 @@ def _generator(x):
 
 def test_without_source_it_traces_plainly() -> None:
     scope: dict[str, Any] = {"hml": hml}
-    exec(
-        "def plain(x, k):\n    return x * 2 if k else x\ndef condition(x):\n    return x if x > 0 else -x",
-        scope,
-    )
+    text = "def plain(x, k):\n    return x * 2 if k else x\ndef condition(x):\n    return x if x > 0 else -x"
+    exec(compile(text, "<nowhere>", "exec"), scope)
     assert float(hml.function(scope["plain"])(hml.asarray(2.0), True)) == 4
     with pytest.raises(TracerError, match="`condition` was not converted: its source is not available"):
         hml.function(scope["condition"])(hml.asarray(1.0))

@@ -48,7 +48,9 @@ def _is_users_file(file: str) -> bool:
 def class_of(code: types.CodeType) -> str | None:
     """The class whose body the code stands in: it decides what `__name` means.
 
-    >>> class_of(compile("class A:\\n def f(self): return 1", "f.py", "exec").co_consts[0].co_consts[1])
+    >>> class A:
+    ...     def f(self): ...
+    >>> class_of(A.f.__code__)
     'A'
     """
     for part in reversed(code.co_qualname.split(".<locals>.")):
