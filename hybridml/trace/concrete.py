@@ -5,14 +5,14 @@ from __future__ import annotations
 import copy
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
 
-from hybridml import backends, pytree
+from hybridml import backends
 from hybridml.eager.creation import asarray
 from hybridml.eager.state import state
 from hybridml.eager.tensor import Tensor, wrap
@@ -21,7 +21,7 @@ from hybridml.errors import CompileWarning, DeviceError, SignatureError, user_st
 from hybridml.kernels.executable import Executable
 from hybridml.kernels.programs import executable
 from hybridml.ops.spec import TensorSpec
-from hybridml.symbolic import Dim, substitute
+from hybridml.symbolic import Dim
 from hybridml.symbolic.polynomial import Symbol
 from hybridml.trace.background import Later
 from hybridml.trace.bind import bound
@@ -29,6 +29,7 @@ from hybridml.trace.check import check
 from hybridml.trace.gradient import Prepared, PureFunction, inline
 from hybridml.trace.graph import Graph
 from hybridml.trace.interpret import interpret
+from hybridml.trace.outputs import OutputPlan
 from hybridml.trace.passes import optimize
 
 
@@ -59,49 +60,6 @@ class Stats:
     bytes_traced: int = 0
     arena_bytes: int = 0
     python_steps: int = 0
-
-
-@dataclass(frozen=True)
-class OutputPlan:
-    """How to rebuild what the Python function returned: `slots` are output numbers, or constants that are returned as they are."""
-
-    structure: pytree.Structure
-    slots: tuple[int | None, ...]
-    constants: tuple[Any, ...]
-
-    def at(self, values: Mapping[Symbol, Any]) -> OutputPlan:
-        """With sizes among the constants put in."""
-        return OutputPlan(self.structure, self.slots, substitute(self.constants, values))
-
-    @cached_property
-    def single(self) -> bool:
-        """True if the one result is returned as it is."""
-        return self.structure is pytree.LEAF and self.slots == (0,)
-
-    @cached_property
-    def flat(self) -> bool:
-        """True if all results are returned as a tuple."""
-        return (
-            self.structure.node is tuple
-            and all(c.node is None for c in self.structure.children)
-            and self._is_all
-        )
-
-    def filled(self, results: Sequence[Any]) -> Any:
-        """What the function returned, with these results in the slots."""
-        leaves = results if self._is_all else self._leaves(results)
-        return self._build(iter(leaves))
-
-    @cached_property
-    def _build(self) -> Callable[[Iterator[Any]], Any]:
-        return pytree.builder(self.structure)
-
-    @cached_property
-    def _is_all(self) -> bool:
-        return self.slots == tuple(range(len(self.slots)))
-
-    def _leaves(self, results: Sequence[Any]) -> list[Any]:
-        return [c if s is None else results[s] for s, c in zip(self.slots, self.constants, strict=True)]
 
 
 @dataclass(frozen=True)

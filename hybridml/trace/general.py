@@ -20,9 +20,10 @@ from hybridml.kernels.blueprint import Blueprints
 from hybridml.symbolic import Guard, Guards, Scope
 from hybridml.symbolic.polynomial import Symbol
 from hybridml.trace.bind import bound
-from hybridml.trace.concrete import Binding, ConcreteFunction, OutputPlan, as_pure
+from hybridml.trace.concrete import Binding, ConcreteFunction, as_pure
 from hybridml.trace.gradient import Prepared, Split, prepared
 from hybridml.trace.graph import Graph
+from hybridml.trace.outputs import OutputPlan
 from hybridml.trace.passes import optimize
 from hybridml.trace.signature import Place
 

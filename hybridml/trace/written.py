@@ -13,9 +13,9 @@ from hybridml.eager.variable import Variable
 from hybridml.errors import HybridMLError, TraceError, add_users_line
 from hybridml.ops.spec import TensorSpec
 from hybridml.trace.builder import Builder
-from hybridml.trace.concrete import OutputPlan
 from hybridml.trace.graph import Graph
 from hybridml.trace.guard import NUMBERS
+from hybridml.trace.outputs import OutputPlan
 from hybridml.trace.signature import is_tensor, spec_of
 
 
