@@ -183,16 +183,19 @@ def run(owner, arguments, count):
     """
     call = load(owner + ARRAY_DATA)
     has_rows = load(call + CHECKS) != 0
-    header, arrays = load(call + PROGRAM), load(arguments)
-    answer, code = 0, PROGRAM_BUSY
-    if has_rows:
+    header, arrays, answer = load(call + PROGRAM), 0, 0
+    result, code = load(call + NO_ANSWER), PROGRAM_BUSY
+    is_ready = not has_rows or may_run(header)
+    if not has_rows:
+        arrays = load(arguments)
+    elif is_ready:
         answer = new_answer(call)
         arrays = new_list(call)
-    result = 0
-    if not has_rows or (answer != 0 and arrays != 0 and make_arrays(call, load(arrays + LIST_ITEMS))):
-        result = load(call + NO_ANSWER)
+        if answer == 0 or arrays == 0 or make_arrays(call, load(arrays + LIST_ITEMS)) == 0:
+            is_ready, result = False, 0
+    if is_ready:
         items = load(arrays + LIST_ITEMS)
-        if not has_rows or (fit(call, items, load(arguments)) and has_workers(header)):
+        if not has_rows or fit(call, items, load(arguments)):
             code = execute(header, items)
     if not has_rows:
         return call_word_word(load(call + FROM_INT), code)
@@ -214,8 +217,11 @@ def count_hit(call):
 
 
 @device
-def has_workers(header):
-    return load(header + WANTS_WORKERS) == 0 or load(load(header + POOL) + WORKERS) != 0
+def may_run(header):
+    """Whether it is worth while to make a call's arrays: nobody is in the program, and there are workers if it wants some."""
+    pool = load(header + POOL)
+    has_workers = load(header + WANTS_WORKERS) == 0 or load(pool + WORKERS) != 0
+    return has_workers and atomic_load(header + BUSY) != load(pool + PROCESS)
 
 
 def run_filled(header, unused):

@@ -1,6 +1,7 @@
 """Rows that recognise a call's arguments: each kind fits what it describes and nothing else. What is made for a call: as NumPy makes it."""
 
 import gc
+import os
 import sys
 import weakref
 
@@ -289,6 +290,20 @@ def test_a_program_without_its_workers_gets_no_answer(monkeypatch):
         assert run(call, (X,)) == ([2, 3, 4] if count else None)
     finally:
         pool._block[workers] = count
+
+
+def test_a_program_that_somebody_is_in_gives_no_answer():
+    """Python code waits for its end."""
+    r, p = rows(), program()
+    first = r.items((X,), r.root)
+    r.array(first, F64, (3,), 0)
+    r.result(F64, (3,), 1)
+    call = r.finish(p, single=True)
+    busy = driver.layout.BUSY // 8
+    p._header[busy] = os.getpid()
+    assert run(call, (X,)) is None and r.hits[0] == 0
+    p._header[busy] = os.getpid() + 1  # left by the process that this one was forked from
+    assert run(call, (X,)) == [2, 3, 4] and r.hits[0] == 1
 
 
 def test_calls_that_were_answered_are_counted():
