@@ -144,12 +144,14 @@ def _arrays_are() -> bool:
 
 def _arrays_are_made() -> bool:
     """NumPy makes an array by the function that native code takes for the one that does."""
+    try:
+        make, own = numpy_function(layout.NEW_FROM_DESCR), numpy_function(layout.SET_BASE_OBJECT)
+    except AttributeError:  # it keeps the table elsewhere
+        return False
     word, half, thing = ctypes.c_int64, ctypes.c_int, ctypes.py_object
     dtype, memory, sizes = np.dtype(np.int16), np.zeros(100, np.uint8), (word * 2)(3, 4)
-    new = ctypes.PYFUNCTYPE(thing, thing, thing, half, word, word, word, half, word)(
-        numpy_function(layout.NEW_FROM_DESCR)
-    )
-    set_base = ctypes.PYFUNCTYPE(half, thing, thing)(numpy_function(layout.SET_BASE_OBJECT))
+    new = ctypes.PYFUNCTYPE(thing, thing, thing, half, word, word, word, half, word)(make)
+    set_base = ctypes.PYFUNCTYPE(half, thing, thing)(own)
     held = ctypes.pythonapi.Py_IncRef
     held.restype, held.argtypes = None, [thing]
     held(dtype)

@@ -31,6 +31,14 @@ def test_a_layout_that_does_not_hold_is_noticed(monkeypatch, word):
     assert not objects.known.__wrapped__()
 
 
+def test_a_numpy_that_keeps_its_functions_elsewhere_is_noticed(monkeypatch):
+    def missing(number):
+        raise AttributeError("_ARRAY_API")
+
+    monkeypatch.setattr(objects, "numpy_function", missing)
+    assert not objects.known.__wrapped__()
+
+
 def test_another_interpreter_is_not_trusted(monkeypatch):
     monkeypatch.setattr(sys.implementation, "name", "pypy")
     assert not objects.known.__wrapped__()
