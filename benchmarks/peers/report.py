@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -124,7 +125,8 @@ def draw(facts: dict[str, Any], path: Path) -> None:
     )
     labels = [f"{c['ratio']:.2f} x {c['best_peer']}" for _, c in found]
     axes.bar_label(bars, labels, padding=4, fontsize=8, bbox={"color": "white", "pad": 1})
-    axes.set_yticks(range(len(found)), [title for title, _ in found], fontsize=8)
+    # The picture's text is drawn with the reader's fonts: long titles would leave it at the side.
+    axes.set_yticks(range(len(found)), [textwrap.fill(title, 36) for title, _ in found], fontsize=8)
     axes.invert_yaxis()
     axes.axvline(1, color=GREY, linewidth=1, zorder=0)
     axes.set_xlim(0, max(1.1, *ratios) * 1.3)
