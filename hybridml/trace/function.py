@@ -1,7 +1,6 @@
 """@hml.function: trace once a signature, then run the program.
 
-The fast way of a call: native code looks whether the arguments fit the trace used last, and runs it. What that does not recognise,
-Python code looks at; only if the trace does not fit either is a key built and looked up.
+A call is asked of the trace used last first (`recent`). Only if that does not fit is a key built and looked up.
 """
 
 from __future__ import annotations
@@ -36,7 +35,6 @@ from hybridml.trace import autograph
 from hybridml.trace.any_size import AnySize
 from hybridml.trace.builder import Builder
 from hybridml.trace.concrete import ConcreteFunction
-from hybridml.trace.entry import FastWay
 from hybridml.trace.explain import Explanation, explain
 from hybridml.trace.families import NUMBER, Families
 from hybridml.trace.general import General
@@ -44,6 +42,7 @@ from hybridml.trace.guard import NUMBERS, Trace
 from hybridml.trace.history import History
 from hybridml.trace.method import BoundFunction, weak_method
 from hybridml.trace.reach import reaches
+from hybridml.trace.recent import Recent
 from hybridml.trace.signature import (
     Binder,
     CallKey,
@@ -62,11 +61,6 @@ MAX_TRACES = 64
 STAND_IN_SIZE = (
     120  # what comparisons are answered by where a size is open and no call has come: it has many divisors
 )
-EVERY = 32  # calls on the fast way between two looks at the Python values that a trace read
-
-
-def _no_fast_way(args: tuple[Any, ...]) -> Any:
-    return NO_ANSWER
 
 
 class _Eagerly:
@@ -116,12 +110,8 @@ class Function:
             "<lambda>", "lambda"
         )
         self._binder = Binder(python_function)
-        self._arity = self._binder.simple
         self._traces: OrderedDict[CallKey, Trace] = OrderedDict()
         self._any_size: OrderedDict[CallKey, AnySize] = OrderedDict()
-        self._last: Trace | None = None
-        self._fast: FastWay = _no_fast_way  # of the last trace, once there is one
-        self._last_key: CallKey | None = None
         self._owned: dict[Any, Variable] = {}
         self._lock = threading.RLock()
         self._bound: weakref.WeakKeyDictionary[Any, Function] = weakref.WeakKeyDictionary()
@@ -132,6 +122,7 @@ class Function:
             set()
         )  # forms whose variables the function knows by more than their place
         self._history = History(self._name)
+        self._recent = Recent(self._binder, self._history, self._hits)
         self._instance: weakref.ref[Any] | None = None  # of a method
         functools.update_wrapper(self, python_function, updated=())
 
@@ -140,23 +131,13 @@ class Function:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         now = state.now
         if not (now.tapes or now.traces or now.levels or _Eagerly.on):
-            if not kwargs and (answer := self._fast(args)) is not NO_ANSWER:
+            recent = self._recent
+            if not kwargs and (answer := recent.fast(args)) is not NO_ANSWER:
                 return answer
-            if self._last is not None:
-                answer = self._by_last(self._last, args, kwargs)
-                if answer is not NO_ANSWER:
-                    return answer
+            answer = recent.answer(args, kwargs)
+            if answer is not NO_ANSWER:
+                return answer
         return self._call_slowly(args, kwargs)
-
-    def _by_last(self, last: Trace, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The answer of the last trace where native code alone has none: to a call by name, and to the first ones."""
-        given = args if len(args) == self._arity and not kwargs else self._binder.positional(args, kwargs)
-        answer = NO_ANSWER if given is None else last.answer(given)
-        if answer is not NO_ANSWER:
-            self._notice(last)
-            if not kwargs and given is not None:
-                self._fast = self._way(last, len(args), given)
-        return answer
 
     def _call_slowly(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         now = state.now
@@ -173,29 +154,6 @@ class Function:
             ]
         return trace.concrete.call(tensors)
 
-    def _notice(self, trace: Trace) -> None:
-        """Now and then look at the Python values that the trace read."""
-        if trace.reads and (self._hits[0] < EVERY or not self._hits[0] % EVERY):
-            self._history.notice(trace)
-
-    def _way(self, trace: Trace, n: int, given: tuple[Any, ...]) -> FastWay:
-        """The trace's fast way, with that where it is needed, for calls of `n` arguments, to which `given` has added the defaults."""
-        fast, notice, defaults = trace.fast, self._notice, given[n:]
-        if fast is None:
-            return _no_fast_way
-        if not defaults and not trace.reads:
-            return fast
-
-        def answer(args: tuple[Any, ...]) -> Any:
-            if len(args) != n:
-                return NO_ANSWER
-            found = fast(args + defaults)
-            if found is not NO_ANSWER:
-                notice(trace)
-            return found
-
-        return answer
-
     def _find(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Trace, list[Any], bool]:
         bound = self._binder.bind(args, kwargs)
         if self.input_signature is not None:
@@ -208,7 +166,7 @@ class Function:
             if trace is None:
                 trace, key, leaves, is_new = self._trace(bound)
             trace = trace.on(leaves)
-            self._last, self._last_key, self._fast = trace, key, _no_fast_way
+            self._recent.use(trace, key)
         return trace, leaves, is_new
 
     def _check(self, bound: Any) -> None:
@@ -309,8 +267,8 @@ class Function:
             places = attempt
             break
         if found is None:
-            if self._last_key is not None:
-                self._history.note_retrace(self._last_key, key, self._binder)
+            if self._recent.key is not None:
+                self._history.note_retrace(self._recent.key, key, self._binder)
             found = self.build([_stand_in(x) for x in leaves], structure, device=key.device)
             self._families.fix(key, places)
             places = frozenset()
