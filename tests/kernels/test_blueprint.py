@@ -89,7 +89,7 @@ SIZES = (16, 24, 33, 37, 40, 48, 61, 64, 96, 100, 130, 7)
 def called(f, n, make=normal):
     x = make(n, 8)
     got = [np.asarray(a) for a in pytree.leaves(f(x))]
-    return x, got, f._last.concrete
+    return x, got, f._recent.trace.concrete
 
 
 @pytest.mark.parametrize("name", CASES)

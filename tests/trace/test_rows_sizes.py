@@ -85,7 +85,7 @@ def test_any_size_is_eager(op):
                     zip(pytree.leaves(function(*tensors)), pytree.leaves(want), strict=True)
                 ):
                     assert_close(a.numpy(), b.numpy(), ops=16, label=f"{label}, {by} more, result {k}")
-                nothing_is_left_open(function._last.concrete.optimized)
+                nothing_is_left_open(function._recent.trace.concrete.optimized)
                 compared += 1
             info = function.cache_info()
             if compared == len(GROWN):

@@ -245,7 +245,7 @@ def test_bound_programs_are_dropped(monkeypatch):
     first = None
     for n in range(2, 20):
         f(rows(n))
-        first = first or weakref.ref(f._last.concrete.program)
+        first = first or weakref.ref(f._recent.trace.concrete.program)
     gc.collect()
     assert f.cache_info().size == 4 and first() is None
     assert f.cache_info().traces == 2
