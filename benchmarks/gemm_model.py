@@ -53,6 +53,8 @@ def main() -> None:
     results = {shape: measured(shape) for shape in SHAPES}
     tiles = {s: min(t for name, t in r.items() if name.startswith("tiles")) for s, r in results.items()}
     cycle = min(tiles[s] / predicted(s) for s in SHAPES)
+    library = blas.find()
+    print(f"library: {library.origin if library else 'none'}")
     print(f"{'product':30}{'GFLOP/s':>9}{'library':>9}{'lost':>7}{'model / measured':>18}")
     for shape, r in results.items():
         lost = r["chosen"] / min(r.values()) - 1

@@ -35,23 +35,19 @@ def empty(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray[Any, Any]:
     >>> empty((1000, 1000), np.dtype("float32")).ctypes.data % 64
     0
     """
-    nbytes = math.prod(shape) * dtype.itemsize
-    if nbytes < LARGE:
+    room = spread_bytes(math.prod(shape) * dtype.itemsize)
+    if not room:
         return np.empty(shape, dtype)
-    return _spread(shape, dtype)
+    raw = Memory(room, np.uint8)
+    start = raw.ctypes.data
+    skip = (turns[0] * STAGGER - start) % PAGE
+    turns[0] += 1
+    return np.ndarray(shape, dtype, raw, skip - skip % LINE + -start % LINE)
 
 
 def spread_bytes(nbytes: int) -> int:
     """The memory that an array of so many bytes is given to begin somewhere in; 0 where NumPy may place it."""
     return 0 if nbytes < LARGE else nbytes + PAGE + LINE
-
-
-def _spread(shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray[Any, Any]:
-    raw = Memory(spread_bytes(math.prod(shape) * dtype.itemsize), np.uint8)
-    start = raw.ctypes.data
-    skip = (turns[0] * STAGGER - start) % PAGE
-    turns[0] += 1
-    return np.ndarray(shape, dtype, raw, skip - skip % LINE + -start % LINE)
 
 
 def copy(array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:

@@ -93,7 +93,8 @@ def gradients(entries: Iterable[Entry], seeds: Seeds, sources: set[int]) -> dict
             reached.update(e.outputs)
             path.append((e, wanted))
     seeds = [(i, g) for i, g in seeds if i in reached]
-    if len(path) <= LONGEST and not (state.now.tapes or state.now.traces or state.now.levels):
+    now = state.now
+    if len(path) <= LONGEST and not (now.tapes or now.traces or now.levels):
         try:
             return _played(path, seeds, sources)
         except Odd:

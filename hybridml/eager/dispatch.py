@@ -135,10 +135,9 @@ def run(op: Op, operands: tuple[Any, ...], attrs: dict[str, Any]) -> Any:
     lifted = lift_operands(op, operands)
     if any([isinstance(x, Tensor) and type(x) is not Tensor for x in lifted]):
         return _first(lifted)._append(op, lifted, attrs)
-    if state.now.traces and (not lifted or has_dims(lifted) or has_dims(attrs)):
-        return state.now.traces[-1].append(
-            op, lifted, attrs
-        )  # made of nothing, or for an open size: part of it
+    traces = state.now.traces
+    if traces and (not lifted or has_dims(lifted) or has_dims(attrs)):
+        return traces[-1].append(op, lifted, attrs)  # made of nothing, or for an open size: part of it
     return compute(op, lifted, [x._array if isinstance(x, Tensor) else x for x in lifted], attrs)
 
 

@@ -1,7 +1,7 @@
 """The native side of `recognise`: make the arrays of a call and, after it has run, the tensors that are its answer.
 
-What is made here is what Python code would make of `np.empty` or `buffers.empty`; that takes it longer than many a program runs. Whatever
-may collect garbage, and so run other Python code, happens before the arguments are looked at. `layout` says what lies where.
+What is made here is what Python code would make by `buffers.empty` and `wrap`. Whatever may collect garbage, and so run other Python
+code, happens before the arguments are looked at. `layout` says what lies where.
 """
 
 from hybridml.buffers import LINE, PAGE, STAGGER
@@ -104,7 +104,7 @@ def make_arrays(call, items):
 def new_tensor(call):
     """A tensor without an array."""
     x = call_two_words_word(load(call + NEW_OBJECT), load(call + TENSOR_TYPE), 0)
-    if x != 0 and load(call + TENSOR_NONE) != 0:
+    if x != 0:
         store(x + load(call + TENSOR_NONE), held(call, load(call + NONE)))
     return x
 

@@ -1,11 +1,11 @@
 """Where this process keeps a BLAS: the addresses of ``sgemm`` and ``dgemm``, found without importing SciPy.
 
-NumPy has loaded a BLAS already, and its functions can be looked up by name through NumPy's own extension
-module, at no cost. Where that fails (Windows, Apple's Accelerate, static builds), SciPy's
-`scipy.linalg.cython_blas` hands out addresses; importing it takes a tenth of a second. Each candidate must
-multiply two small matrices before it is believed.
+MKL goes first where it is installed beside Python (``pip install mkl``, or conda's). Else NumPy has loaded a
+BLAS already, and its functions can be looked up by name through NumPy's own extension module, at no cost. Where
+that fails (Windows, Apple's Accelerate, static builds), SciPy's `scipy.linalg.cython_blas` hands out addresses;
+importing it takes a tenth of a second. Each candidate must multiply two small matrices before it is believed.
 
-An OpenBLAS has one number of threads for the whole process. The kernels that call it set that number to one
+An OpenBLAS and MKL have one number of threads for the whole process. The kernels that call it set that number to one
 while products are under way and restore it after the last, under the lock in the block at `Blas.hold`:
 NumPy's own products in *other* Python threads run on one thread for that moment, and nothing else changes.
 """
@@ -18,10 +18,16 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+# Of the threads to ask for the number, and to set it.
+_THREADS = (
+    ("openblas_get_num_threads", "openblas_set_num_threads"),
+    ("MKL_Get_Max_Threads", "MKL_Set_Num_Threads"),
+)
 # How the builds of OpenBLAS in NumPy's wheels, conda's and the distributions' libraries spell a Fortran and a
 # C name.
 _SPELLINGS = (("scipy_{}_64_", "scipy_{}64_"), ("scipy_{}_", "scipy_{}"), ("{}_64_", "{}64_"), ("{}_", "{}"))
@@ -49,11 +55,21 @@ class Blas:
 @functools.cache
 def find() -> Blas | None:
     """This process's BLAS, or None if there is none that works."""
-    for search in (_from_numpy, _from_scipy):
+    for search in (_from_mkl, _from_numpy, _from_scipy):
         found = search()
         if found is not None and _works(found.sgemm, np.float32) and _works(found.dgemm, np.float64):
             return found
     return None
+
+
+def _from_mkl() -> Blas | None:
+    names = (
+        "lib/libmkl_rt.so*",
+        "lib/libmkl_rt.dylib",
+        "Library/bin/mkl_rt*.dll",
+    )  # as the wheel and conda put it
+    files = [f for name in names for f in sorted(Path(sys.prefix).glob(name))]
+    return next((found for f in files if (found := _from_library(str(f), "MKL")) is not None), None)
 
 
 def _from_numpy() -> Blas | None:
@@ -69,10 +85,8 @@ def _from_library(path: str | None, origin: str) -> Blas | None:
     for fortran, c in _SPELLINGS:
         gemms = [_address(library, fortran.format(name)) for name in ("sgemm", "dgemm")]
         if all(gemms):
-            _hold[_GET] = _address(library, c.format("openblas_get_num_threads"))
-            _hold[_SET] = _address(library, c.format("openblas_set_num_threads"))
-            if not (_hold[_GET] and _hold[_SET]):
-                _hold[_GET] = _hold[_SET] = 0
+            pairs = [[_address(library, c.format(name)) for name in pair] for pair in _THREADS]
+            _hold[_GET], _hold[_SET] = next((pair for pair in pairs if all(pair)), (0, 0))
             return Blas(f"{origin} ({fortran.format('sgemm')})", gemms[0], gemms[1], int(_hold.ctypes.data))
     return None
 

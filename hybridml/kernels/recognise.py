@@ -4,7 +4,7 @@ What PyTorch and JAX do in C++ on each call of a compiled function: look at the 
 and only if all is as it was when the function was traced, run. Here the questions are rows of a table that `recognise_loops` walks. The
 results are made there, too (`answer_loops`).
 
-    rows = Rows(Form(TensorClass, slot_of_its_array))
+    rows = Rows(Form(TensorClass, slot_of_its_array, its_other_slot))
     first = rows.items(args, rows.root)          # args is a tuple: one place for each of its items
     rows.array(first, dtype, (3, 4), index=0)    # the first item is a tensor, array number 0 of the program
     rows.result(dtype, (3, 4), index=1)          # array number 1 is new
@@ -38,12 +38,12 @@ NO_ANSWER: Any = object()  # what a call returns where its arguments are others 
 
 @dataclass(frozen=True)
 class Form:
-    """What native code knows of a class of tensors: bytes from the beginning of an object to the slot of its array, and to one that in a
-    new object holds None, if there is one."""
+    """What native code knows of a class of tensors: bytes from the beginning of an object to the slot of its array, and to the other one,
+    which in a new object holds None."""
 
     cls: type
     array: int
-    none: int = 0
+    none: int
 
 
 class _Block(np.ndarray):

@@ -10,7 +10,7 @@ Only rows that are walked several times are stored so: the passes before leave t
 after the next meanwhile, so that a whole row's work lies between asking and reading. It asks in pieces, too: the bus is never given more
 at once than the processor can go on computing beside. A loop that goes on and on would wait for the bus at every piece. And only rows
 that begin at cache lines: a line that is stored in part is the slowest of all. And no pass that sums up what it stores: pieces would
-round otherwise, and what a machine computes does not depend on its caches.
+round otherwise, and a result should not depend on how it is stored.
 
 The last pass of a normalisation, for example, becomes
 

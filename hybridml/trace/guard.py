@@ -110,13 +110,13 @@ class Trace:
                 if i in self.numbers or is_tensor(x)
             ]
 
-    def answer(self, args: tuple[Any, ...]) -> Any:
+    def answer(self, args: tuple[Any, ...], tried: bool) -> Any:
         """What the function returns for a call that fits, or NO_ANSWER.
 
-        The first call that fits, the second of its kind, makes the fast way of those that follow; what that does not recognise is
-        looked at here.
+        The first call that fits, the second of its kind, makes the fast way of those that follow; what that does not recognise (it is not
+        asked again where it was `tried`) is looked at here.
         """
-        if self.fast is not None and (found := self.fast(args)) is not NO_ANSWER:
+        if not tried and self.fast is not None and (found := self.fast(args)) is not NO_ANSWER:
             return found
         arrays = self.match(args)
         if arrays is None:

@@ -25,16 +25,17 @@ def _no_fast_way(args: tuple[Any, ...]) -> Any:
 class Recent:
     """A function's last trace. `fast` answers calls by position, once there is a native way into it; `answer` all that fit."""
 
-    __slots__ = ("_binder", "_history", "_hits", "fast", "key", "trace")
+    __slots__ = ("_binder", "_history", "_hits", "_n", "fast", "key", "trace")
 
     def __init__(self, binder: Binder, history: History, hits: array[int]) -> None:
         self._binder, self._history, self._hits = binder, history, hits
         self.trace: Trace | None = None
         self.key: CallKey | None = None
         self.fast: FastWay = _no_fast_way
+        self._n = -1  # of how many arguments the calls are that it is for
 
     def use(self, trace: Trace, key: CallKey) -> None:
-        self.trace, self.key, self.fast = trace, key, _no_fast_way
+        self.trace, self.key, self.fast, self._n = trace, key, _no_fast_way, -1
 
     def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """What the function returns, or NO_ANSWER; it makes the way for the calls that follow."""
@@ -43,11 +44,13 @@ class Recent:
             return NO_ANSWER
         simple = not kwargs and len(args) == self._binder.simple
         given = args if simple else self._binder.positional(args, kwargs)
-        found = NO_ANSWER if given is None else trace.answer(given)
+        tried = not kwargs and len(args) == self._n
+        found = NO_ANSWER if given is None else trace.answer(given, tried)
         if found is not NO_ANSWER:
             self._notice(trace)
-            if not kwargs and given is not None:
-                self.fast = self._way(trace, len(args), given)
+            if not (kwargs or tried or trace.fast is None) and given is not None:
+                self._n = len(args)
+                self.fast = self._way(trace.fast, trace, given[self._n :])
         return found
 
     def _notice(self, trace: Trace) -> None:
@@ -55,11 +58,9 @@ class Recent:
         if trace.reads and (self._hits[0] < EVERY or not self._hits[0] % EVERY):
             self._history.notice(trace)
 
-    def _way(self, trace: Trace, n: int, given: tuple[Any, ...]) -> FastWay:
-        """The trace's fast way, with that where it is needed, for calls of `n` arguments, to which `given` has added the defaults."""
-        fast, notice, defaults = trace.fast, self._notice, given[n:]
-        if fast is None:
-            return _no_fast_way
+    def _way(self, fast: FastWay, trace: Trace, defaults: tuple[Any, ...]) -> FastWay:
+        """The trace's fast way, with that where it is needed, for calls that leave these defaults out."""
+        notice, n = self._notice, self._n
         if not defaults and not trace.reads:
             return fast
 

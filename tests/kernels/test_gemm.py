@@ -1,6 +1,7 @@
 """Matrix products of all forms, sizes and splits against NumPy in double precision."""
 
 import itertools
+import sys
 
 import numpy as np
 import pytest
@@ -176,6 +177,22 @@ def test_refusals_name_the_argument(mistake):
     arguments = dict(m=4, n=4, k=4) | mistake
     with pytest.raises(ValueError, match=str(next(iter(mistake.values())))):
         gemm.plan(**arguments)
+
+
+def test_mkl_goes_first_where_it_is_installed(monkeypatch, tmp_path):
+    """Where the wheel would put it stands a link to NumPy's own BLAS."""
+    extension = sys.modules["numpy._core._multiarray_umath"].__file__
+    if blas._from_numpy() is None:
+        pytest.skip("NumPy's BLAS cannot be found by name")
+    monkeypatch.setattr(sys, "prefix", str(tmp_path))
+    assert blas._from_mkl() is None
+    (tmp_path / "lib").mkdir()
+    (tmp_path / "lib" / "libmkl_rt.so.9").symlink_to(extension)
+    found = blas.find.__wrapped__()
+    assert found.origin.startswith("MKL (") and found.hold
+    (tmp_path / "lib" / "libmkl_rt.so.9").unlink()
+    (tmp_path / "lib" / "libmkl_rt.so.8").write_bytes(b"no library")
+    assert not blas.find.__wrapped__().origin.startswith("MKL")
 
 
 def test_the_library_gets_its_threads_back():

@@ -26,15 +26,16 @@ F64 = np.dtype("float64")
 
 
 class Held:
-    """Stands for a tensor: an object with an array in a slot."""
+    """Stands for a tensor: an object with an array in a slot, and another slot."""
 
-    __slots__ = ("array",)
+    __slots__ = ("array", "name")
 
     def __init__(self, array):
-        self.array = array
+        self.array, self.name = array, None
 
 
 SLOT = objects.slot_of(Held, (h := Held(np.zeros(1))), h.array)
+FORM = Form(Held, SLOT, objects.slot_of(Held, h, None))
 
 
 def program(n=3, dtype=F64, chunks=1):
@@ -47,7 +48,7 @@ def program(n=3, dtype=F64, chunks=1):
 
 
 def rows():
-    return Rows(Form(Held, SLOT))
+    return Rows(FORM)
 
 
 def finished(r, shape=(3,), dtype=F64, chunks=1):
@@ -59,6 +60,7 @@ def finished(r, shape=(3,), dtype=F64, chunks=1):
 def run(call, args):
     """The result, or None where the arguments do not fit."""
     answer = call(args)
+    assert answer is NO_ANSWER or answer.name is None
     return None if answer is NO_ANSWER else answer.array.tolist()
 
 

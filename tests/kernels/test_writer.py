@@ -167,13 +167,13 @@ def code(text):
 
 @pytest.mark.parametrize("name", CASES)
 def test_the_same_object_code(name):
-    ours = written(CASES[name], Module("m"), Function, Builder)
+    ours = written(CASES[name], Module(), Function, Builder)
     assert code(ours) == code(written(CASES[name], ir.Module("m"), ir.Function, ir.IRBuilder)), ours
 
 
 def test_loops_say_how_many_vectors_they_take():
     def loads(vectors):
-        module = Module("m")
+        module = Module()
         f = Function(module, ir.FunctionType(VOID, [PF64, I64]), "f")
         b = Builder(f.append_basic_block("entry"))
         for _ in range(2):
@@ -191,7 +191,7 @@ def test_loops_say_how_many_vectors_they_take():
 
 
 def test_a_function_counts_its_operations():
-    module = Module("m")
+    module = Module()
     f = Function(module, ir.FunctionType(I64, [I64, I64]), "f")
     b = Builder(f.append_basic_block("entry"))
     b.ret(stack(b, *f.args))

@@ -88,6 +88,22 @@ def test_by_name_as_well(monkeypatch):
         assert result.tolist() == [3, 5, 7]
 
 
+def test_native_code_is_asked_once():
+    """What it does not recognise goes to Python code, whether or not the way was made for calls without their defaults."""
+    for f, args, others in (
+        (hml.function(twice), (X,), (np.arange(6.0, dtype="f4")[::2],)),
+        (hml.function(lambda x, k=2.0: x * k), (X,), (np.arange(6.0, dtype="f4")[::2],)),
+    ):
+        expected = f(*args).tolist(), (np.asarray(others[0]) * 2).tolist()
+        f(*args), f(*args)
+        asked, recent = [], f._recent
+        native, way = recent.trace.fast, recent.fast
+        recent.trace.fast = lambda given, native=native, asked=asked: asked.append("trace") or native(given)
+        recent.fast = lambda given, way=way, asked=asked: asked.append("way") or way(given)
+        assert f(*others).tolist() == expected[1] and asked == ["way"]
+        assert f(*args).tolist() == expected[0] and asked == ["way", "way"]
+
+
 def test_numbers_that_vary(monkeypatch):
     f = hml.function(lambda x, rate, step: x * rate + step)
     for i in range(3):

@@ -71,7 +71,7 @@ class Translator(Expressions):
         self.inlined = 0
 
     def kernel(self, function: Any, symbol: str, kind: types.Signature) -> Module:
-        module = Module(symbol)
+        module = Module()
         shape = ir.FunctionType(kind.return_type.value, [t.value for t in kind.args])
         outer = Function(module, shape, symbol)
         self.builder = Builder(outer.append_basic_block("entry"))

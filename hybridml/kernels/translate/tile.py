@@ -39,7 +39,7 @@ class TileTranslator(Translator):
 
     def tile(self, element: Any, sums: Any, symbol: str, kind: types.Tile) -> Module:
         """The module of `symbol`. `element` and `sums` are functions of kernel text; the second one is None where there are no sums."""
-        module = Module(symbol)
+        module = Module()
         shape = [_I64] * NUMBERS + [kind.lanes.value] * (kind.rows * TILE_VECTORS)
         outer = Function(module, ir.FunctionType(ir.VoidType(), shape), symbol)
         outer.calling_convention = vectors().arguments
@@ -52,7 +52,7 @@ class TileTranslator(Translator):
 
     def panel(self, element: Any, symbol: str, kind: types.Panel) -> Module:
         """The module of `symbol`, which is called as a kernel over blocks is (`emit_block.BLOCKS`)."""
-        module = Module(symbol)
+        module = Module()
         shape = [_BLOCK.value, *[_I64] * 6]
         outer = Function(module, ir.FunctionType(ir.VoidType(), shape), symbol)
         b = self.builder = Builder(outer.append_basic_block("entry"))

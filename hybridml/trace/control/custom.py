@@ -43,7 +43,8 @@ def trace_custom(f: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, A
         inner, rule = f(*pytree.unflatten(structure, given), **kwargs)
         results, shape = pytree.flatten(inner)
         results = [lift(r) for r in results]
-        seeds = [state.now.traces[-1].input(r.spec) for r in results]  # type: ignore[attr-defined]
+        builder: Any = state.now.traces[-1]
+        seeds = [builder.input(r.spec) for r in results]
         found = rule(*seeds)
         gradients = list(found) if isinstance(found, (tuple, list)) else [found]
         if len(gradients) != len(operands):
