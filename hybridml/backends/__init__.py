@@ -35,6 +35,11 @@ class Backend:
     array_type: type = np.ndarray
     on_cpu = True
 
+    def __init__(self) -> None:
+        self.unseen: set[Any] = (
+            set()
+        )  # programs whose checks nobody has looked at: a GPU's do not wait for them
+
     def put(self, array: np.ndarray) -> Any:
         """A NumPy array's values on this device; the array itself on the CPU."""
         return array
@@ -50,6 +55,17 @@ class Backend:
     def store(self, target: Any, values: Any) -> None:
         """Overwrite an array of this device in place."""
         np.copyto(target, values)
+
+    def look(self) -> None:
+        """Raise what checks of earlier calls have found by now: programs of a GPU do not wait for theirs."""
+        for program in list(self.unseen):
+            program.look()
+
+    def settle(self, but: Any = None) -> None:
+        """Wait for the checks that nobody has looked at (`but` those of one program) before a variable takes a value, and raise what they
+        have found."""
+        for program in [p for p in self.unseen if p is not but]:
+            program.look(wait=True)
 
     def address(self, array: Any) -> int:
         """Where the elements of an array begin."""

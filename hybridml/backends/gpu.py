@@ -22,6 +22,7 @@ class Gpu(Backend):
     on_cpu = False
 
     def __init__(self, cupy: Any, number: int) -> None:
+        super().__init__()
         self.xp = cupy
         self.array_type = cupy.ndarray
         self.number = number
@@ -33,6 +34,8 @@ class Gpu(Backend):
 
     def get(self, array: Any) -> np.ndarray:
         found: np.ndarray = self.xp.asnumpy(array)
+        if self.unseen:
+            self.look()
         return found
 
     def copy(self, array: Any) -> Any:

@@ -99,7 +99,7 @@ class Tensor(Operators):
         if state.now.tapes:
             self._leave("handed to NumPy")
         a = self._array
-        a = a.view() if type(a) is np.ndarray else backends.of(a).get(a)
+        a = a.view() if type(a) is np.ndarray else _values(a)
         a.flags.writeable = False
         return a
 
@@ -107,12 +107,14 @@ class Tensor(Operators):
         """The one element as a Python scalar."""
         if state.now.tapes:
             self._leave("read as a Python number")
-        return self._array.item()
+        a = self._array
+        return (a if type(a) is np.ndarray else _values(a)).item()
 
     def tolist(self) -> Any:
         if state.now.tapes:
             self._leave("read as Python numbers")
-        return self._array.tolist()
+        a = self._array
+        return (a if type(a) is np.ndarray else _values(a)).tolist()
 
     def _leave(self, how: str) -> None:
         """Tell the tapes that the values go where they do not follow."""
@@ -153,14 +155,15 @@ class Tensor(Operators):
 
     def __index__(self) -> int:
         a = self._array
-        return (a if type(a) is np.ndarray else backends.of(a).get(a)).__index__()
+        return (a if type(a) is np.ndarray else _values(a)).__index__()
 
     def __bool__(self) -> bool:
-        if self._array.size != 1:
+        a = self._array
+        if a.size != 1:
             raise ValueError(
                 f"the truth of a tensor of shape {self.shape} is ambiguous; use hml.any(x), hml.all(x) or hml.where"
             )
-        return bool(self._array.item())
+        return bool((a if type(a) is np.ndarray else _values(a)).item())
 
     def __iter__(self) -> Any:
         return iter([self[i] for i in range(len(self))])  # type: ignore[index]
@@ -169,7 +172,7 @@ class Tensor(Operators):
         return id(self)
 
     def __repr__(self) -> str:
-        a = backends.of(self._array).get(self._array)
+        a = _values(self._array)
         digits = None
         if a.dtype == dtypes.bfloat16:  # NumPy does not line up numbers of others
             a, digits = a.astype(np.float32), 4
@@ -192,6 +195,11 @@ def no_axes(what: str) -> TypeError:
             user_line(),
         )
     )
+
+
+def _values(array: Any) -> np.ndarray:
+    """On the host. A device tells here what checks of earlier calls have found."""
+    return backends.of(array).get(array)
 
 
 _new = Tensor.__new__

@@ -125,6 +125,8 @@ class Variable(Operators):
     def _store(self, array: np.ndarray) -> None:
         if type(array) is not type(self._array):
             raise backends.mixed(backends.of(self._array), backends.of(array))
+        if type(array) is not np.ndarray:
+            backends.of(array).settle()
         if sys.getrefcount(self._array) > 2:
             self._array = backends.of(array).copy(array)
         elif type(array) is np.ndarray:

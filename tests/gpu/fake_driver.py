@@ -10,6 +10,7 @@ from __future__ import annotations
 import ast
 import ctypes
 import re
+import types
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -204,6 +205,7 @@ class FakeDriver:
     conditionals = True  # graphs can decide branches and loops
     shared_bytes = 227 * 1024  # of an H100
     multiprocessors = 1  # so that small kernels have several passes of their grid
+    lags = False  # replays and what comes after them wait until the host does
 
     def __init__(self) -> None:
         self.log: list[str] = []
@@ -212,6 +214,19 @@ class FakeDriver:
         self.refused: Callable[[ProductPlan], str | None] = lambda plan: None
         self.granted: set[str] = set()  # kernels that may have more than every block has
         self._kernels: dict[Any, tuple[Kernel, Any]] = {}
+        self._queue: list[Callable[[], Any]] = []
+
+    def catch_up(self) -> None:
+        """Do what the host has not waited for."""
+        queue, self._queue = self._queue, []
+        for do in queue:
+            do()
+
+    def _do(self, do: Callable[[], Any]) -> None:
+        if self.lags:
+            self._queue.append(do)
+        else:
+            do()
 
     def allocate(self, nbytes: int) -> Memory:
         if self.limit is not None and nbytes > self.limit:
@@ -228,14 +243,25 @@ class FakeDriver:
 
     def copy(self, target: int, source: int, nbytes: int, stream: int) -> None:
         self._note("copy", stream)
-        ctypes.memmove(target, source, nbytes)
+        self._do(lambda: ctypes.memmove(target, source, nbytes))
+
+    def pinned(self, nbytes: int) -> Any:
+        memory = Memory(nbytes)
+        seen = np.ctypeslib.as_array((ctypes.c_uint8 * nbytes).from_address(memory.ptr))
+        seen[:] = 0
+        return types.SimpleNamespace(ptr=memory.ptr, bytes=seen, owner=memory)
+
+    def to_host(self, target: int, source: int, nbytes: int, stream: int) -> None:
+        self._note("to host", stream)
+        self._do(lambda: ctypes.memmove(target, source, nbytes))
 
     def clear(self, target: int, nbytes: int, stream: int) -> None:
         self._note("clear", stream)
-        ctypes.memset(target, 0, nbytes)
+        self._do(lambda: ctypes.memset(target, 0, nbytes))
 
     def read(self, address: int, nbytes: int, stream: int) -> bytes:
         self._note("read", stream)
+        self.catch_up()
         return ctypes.string_at(address, nbytes)
 
     def kernel(self, name: str, source: str, parameters: Any, shared: bool = False) -> Kernel:
@@ -248,7 +274,8 @@ class FakeDriver:
 
     def launch(self, command: Launch, stream: int) -> None:
         self._note(f"launch {command.kernel.name}", stream)
-        self.execute(command, command.slots)
+        slots = command.slots.copy()
+        self._do(lambda: self.execute(command, slots))
 
     def execute(self, command: Launch, slots: np.ndarray) -> None:
         """Run a kernel on arguments as they are packed."""
@@ -301,7 +328,7 @@ class FakeDriver:
 
     def library(self, plan: Any, reads: list[int], writes: list[int], stream: int) -> None:
         self._note(f"library {plan.title}", stream)
-        fake_libraries.call(plan, reads, writes)
+        self._do(lambda: fake_libraries.call(plan, reads, writes))
 
     def enter(self, owner: Any) -> int:
         return 7
@@ -309,20 +336,33 @@ class FakeDriver:
     def leave(self, owner: Any, stream: int) -> None:
         assert stream == 7
 
+    def is_done(self, owner: Any) -> bool:
+        return not self._queue
+
+    def finish(self, owner: Any) -> int:
+        self.catch_up()
+        return 7
+
     def recorder(self) -> FakeRecorder:
         return FakeRecorder(self)
 
     def replay(self, graph: list[Any], stream: int) -> None:
-        before = list(self.log)
+        self.log.append("replay")
+        nodes = [dict(n) if isinstance(n, dict) else n for n in graph]  # later updates are for later replays
+        self._do(lambda: self._replay(nodes))
+
+    def _replay(self, graph: list[Any]) -> None:
+        before, lags = list(self.log), self.lags
+        self.lags = False
         self._run(graph)
-        self.log = [*before, "replay"]  # whatever is inside
+        self.log, self.lags = before, lags  # whatever is inside
 
     def _run(self, graph: list[Any]) -> None:
         for node in graph:
             if isinstance(node, dict):
                 self.execute(node["command"], node["slots"])
             elif isinstance(node, Condition):
-                node.set(bool(ctypes.string_at(node.predicate, 1)[0]))
+                node.set(*[bool(ctypes.string_at(at, 1)[0]) if at else None for at in node.bytes])
             elif isinstance(node, Conditional):
                 trips = 0
                 while node.handle.value and (trips == 0 or node.repeats):
@@ -352,12 +392,13 @@ class Handle:
 
 
 class Condition:
-    """The kernel that sets handles by a byte."""
+    """The kernel that sets handles by one byte or two."""
 
-    def __init__(self, when_true: Handle, when_false: Handle | None, predicate: int) -> None:
-        self.handles, self.predicate = (when_true, when_false), predicate
+    def __init__(self, when_true: Handle, when_false: Handle | None, predicate: int, stop: int = 0) -> None:
+        self.handles, self.bytes = (when_true, when_false), (predicate, stop)
 
-    def set(self, value: bool) -> None:
+    def set(self, predicate: bool | None, stop: bool | None) -> None:
+        value = predicate is not False and not stop
         for handle, meant in zip(self.handles, (value, not value), strict=True):
             if handle is not None:
                 handle.value = meant
@@ -374,9 +415,10 @@ class FakeRecorder:
     """Nodes in a line. Arguments are copied when a kernel is added, as CUDA copies them."""
 
     def __init__(
-        self, driver: FakeDriver, nodes: list[Any] | None = None, handle: Handle | None = None
+        self, driver: FakeDriver, nodes: list[Any] | None = None, handle: Handle | None = None, stop: int = 0
     ) -> None:
         self._driver, self._nodes, self._handle = driver, [] if nodes is None else nodes, handle
+        self._stop = stop
 
     def launch(self, command: Launch) -> dict[str, Any]:
         node = {"command": command, "slots": command.slots.copy()}
@@ -387,7 +429,7 @@ class FakeRecorder:
         """What is sent to the stream is not done but kept, with its addresses."""
         kept: list[Any] = []
         driver, log = self._driver, len(self._driver.log)
-        saved = {n: getattr(driver, n) for n in ("copy", "clear", "library")}
+        saved = {n: getattr(driver, n) for n in ("copy", "clear", "library", "to_host")}
         for name, f in saved.items():
             setattr(driver, name, lambda *args, f=f: kept.append((f, args)))
         try:
@@ -404,14 +446,19 @@ class FakeRecorder:
         true, false = [FakeRecorder(self._driver, n.nodes) for n in nodes]
         return true, false
 
-    def loop(self, predicate: int) -> FakeRecorder:
+    def guard(self, stop: int) -> FakeRecorder:
+        node = Conditional(Handle(), False)
+        self._nodes += [Condition(node.handle, None, 0, stop), node]
+        return FakeRecorder(self._driver, node.nodes)
+
+    def loop(self, predicate: int, stop: int = 0) -> FakeRecorder:
         node = Conditional(Handle(), True)
-        self._nodes += [Condition(node.handle, None, predicate), node]
-        return FakeRecorder(self._driver, node.nodes, node.handle)
+        self._nodes += [Condition(node.handle, None, predicate, stop), node]
+        return FakeRecorder(self._driver, node.nodes, node.handle, stop)
 
     def again(self, predicate: int) -> None:
         assert self._handle is not None
-        self._nodes.append(Condition(self._handle, None, predicate))
+        self._nodes.append(Condition(self._handle, None, predicate, self._stop))
 
     def finish(self) -> list[Any]:
         return self._nodes

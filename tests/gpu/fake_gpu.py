@@ -25,6 +25,7 @@ class FakeGpu(Backend):
     name = "gpu:0"
 
     def __init__(self) -> None:
+        super().__init__()
         self.xp: Any = FakeCupy()
         self.array_type = FakeArray
         self._driver: Any = None
@@ -33,7 +34,12 @@ class FakeGpu(Backend):
         return FakeArray(np.array(array))
 
     def get(self, array: Any) -> np.ndarray:
-        return self.xp.asnumpy(array)
+        if self._driver is not None:
+            self._driver.catch_up()
+        found: np.ndarray = self.xp.asnumpy(array)
+        if self.unseen:
+            self.look()
+        return found
 
     def copy(self, array: Any) -> Any:
         return self.xp.array(array, order="C")

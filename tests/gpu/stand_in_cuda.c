@@ -72,7 +72,9 @@ Result cuLaunchKernel(Handle f, unsigned gx, unsigned gy, unsigned gz, unsigned 
 }
 Result cuMemcpyDtoDAsync_v2(uint64_t to, uint64_t from, size_t n, Handle stream) { SAY("copy %zu stream %lx", n, (long)stream); return SUCCESS; }
 Result cuMemsetD8Async(uint64_t to, unsigned char value, size_t n, Handle stream) { SAY("set %u %zu", value, n); return SUCCESS; }
-Result cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t n, Handle stream) { memset(to, 7, n); return SUCCESS; }
+Result cuMemcpyDtoHAsync_v2(void *to, uint64_t from, size_t n, Handle stream) {
+    memset(to, 7, n); if ((long)stream != 9) SAY("to host %zu stream %lx", n, (long)stream); return SUCCESS;
+}
 
 Result cuStreamCreate(Handle *stream, unsigned flags) { *stream = (Handle)0x51de; SAY("stream flags %u", flags); return SUCCESS; }
 Result cuStreamDestroy_v2(Handle stream) { SAY("stream destroyed"); return SUCCESS; }
@@ -81,6 +83,8 @@ Result cuStreamBeginCapture_v2(Handle stream, int mode) { SAY("capture mode %d",
 Result cuStreamEndCapture(Handle stream, Handle *graph) { *graph = fresh(); return SUCCESS; }
 Result cuStreamWaitEvent(Handle stream, Handle event, unsigned flags) { SAY("wait stream %lx", (long)stream); return SUCCESS; }
 Result cuEventCreate(Handle *event, unsigned flags) { *event = fresh(); return SUCCESS; }
+Result cuEventSynchronize(Handle event) { SAY("event waited for"); return SUCCESS; }
+Result cuEventQuery(Handle event) { static int asked; SAY("query"); return asked++ ? SUCCESS : 600; }
 Result cuEventRecord(Handle event, Handle stream) { SAY("record stream %lx", (long)stream); return SUCCESS; }
 
 Result cuGraphCreate(Handle *graph, unsigned flags) { *graph = (Handle)0x96a; return SUCCESS; }

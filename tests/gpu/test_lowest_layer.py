@@ -42,9 +42,14 @@ class Memory:
         self.bytes = np.zeros(n, np.uint8)
         self.ptr = self.bytes.ctypes.data
 
+class Pinned(bytearray):
+    @property
+    def ptr(self):
+        return np.frombuffer(self, np.uint8).ctypes.data
+
 cuda = types.SimpleNamespace(
     Device=lambda number: contextlib.nullcontext(), runtime=types.SimpleNamespace(free=lambda address: None), alloc=Memory,
-    get_current_stream=lambda: types.SimpleNamespace(ptr=stream),
+    get_current_stream=lambda: types.SimpleNamespace(ptr=stream), alloc_pinned_memory=Pinned,
 )
 stream = 0
 driver = Driver(types.SimpleNamespace(cuda=cuda), 0)
@@ -61,12 +66,19 @@ driver.launch(command, 0x77)
 driver.copy(1, 2, 3, 0x78)
 driver.clear(1, 3, 0)
 assert driver.read(1, 4, 9) == b"\\7" * 4
+seen = driver.pinned(4)
+assert seen.bytes.tolist() == 4 * [0]
+driver.to_host(seen.ptr, 1, 3, 0x79)
+assert seen.bytes.tolist() == [7, 7, 7, 0]
 step("streams")
 owner = types.SimpleNamespace()
 driver.leave(owner, driver.enter(owner))
 driver.leave(owner, driver.enter(owner))
 stream = 0x55
 assert driver.enter(owner) == 0x55
+assert not driver.is_done(owner)
+assert driver.is_done(owner)
+assert driver.finish(owner) == 0
 assert driver.conditionals
 step("record")
 recorder = driver.recorder()
@@ -76,9 +88,11 @@ step("branch")
 true, false = recorder.branch(byte.ptr)
 true.launch(command)
 step("loop")
-loop = recorder.loop(byte.ptr)
+loop = recorder.loop(byte.ptr, byte.ptr + 1)
 loop.launch(command)
 loop.again(byte.ptr)
+step("guard")
+recorder.guard(byte.ptr).launch(command)
 step("finish")
 graph = recorder.finish()
 driver.replay(graph, 0x10)
@@ -137,15 +151,23 @@ def test_a_kernel_is_loaded_into_our_context_and_as_an_older_text_where_the_driv
 
 @needed
 def test_a_launch(said: dict[str, list[str]]) -> None:
-    launch, copy, clear, waits = said["launch"]
+    launch, copy, clear, waits, to_host = said["launch"]
     assert launch == "launch grid 2 3 1 block 32 4 1 shared 16 stream 77 first 1234 extra (nil)"
     assert (copy, clear, waits) == ("copy 3 stream 78", "set 0 3", "synchronize 9")
+    assert to_host == "to host 3 stream 79"
 
 
 @needed
 def test_another_stream_waits_for_the_last_call(said: dict[str, list[str]]) -> None:
     found = [line for line in said["streams"] if not line.startswith(("current", "load"))]
-    assert found == ["record stream 0", "record stream 0", "wait stream 55"]
+    assert found == [
+        "record stream 0",
+        "record stream 0",
+        "wait stream 55",
+        "query",
+        "query",
+        "event waited for",
+    ]
 
 
 @needed
@@ -180,6 +202,11 @@ def test_branches_and_loops(said: dict[str, list[str]]) -> None:
     assert [line.split(" grid")[0] for line in said["loop"][3:]] == [
         f"kernel in {inside} after {k}" for k in (0, 1)
     ]
+    assert said["guard"][0] == "handle in 96a ctx 0xc0 value 0 flags 0"
+    assert said["guard"][1].startswith("kernel in 96a after 1 ")
+    assert said["guard"][2].startswith("decides in 96a after 1 edges (nil) type 13 handle abc kind 0 size 1 ")
+    inside = said["guard"][2].rpartition(" ")[2]
+    assert said["guard"][3].startswith(f"kernel in {inside} after 0 ")
 
 
 @needed

@@ -318,9 +318,9 @@ def test_faults_are_found_and_named_and_variables_are_as_before(gpu: FakeGpu) ->
             np.testing.assert_allclose(f(x, fine).numpy(), 4 * x.numpy(), rtol=1e-6)
             before = w.numpy()
             with pytest.raises(IndexOutOfRangeError, match="index 5 is out of range"):
-                f(x, bad)
+                f(x, bad).numpy()
             with pytest.raises(NonFiniteError, match="x: 1 of 5"):
-                f(hml.asarray([1.0, 2.0, np.nan, 3.0, 4.0]), fine)
+                f(hml.asarray([1.0, 2.0, np.nan, 3.0, 4.0]), fine).numpy()
             np.testing.assert_array_equal(w.numpy(), before)
 
 

@@ -8,13 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from hybridml.kernels.address import External, Fixed
 from hybridml.kernels.cuda.epilogue import NOTHING, Epilogue
 from hybridml.kernels.emit_cuda import Parameter
+
+if TYPE_CHECKING:
+    from hybridml.kernels.region import Region
+    from hybridml.trace.graph import Node, Value
 
 Place = Fixed | External
 Grid = tuple[int, int]
@@ -136,6 +140,22 @@ class Library:
 
 
 @dataclass
+class Look:
+    """A check that the kernel before has made of these operands. Where the host waits for it, it comes here."""
+
+    node: Node
+    operands: dict[Value, Place]
+    region: Region
+
+
+@dataclass
+class Guard:
+    """What happens only if no check of the program has failed."""
+
+    commands: list[Command]
+
+
+@dataclass
 class When:
     """A branch that the device decides: one of two lists, by a byte."""
 
@@ -146,14 +166,15 @@ class When:
 
 @dataclass
 class Loop:
-    """A loop that the device decides: `cond` writes a byte, and `body` and `cond` run as long as it is true."""
+    """A loop that the device decides: `cond` writes a byte, and `body` and `cond` run as long as it is true and no check has failed."""
 
     cond: list[Command]
     predicate: Place
     body: list[Command]
 
 
-Command: TypeAlias = "Launch | Copy | Clear | Library | When | Loop"
+Command: TypeAlias = "Launch | Copy | Clear | Library | Look | Guard | When | Loop"
+Nested: TypeAlias = "Guard | When | Loop"  # commands with commands inside
 
 
 def read_and_written(command: Command) -> tuple[list[Place], list[Place]]:
@@ -165,15 +186,18 @@ def read_and_written(command: Command) -> tuple[list[Place], list[Place]]:
         return [command.source], [command.target]
     if isinstance(command, Library):
         return list(command.reads), list(command.writes)
-    if isinstance(command, (When, Loop)):
+    if isinstance(command, (Guard, When, Loop)):
         inner = [read_and_written(c) for commands in lists(command) for c in commands]
         read = [p for places, _ in inner for p in places]
-        return [command.predicate, *read], [p for _, places in inner for p in places]
-    return [], [command.target]
+        decides = [] if isinstance(command, Guard) else [command.predicate]
+        return [*decides, *read], [p for _, places in inner for p in places]
+    return [], [command.target] if isinstance(command, Clear) else []
 
 
-def lists(command: When | Loop) -> tuple[list[Command], list[Command]]:
+def lists(command: Nested) -> tuple[list[Command], ...]:
     """The commands inside."""
+    if isinstance(command, Guard):
+        return (command.commands,)
     return (command.true, command.false) if isinstance(command, When) else (command.cond, command.body)
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 CONDITION = "set_condition"
 
-# (handle for true, handle for false or 0, address of a byte): what of the loop or of the two branches runs next.
+# (handle for true, handle for false or 0, address of a byte or 0, address of a byte or 0): what of the loop or of the two branches runs
+# next. It is the former where the first byte is true, or there is none, and the second is false, or there is none.
 _TEXT = """
 .version 7.0
 .target sm_{target}
@@ -16,18 +17,26 @@ _TEXT = """
 
 .extern .func cudaGraphSetConditional(.param .b64 handle, .param .b32 value);
 
-.visible .entry set_condition(.param .u64 when_true, .param .u64 when_false, .param .u64 predicate)
+.visible .entry set_condition(.param .u64 when_true, .param .u64 when_false, .param .u64 predicate, .param .u64 stop)
 {{
-    .reg .pred %true, %no_other;
-    .reg .b16 %byte;
+    .reg .pred %true, %no_other, %given;
+    .reg .b16 %byte, %stopped;
     .reg .b32 %one, %other;
     .reg .b64 %first, %second, %at;
     ld.param.u64 %first, [when_true];
     ld.param.u64 %second, [when_false];
+    mov.u16 %byte, 1;
     ld.param.u64 %at, [predicate];
-    cvta.to.global.u64 %at, %at;
-    ld.global.u8 %byte, [%at];
-    setp.ne.u16 %true, %byte, 0;
+    setp.ne.u64 %given, %at, 0;
+    @%given cvta.to.global.u64 %at, %at;
+    @%given ld.global.u8 %byte, [%at];
+    mov.u16 %stopped, 0;
+    ld.param.u64 %at, [stop];
+    setp.ne.u64 %given, %at, 0;
+    @%given cvta.to.global.u64 %at, %at;
+    @%given ld.global.u8 %stopped, [%at];
+    setp.eq.u16 %given, %stopped, 0;
+    setp.ne.and.u16 %true, %byte, 0, %given;
     selp.u32 %one, 1, 0, %true;
     selp.u32 %other, 0, 1, %true;
     {{

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import os
 import threading
+import types
 import warnings
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -91,6 +92,17 @@ class Driver:
         ok(cu.cuMemcpyDtoHAsync(found.ctypes.data, cu.CUdeviceptr(address), nbytes, cu.CUstream(stream)))
         ok(cu.cuStreamSynchronize(cu.CUstream(stream)))
         return found.tobytes()
+
+    def pinned(self, nbytes: int) -> Any:
+        """Zeros of the host that the device can write; `bytes` shows them, `ptr` is their address."""
+        memory = self.cupy.cuda.alloc_pinned_memory(nbytes)
+        seen = np.frombuffer(memory, np.uint8, nbytes)
+        seen[:] = 0
+        return types.SimpleNamespace(ptr=memory.ptr, bytes=seen, owner=memory)
+
+    def to_host(self, target: int, source: int, nbytes: int, stream: int) -> None:
+        """Bytes to pinned memory of the host, in the order of the stream; nobody waits."""
+        ok(cu.cuMemcpyDtoHAsync(target, cu.CUdeviceptr(source), nbytes, cu.CUstream(stream)))
 
     # kernels
 
@@ -176,6 +188,21 @@ class Driver:
             event = ok(cu.cuEventCreate(2))  # CU_EVENT_DISABLE_TIMING
         ok(cu.cuEventRecord(event, cu.CUstream(stream)))
         owner.last_stream = stream, event
+
+    def is_done(self, owner: Any) -> bool:
+        """True if the device has done all of the owner's last call."""
+        (status,) = cu.cuEventQuery(owner.last_stream[1])
+        if status == cu.CUresult.CUDA_ERROR_NOT_READY:
+            return False
+        ok((status,))
+        return True
+
+    def finish(self, owner: Any) -> int:
+        """Wait for the owner's last call; returns its stream."""
+        self._be_current()
+        stream, event = owner.last_stream
+        ok(cu.cuEventSynchronize(event))
+        return int(stream)
 
     # graphs
 

@@ -1,7 +1,7 @@
 """An optimised graph as a program for a GPU.
 
 Inputs and variables are arrays of the device, outputs are fresh ones from its pool. The arena and the constants are allocated once.
-Nothing waits for the device, except where a branch, a while-loop or a check needs to know a value.
+Nothing waits for the device, except where the host decides a branch or a loop, or where CuPy's steps lie between checks.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from typing import Any
 from hybridml.backends import Backend
 from hybridml.errors import DeviceMemoryError
 from hybridml.kernels import memory
-from hybridml.kernels.address import External
+from hybridml.kernels.address import External, Fixed
 from hybridml.kernels.cuda.commands import Kernel
+from hybridml.kernels.cuda.faults import Faults
 from hybridml.kernels.cuda.items import Array, Where
 from hybridml.kernels.cuda.lt import ALIGNED
 from hybridml.kernels.cuda.program import Call, Program
@@ -45,10 +46,10 @@ class CudaExecutable(Executable):
     _arena: Any
 
     def __init__(self, graph: Graph, backend: Backend, known: Fusions | None = None) -> None:
-        self.backend, self._name = backend, graph.name
+        self.backend, self._name, self._given = backend, graph.name, graph
         self.driver = driver_of(backend)
         self.meter = Meter()
-        self._lock = threading.RLock()
+        self.lock = threading.RLock()
         started = time.perf_counter()
         with backend.scope(), self._explaining():
             self.region = CudaRegion(graph, self.driver, self.meter, known=known)
@@ -80,18 +81,25 @@ class CudaExecutable(Executable):
         arrays = [Array(v.spec.nbytes, role) for role, values in roles for v in values]  # type: ignore[arg-type]  # a literal in a list
         self._arena = self.driver.allocate(max(self.arena_bytes, memory.ALIGN))
         given = [External(i) for i in range(len(arrays))]
-        items = self.region.items(Where(self._arena.ptr, given, arrays))
-        self.program = Program(items, self.driver, self.backend, arrays)
+        checks = any(s.checks for s in self.steps)
+        self._late = Faults(self._given, self.driver, self.backend, self) if checks else None
+        stop = self._late.stop if self._late is not None else Fixed(0)
+        items = self.region.items(Where(self._arena.ptr, given, arrays, stop))
+        self.program = Program(items, self.driver, self.backend, arrays, self._late)
         self._rows = [0] * sum(a.role in ("row", "rows") for a in arrays)
         self._allocate = [(v.shape, v.dtype) for v in g.outputs]
 
     def run(self, externals: list[Any]) -> list[Any]:
         """Run once. Variables among the externals are overwritten; the outputs are new arrays."""
         with self.backend.scope(), self._explaining():
+            if self._late is not None:
+                self._late.tell()
+            if self.backend.unseen and self.graph.updates:
+                self.backend.settle(but=self._late)
             outputs = [self.backend.xp.empty(shape, dtype) for shape, dtype in self._allocate]
             externals = [self._aligned(a) for a in externals]
             addresses = [self.backend.address(a) for a in (*externals, *outputs)]
-            with self._lock:  # the arena belongs to one call at a time; the stream keeps the calls in order
+            with self.lock:  # the arena belongs to one call at a time; the stream keeps the calls in order
                 if self._busy:  # in this thread: a Python step of the run calls the function again
                     return self._again.run(externals)
                 self._busy = True
@@ -99,6 +107,8 @@ class CudaExecutable(Executable):
                     stream = self.driver.enter(self)
                     self.program.run(Call(addresses + self._rows, stream))
                     self.driver.leave(self, stream)
+                    if self._late is not None and not self.program.waits:
+                        self._late.left(externals)
                 finally:
                     self._busy = False
         return outputs
@@ -109,7 +119,7 @@ class CudaExecutable(Executable):
 
     @functools.cached_property
     def _again(self) -> Executable:
-        return CudaExecutable(self.graph, self.backend)
+        return CudaExecutable(self._given, self.backend)
 
     @contextmanager
     def _explaining(self) -> Iterator[None]:

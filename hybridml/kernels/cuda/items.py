@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from hybridml.kernels.cuda.commands import Command, Place
-from hybridml.kernels.lower import Check
 from hybridml.kernels.region import Region
 from hybridml.kernels.steps import PythonStep
-from hybridml.trace.graph import Value
+from hybridml.trace.graph import Node, Value
 
 
 @dataclass
@@ -23,11 +22,12 @@ class Array:
 
 @dataclass(frozen=True)
 class Where:
-    """The base of a region's arena, the places of what is given to it by number, and all arrays of the call."""
+    """The base of a region's arena, the places of what is given to it by number, all arrays of the call, and the byte that checks set."""
 
     base: int
     given: Sequence[Place]
     arrays: list[Array]
+    stop: Place
 
 
 @dataclass
@@ -59,16 +59,6 @@ class Repeat:
 
 
 @dataclass
-class Look:
-    """The host reads a flag, and raises what the node's eager form says where it is set."""
-
-    check: Check
-    flag: Place
-    operands: dict[Value, Place]
-    region: Region
-
-
-@dataclass
 class Eager:
     """A node that has no kernel: its row's eager form on device arrays."""
 
@@ -77,5 +67,9 @@ class Eager:
     results: dict[Value, Place]
     region: Region
 
+    @property
+    def node(self) -> Node:
+        return self.step.node
 
-Item: TypeAlias = "Command | Branch | While | Repeat | Look | Eager"
+
+Item: TypeAlias = "Command | Branch | While | Repeat | Eager"

@@ -1,8 +1,9 @@
 """A program for a GPU: segments of commands, and what the host decides between them.
 
 Runs of commands become segments, which replay as CUDA graphs, branches and while-loops among them where the driver has conditional
-nodes. Where it has not, or a check or a step in CuPy is inside, a branch or a loop makes the host wait for one byte. A check does so too;
-nothing else waits for the device.
+nodes. A program that is one such segment has its checks inside, too (`faults`). In others a check ends a segment: it makes the host wait
+for one byte, and so does a branch or a loop with a check or a step in CuPy inside, or on a driver without such nodes. Nothing else waits
+for the device.
 """
 
 from __future__ import annotations
@@ -10,28 +11,40 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any
 
 import numpy as np
 
 from hybridml.backends import Backend
-from hybridml.errors import GraphError, located
 from hybridml.kernels.address import External
-from hybridml.kernels.cuda.commands import Clear, Command, Copy, Launch, Library, Loop, Place, When, resolve
-from hybridml.kernels.cuda.items import Array, Branch, Eager, Item, Look, Repeat, While
+from hybridml.kernels.cuda.commands import (
+    Clear,
+    Command,
+    Copy,
+    Launch,
+    Library,
+    Look,
+    Loop,
+    Place,
+    When,
+    resolve,
+)
+from hybridml.kernels.cuda.faults import Faults, array, guarded, operands
+from hybridml.kernels.cuda.items import Array, Branch, Eager, Item, Repeat, While
 from hybridml.kernels.cuda.segment import Segment
 from hybridml.kernels.steps import run_eagerly
 from hybridml.ops.registry import Layout
-from hybridml.trace.graph import Value
+
+PLAIN = Launch, Copy, Clear, Library, When, Loop
 
 
-def on_the_device(item: Item) -> Item | When | Loop:
-    """A branch or a loop as a command, if all that is inside are commands; anything else stays what it is."""
+def on_the_device(item: Item, checks: bool = False) -> Item | When | Loop:
+    """A branch or a loop as a command, if all that is inside are commands (`checks` among them); anything else stays what it is."""
     if isinstance(item, Branch):
-        true, false = _commands(item.true), _commands(item.false)
+        true, false = _commands(item.true, checks), _commands(item.false, checks)
         return item if true is None or false is None else When(item.predicate, true, false)
     if isinstance(item, While):
-        cond, body = _commands(item.cond), _commands(item.body)
+        cond, body = _commands(item.cond, checks), _commands(item.body, checks)
         return item if cond is None or body is None else Loop(cond, item.predicate, body)
     return item
 
@@ -43,9 +56,9 @@ def is_recorded(items: Sequence[Item], conditionals: bool) -> bool:
     )
 
 
-def _commands(items: Sequence[Item]) -> list[Command] | None:
-    found = [on_the_device(i) for i in items]
-    commands = [c for c in found if isinstance(c, (Launch, Copy, Clear, Library, When, Loop))]
+def _commands(items: Sequence[Item], checks: bool = False) -> list[Command] | None:
+    found = [on_the_device(i, checks) for i in items]
+    commands: list[Command] = [c for c in found if isinstance(c, (*PLAIN, Look) if checks else PLAIN)]
     return commands if len(commands) == len(found) else None
 
 
@@ -58,16 +71,33 @@ class Call:
 
 
 class Program:
-    """Items, in order, ready to run."""
+    """Items, in order, ready to run. `faults`, where there are checks, is what they find; `waits` says that the host waits for them."""
 
-    def __init__(self, items: Sequence[Item], driver: Any, backend: Backend, arrays: list[Array]) -> None:
-        self.driver, self.backend, self.arrays = driver, backend, arrays
+    def __init__(
+        self, items: Sequence[Item], driver: Any, backend: Backend, arrays: list[Array], faults: Faults | None,
+        inner: bool = False,
+    ) -> None:  # fmt: skip
+        self.driver, self.backend, self.arrays, self._faults = driver, backend, arrays, faults
         self.parts: list[Segment | Branch | While | Repeat | Look | Eager] = []
         self._inner: dict[int, tuple[Program, ...]] = {}
+        may_not_wait = faults is not None and driver.conditionals and not inner
+        together = _commands(items, checks=True) if may_not_wait else None
+        self.waits = together is None
+        if together is not None:
+            self.parts.append(Segment(guarded(together, self._is_variable), driver, arrays, faults))
+        else:
+            self._divide(items)
+
+    def _is_variable(self, number: int) -> bool:
+        return self.arrays[number].role == "variable"
+
+    def _divide(self, items: Sequence[Item]) -> None:
+        """Segments of the commands that follow one another, and what lies between them."""
+        driver, backend, arrays = self.driver, self.backend, self.arrays
         pending: list[Command] = []
         for item in items:
             command = on_the_device(item) if driver.conditionals else item
-            if isinstance(command, (Launch, Copy, Clear, Library, When, Loop)):
+            if isinstance(command, PLAIN):
                 pending.append(command)
                 continue
             self._close(pending)
@@ -78,7 +108,7 @@ class Program:
                 type(item), ()
             )
             self._inner[id(item)] = tuple(
-                [Program(getattr(item, n), driver, backend, arrays) for n in inside]
+                [Program(getattr(item, n), driver, backend, arrays, self._faults, inner=True) for n in inside]
             )
         self._close(pending)
         writers = self._writers()
@@ -118,7 +148,8 @@ class Program:
             if isinstance(part, Segment):
                 part.run(call.externals, call.stream)
             elif isinstance(part, Look):
-                self._look(part, call)
+                assert self._faults is not None, "a check whose byte nobody has"
+                self._faults.wait_for(part, call.externals, call.stream)
             elif isinstance(part, Eager):
                 self._eager(part, call)
             else:
@@ -146,45 +177,13 @@ class Program:
 
     # what the host does on device memory
 
-    def _array(self, place: Place, v: Value, layout: Layout, call: Call) -> Any:
-        """A buffer as an array of the device, seen through a layout."""
-        step = v.dtype.itemsize
-        start = resolve(place, call.externals) + layout.offset * step
-        return self.driver.array(start, layout.shape, v.dtype, tuple([s * step for s in layout.strides]))
-
-    def _operands(self, part: Look | Eager, call: Call) -> list[Any]:
-        node = part.check.node if isinstance(part, Look) else part.step.node
-        found: list[Any] = []
-        for x in node.inputs:
-            if isinstance(x, Value):
-                base, layout = part.region.places[x]
-                found.append(self._array(part.operands[x], base, layout, call))
-            else:
-                found.append(x)
-        return found
-
-    def _look(self, part: Look, call: Call) -> None:
-        if self._is_true(part.flag, call):
-            self.driver.clear(resolve(part.flag, call.externals), 1, call.stream)
-            self._explain(part, call)
-
-    def _explain(self, part: Look, call: Call) -> NoReturn:
-        node = part.check.node
-        operands = [
-            self.backend.get(x) if type(x) is self.backend.array_type else x
-            for x in self._operands(part, call)
-        ]
-        run_eagerly(node, operands)
-        raise GraphError(
-            located(f"{node.op.name}: the kernel found a fault in operands that have none", node.source)
-        )
-
     def _eager(self, part: Eager, call: Call) -> None:
-        node = part.step.node
-        results = run_eagerly(node, self._operands(part, call), self.backend.xp)
+        node = part.node
+        results = run_eagerly(node, operands(part, self.driver, call.externals), self.backend.xp)
         for v, r in zip(node.outputs, results if isinstance(results, tuple) else (results,), strict=True):
             if v in part.results:
-                target = self._array(part.results[v], v, Layout.contiguous(v.shape), call)
+                at = resolve(part.results[v], call.externals)
+                target = array(self.driver, at, v.dtype, Layout.contiguous(v.shape))
                 self.backend.store(
                     target, self.backend.put(np.asarray(r)) if isinstance(r, (np.ndarray, np.generic)) else r
                 )

@@ -52,12 +52,19 @@ class _Graph:
         kind = cu.CUgraphConditionalNodeType.CU_GRAPH_COND_TYPE_IF
         return self._conditional(when_true, kind), self._conditional(when_false, kind)
 
-    def loop(self, predicate: int) -> _Body:
-        """Add a loop: the graph that runs as long as the byte is true. `again` ends it."""
+    def guard(self, stop: int) -> _Graph:
+        """Add a graph that runs if the byte is false."""
         handle = self._handle()
-        self._set(handle, None, predicate)
+        self._set(handle, None, 0, stop)
+        return self._conditional(handle, cu.CUgraphConditionalNodeType.CU_GRAPH_COND_TYPE_IF)
+
+    def loop(self, predicate: int, stop: int = 0) -> _Body:
+        """Add a loop: the graph that runs as long as a byte is true, and another (if there is one, whose address is not 0) is not.
+        `again` ends it."""
+        handle = self._handle()
+        self._set(handle, None, predicate, stop)
         graph = self._conditional(handle, cu.CUgraphConditionalNodeType.CU_GRAPH_COND_TYPE_WHILE)
-        return _Body(self._recorder, graph._graph, handle)
+        return _Body(self._recorder, graph._graph, handle, stop)
 
     def _handle(self) -> Any:
         return ok(
@@ -74,11 +81,11 @@ class _Graph:
             self._recorder, cu.CUgraph(int(p.conditional.phGraph_out[0]))
         )  # the node's, which lives as long
 
-    def _set(self, when_true: Any, when_false: Any, predicate: int) -> None:
+    def _set(self, when_true: Any, when_false: Any, predicate: int, stop: int = 0) -> None:
         slots = np.array(
-            [int(when_true), int(when_false) if when_false is not None else 0, predicate], np.uint64
+            [int(when_true), int(when_false) if when_false is not None else 0, predicate, stop], np.uint64
         )
-        pointers = (slots.ctypes.data + 8 * np.arange(3)).astype(np.uint64)
+        pointers = (slots.ctypes.data + 8 * np.arange(len(slots))).astype(np.uint64)
         p = cu.CUDA_KERNEL_NODE_PARAMS()
         p.func = self._driver.set_condition
         p.gridDimX = p.gridDimY = p.gridDimZ = p.blockDimX = p.blockDimY = p.blockDimZ = 1
@@ -94,13 +101,13 @@ class _Graph:
 class _Body(_Graph):
     """What a loop runs."""
 
-    def __init__(self, recorder: Recorder, graph: Any, handle: Any) -> None:
+    def __init__(self, recorder: Recorder, graph: Any, handle: Any, stop: int) -> None:
         super().__init__(recorder, graph)
-        self._own = handle
+        self._own, self._stop = handle, stop
 
     def again(self, predicate: int) -> None:
-        """Run once more if the byte is true by now."""
-        self._set(self._own, None, predicate)
+        """Run once more if the byte is true by now, and nothing has stopped the loop."""
+        self._set(self._own, None, predicate, self._stop)
 
 
 class Recorder(_Graph):

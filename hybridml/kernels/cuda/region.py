@@ -5,9 +5,11 @@ Branches and while-loops are items that the host decides, scans are written out 
 
 from __future__ import annotations
 
+import functools
 import itertools
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hybridml import config
@@ -16,10 +18,10 @@ from hybridml.kernels.address import External, Fixed
 from hybridml.kernels.control import ControlStep
 from hybridml.kernels.cuda import cudnn, patches
 from hybridml.kernels.cuda.absorb import absorb
-from hybridml.kernels.cuda.commands import Clear, Copy, Kernel, Launch, Library, Place, ProductPlan
+from hybridml.kernels.cuda.commands import Clear, Copy, Kernel, Launch, Library, Look, Place, ProductPlan
 from hybridml.kernels.cuda.convolutions import convolutions
 from hybridml.kernels.cuda.epilogue import PRODUCT
-from hybridml.kernels.cuda.items import Array, Branch, Eager, Item, Look, Repeat, Where, While
+from hybridml.kernels.cuda.items import Array, Branch, Eager, Item, Repeat, Where, While
 from hybridml.kernels.cuda.join import join
 from hybridml.kernels.cuda.lt import ALIGNED
 from hybridml.kernels.cuda.products import product_steps
@@ -194,6 +196,12 @@ class CudaRegion(Region):
 
     # commands
 
+    @functools.cached_property
+    def _flags(self) -> set[Value]:
+        """What checks set: the program has one byte for all of them."""
+        checks = [s.lowered.check for s in self.steps if isinstance(s, CudaStep)]
+        return {c.flag for c in checks if c is not None}
+
     def items(self, where: Where) -> list[Item]:
         """Everything the region does, in order."""
         found: list[Item] = []
@@ -207,6 +215,8 @@ class CudaRegion(Region):
         """Where a base value's buffer lies."""
         if v in self.external:
             return where.given[self.external[v]]
+        if v in self._flags:
+            return where.stop
         if v in self.constants:
             if v not in self._uploaded:
                 self._uploaded[v] = self.driver.upload(self.constants[v])
@@ -219,7 +229,7 @@ class CudaRegion(Region):
             check = s.lowered.check
             if check is not None:
                 operands = {v: self.place(where, self.places[v][0]) for v in check.node.values}
-                yield Look(check, self.place(where, check.flag), operands, self)
+                yield Look(check.node, operands, self)
         elif isinstance(s, CudaHorizontalStep):
             yield self._horizontal(s, where)
         elif isinstance(s, LibraryStep):
@@ -289,7 +299,7 @@ class _Control:
 
     def _inside(self, name: str, given: Sequence[Place]) -> list[Item]:
         region: Any = self.step.regions[name]
-        inner: list[Item] = region.items(Where(self.base + ALIGN, given, self.where.arrays))
+        inner: list[Item] = region.items(replace(self.where, base=self.base + ALIGN, given=given))
         return inner
 
     def _start(self) -> list[Item]:

@@ -7,8 +7,8 @@ A graph has its addresses built in, and the arrays of a call lie elsewhere each 
 graph, one node for each kernel that reads the array. What a library reads or writes (its nodes cannot be patched) goes through a
 staging buffer: copied before or after the replay, before it too where another segment writes other parts of the array. So do the rows
 of a long scan, of which there are many kernels. A variable stays where it is, so nothing is staged for it; when it has moved after
-all (somebody held its old value), the graph is recorded again. Branches and loops are nodes with graphs of their own, which nothing
-patches either.
+all (somebody held its old value), the graph is recorded again. Branches, loops and what waits for checks are nodes with graphs of their
+own, which nothing patches either.
 
 Where CUDA refuses to make a graph of what it did one by one, a warning says so and it stays with that.
 """
@@ -27,8 +27,10 @@ from hybridml.kernels.cuda.commands import (
     Command,
     Copy,
     Facts,
+    Guard,
     Launch,
     Library,
+    Look,
     Loop,
     When,
     lists,
@@ -36,15 +38,20 @@ from hybridml.kernels.cuda.commands import (
     read_and_written,
     resolve,
 )
+from hybridml.kernels.cuda.faults import Faults
 
 REFUSED = "kernels are launched one by one, because no graph of them can be recorded"
 
 
 class Segment:
-    """Commands, in order. `arrays` are those of the call: their sizes, and which of them are variables."""
+    """Commands, in order. `arrays` are those of the call: their sizes, and which of them are variables. `faults` is what checks among
+    the commands find."""
 
-    def __init__(self, commands: Sequence[Command], driver: Any, arrays: Sequence[Any]) -> None:
-        self.commands, self.driver, self.facts = list(commands), driver, Facts()
+    def __init__(
+        self, commands: Sequence[Command], driver: Any, arrays: Sequence[Any], faults: Faults | None = None
+    ) -> None:
+        self.commands, self.driver, self.facts, self._faults = list(commands), driver, Facts(), faults
+        self._stop = faults.stop.address if faults is not None else 0
         self._arrays = arrays
         self._reads, self.writes = self._touched()
         self.in_part: set[int] = set()  # arrays that other segments write too
@@ -70,7 +77,7 @@ class Segment:
     def run(self, externals: Sequence[int], stream: int) -> None:
         """Do everything once, on a stream; `externals` are the addresses of the call's arrays."""
         self._calls += 1
-        alone = len(self.commands) == 1 and not isinstance(self.commands[0], (When, Loop))
+        alone = len(self.commands) == 1 and not isinstance(self.commands[0], (Guard, When, Loop))
         if self._calls == 1 or alone or self.driver.blocking or self._refused:
             self._launch(externals, stream)
             return
@@ -93,8 +100,31 @@ class Segment:
         self.facts.replayed += 1
 
     def _launch(self, externals: Sequence[int], stream: int) -> None:
-        issue_all(self.driver, self.commands, externals, stream)
+        self._issue_all(self.commands, externals, stream)
         self.facts.launched += 1
+
+    def _issue_all(self, commands: Sequence[Command], externals: Sequence[int], stream: int) -> None:
+        """Send commands to a stream, one after the other. The host decides branches and loops and looks at checks: it waits for a byte."""
+
+        def is_true(c: When | Loop) -> bool:
+            return bool(self.driver.read(resolve(c.predicate, externals), 1, stream)[0])
+
+        for c in commands:
+            if isinstance(c, Look):
+                assert self._faults is not None, "a check whose byte nobody has"
+                self._faults.wait_for(c, externals, stream)
+            elif isinstance(c, Guard):  # the checks before it were fine
+                self._issue_all(c.commands, externals, stream)
+            elif isinstance(c, When):
+                self._issue_all(c.true if is_true(c) else c.false, externals, stream)
+            elif isinstance(c, Loop):
+                self._issue_all(c.cond, externals, stream)
+                while is_true(c):
+                    self._issue_all([*c.body, *c.cond], externals, stream)
+            else:
+                if isinstance(c, Launch):
+                    c.point_at(externals)
+                issue(self.driver, c, externals, stream)
 
     def _record(self, externals: Sequence[int]) -> None:
         """Make the graph anew, for arrays that lie at these addresses."""
@@ -121,6 +151,8 @@ class Segment:
             for _, index, _ in c.patches:
                 self._nodes.setdefault(index, []).append((c, node))
                 self._at[index] = at[index]
+        if self._faults is not None:
+            recorder.call(self._faults.report, False)
         self._graph = recorder.finish()
         self.facts.recorded += 1
 
@@ -134,16 +166,18 @@ class Segment:
             if isinstance(c, Launch):
                 c.point_at(at)
                 found.append((c, recorder.launch(c)))
+            elif isinstance(c, Guard):
+                self._add(recorder.guard(self._stop), c.commands, at, staged)
             elif isinstance(c, When):
                 for inner, branch in zip(recorder.branch(resolve(c.predicate, at)), lists(c), strict=True):
                     self._add(inner, branch, at, staged)
             elif isinstance(c, Loop):
                 self._add(recorder, c.cond, at, staged)
                 predicate = resolve(c.predicate, at)
-                inner = recorder.loop(predicate)
+                inner = recorder.loop(predicate, self._stop)
                 self._add(inner, [*c.body, *c.cond], at, staged)
                 inner.again(predicate)
-            else:
+            elif not isinstance(c, Look):  # of which the graph's last node tells
                 fixed = moved(c, staged)
                 recorder.call(
                     lambda stream, fixed=fixed: issue(self.driver, fixed, at, stream), isinstance(c, Library)
@@ -173,25 +207,6 @@ class Segment:
     def __del__(self) -> None:
         if not sys.is_finalizing():  # CUDA may be gone before us
             self.close()
-
-
-def issue_all(driver: Any, commands: Sequence[Command], externals: Sequence[int], stream: int) -> None:
-    """Send commands to a stream, one after the other. The host decides branches and loops: it waits for a byte."""
-
-    def is_true(c: When | Loop) -> bool:
-        return bool(driver.read(resolve(c.predicate, externals), 1, stream)[0])
-
-    for c in commands:
-        if isinstance(c, When):
-            issue_all(driver, c.true if is_true(c) else c.false, externals, stream)
-        elif isinstance(c, Loop):
-            issue_all(driver, c.cond, externals, stream)
-            while is_true(c):
-                issue_all(driver, [*c.body, *c.cond], externals, stream)
-        else:
-            if isinstance(c, Launch):
-                c.point_at(externals)
-            issue(driver, c, externals, stream)
 
 
 def issue(driver: Any, command: Command, externals: Sequence[int], stream: int) -> None:

@@ -199,6 +199,36 @@ def test_a_graph_decides_a_loop(start: int, gpu: Any, driver: Any, stream: int) 
     driver.destroy(graph)
 
 
+@pytest.mark.parametrize("stopped", [False, True])
+def test_a_byte_stops_what_waits_for_it(stopped: bool, gpu: Any, driver: Any, stream: int) -> None:
+    """A loop ends after the iteration that has set the byte, and what is guarded does not run; the host sees it in the end."""
+    number, byte, command = counter(gpu, driver, 3)
+    stop, out, ones = array(gpu, [False], BYTE), array(gpu, np.zeros(4)), array(gpu, np.ones(4))
+    one = array(gpu, [1 if stopped else -1], WORD)
+    sets = Launch(command.kernel, (1, 1), (32, 1), [Fixed(gpu.address(one)), Fixed(gpu.address(stop)), 0])
+    seen = driver.pinned(1)
+    recorder = driver.recorder()
+    body = recorder.loop(gpu.address(byte), gpu.address(stop))
+    body.launch(command)
+    body.launch(sets)
+    body.again(gpu.address(byte))
+    recorder.guard(gpu.address(stop)).call(
+        lambda s: driver.copy(gpu.address(out), gpu.address(ones), 16, s), False
+    )
+    recorder.call(lambda s: driver.to_host(seen.ptr, gpu.address(stop), 1, s), False)
+    graph = recorder.finish()
+    owner = type("Owner", (), {})()
+    now = driver.enter(owner)
+    driver.replay(graph, now)
+    driver.leave(owner, now)
+    assert driver.finish(owner) == now
+    assert driver.is_done(owner)
+    assert bool(seen.bytes[0]) is stopped
+    assert gpu.get(number).tolist() == [2 if stopped else 0]
+    np.testing.assert_array_equal(gpu.get(out), 0 if stopped else 1)
+    driver.destroy(graph)
+
+
 def product(m: int, n: int, k: int, epilogue: Epilogue | None = None) -> ProductPlan:
     more = {} if epilogue is None else {"epilogue": epilogue}
     return ProductPlan(m, n, k, "float32", False, False, 1, k, n, (0, 0, 0), "float32", **more)  # type: ignore[arg-type]  # one keyword
