@@ -138,7 +138,7 @@ def test_a_tape_around_the_call(gate: Gate) -> None:
 
     before = gradient()
     gate.open.set()
-    (trace,) = f._traces.values()
+    (trace,) = f._traces.every()
     assert trace.concrete._later_gradient[0].wait(60)
     np.testing.assert_allclose(gradient(), before, rtol=1e-6)
     np.testing.assert_allclose(before, np.tanh(x.numpy()) + x.numpy() / np.cosh(x.numpy()) ** 2, rtol=1e-5)

@@ -7,7 +7,7 @@ import pytest
 
 import hybridml as hml
 from hybridml.errors import RetraceWarning, SignatureError
-from hybridml.trace import function as function_module
+from hybridml.trace import traces as traces_of_functions
 
 
 def vector(*numbers):
@@ -64,7 +64,7 @@ def test_cache_info_counts():
 
 
 def test_the_trace_used_longest_ago_is_dropped(monkeypatch):
-    monkeypatch.setattr(function_module, "MAX_TRACES", 3)
+    monkeypatch.setattr(traces_of_functions, "MAX_TRACES", 3)
     f, traces = counted(lambda x, mode: x + 1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RetraceWarning)

@@ -10,7 +10,7 @@ import pytest
 
 import hybridml as hml
 from hybridml.errors import GradientWarning, IndexOutOfRangeError, RetraceWarning, TraceError
-from hybridml.trace import function as function_module
+from hybridml.trace import traces as traces_of_functions
 
 
 def vector(*numbers: float) -> hml.Tensor:
@@ -24,7 +24,7 @@ def test_reduce_retracing_can_be_turned_off() -> None:
 
 
 def test_a_dropped_trace_is_freed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(function_module, "MAX_TRACES", 2)
+    monkeypatch.setattr(traces_of_functions, "MAX_TRACES", 2)
     f = hml.function(lambda x, mode: x + 1)
     first = weakref.ref(f.get_concrete_function(vector(1.0), "first"))
     with warnings.catch_warnings():

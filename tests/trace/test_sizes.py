@@ -11,7 +11,7 @@ import hybridml as hml
 from hybridml import pytree
 from hybridml.errors import SignatureError, TraceError
 from hybridml.testing import assert_close
-from hybridml.trace import function as function_module
+from hybridml.trace import traces as traces_of_functions
 
 RNG = np.random.default_rng(0)
 
@@ -240,7 +240,7 @@ def test_many_threads_bind():
 
 
 def test_bound_programs_are_dropped(monkeypatch):
-    monkeypatch.setattr(function_module, "MAX_TRACES", 4)
+    monkeypatch.setattr(traces_of_functions, "MAX_TRACES", 4)
     f = hml.function(lambda x: x * 2)
     first = None
     for n in range(2, 20):
