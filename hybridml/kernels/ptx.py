@@ -61,9 +61,17 @@ def compile_ptx(
     Raises DeviceError where numba-cuda or NVVM is missing, with the cure.
     """
     with _lock:
+        symbol, llvm = translated(name, source, parameters, capability, path)
+        return symbol, ptx_of(llvm, capability)
+
+
+def translated(
+    name: str, source: str, parameters: Sequence[Parameter], capability: Capability, path: str = "<kernel>"
+) -> tuple[str, list[str]]:
+    """(entry symbol, LLVM code): what Numba does of it. Numba wants to know the capability; what comes does not depend on it."""
+    with _lock:
         toolkit.ready()
     from numba.cuda import compiler
-    from numba.cuda.cudadrv import nvvm
 
     with _lock, _pretending(capability):
         linecache.cache[path] = (len(source), None, source.splitlines(keepends=True), path)
@@ -76,9 +84,17 @@ def compile_ptx(
             )
         finally:
             linecache.cache.pop(path, None)
-        major, minor = capability
-        text = nvvm.compile_ir(library.llvm_strs, opt=3, fma=False, arch=f"compute_{major}{minor}")
-    return library._entry_name, text.decode().strip("\x00").strip()
+    return library._entry_name, library.llvm_strs
+
+
+def ptx_of(llvm: list[str], capability: Capability) -> str:
+    """What NVVM makes of LLVM code."""
+    from numba.cuda.cudadrv import nvvm
+
+    major, minor = capability
+    with _lock:
+        text: bytes = nvvm.compile_ir(llvm, opt=3, fma=False, arch=f"compute_{major}{minor}")
+    return text.decode().strip("\x00").strip()
 
 
 def restated(ptx: bytes) -> bytes:

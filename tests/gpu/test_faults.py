@@ -13,6 +13,7 @@ import hybridml as hml
 from hybridml import backends
 from hybridml.errors import CheckError, IndexOutOfRangeError, NonFiniteError
 from hybridml.kernels.address import External, Fixed
+from hybridml.kernels.cuda import region
 from hybridml.kernels.cuda.commands import Copy, Guard
 from hybridml.kernels.cuda.faults import guarded
 
@@ -213,6 +214,44 @@ def test_a_loop_ends_that_only_the_check_can_end(gpu: FakeGpu) -> None:
         with pytest.raises(CheckError, match="below 40"):
             good.numpy()
         np.testing.assert_array_equal(traced(good).numpy(), [-1, -2])
+
+
+@pytest.mark.parametrize("most", [1, 7, 20_000])
+def test_a_long_scan_waits_for_nothing_either(
+    most: int, gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is written out, replayed some rows at a time, or row by row; the step after it does not change the variable."""
+    monkeypatch.setattr(region, "MAX_UNROLLED", most)
+    w = hml.Variable(np.ones((9, 3), np.float32))
+
+    def f(h: Any, ids: Any) -> Any:
+        h, ys = hml.scan(lambda h, i: (hml.tanh(h + hml.take(w, i, axis=0)), hml.sum(h)), h, ids)
+        w.assign(w * 0.5)
+        return h, ys
+
+    h, ids = np.zeros(3, np.float32), np.arange(30) % 9
+    expected = hml.function(f)(hml.asarray(h), hml.asarray(ids))
+    w.to("gpu:0")
+    with hml.device("gpu:0"):
+        traced, here, good, bad = (
+            hml.function(f),
+            hml.asarray(h),
+            hml.asarray(ids),
+            hml.asarray([*ids[:-3], 9, 1, 1]),
+        )
+        for _ in range(4):
+            w.assign(np.ones((9, 3), np.float32))
+            gpu.driver.log.clear()
+            got = traced(here, good)
+            log = list(gpu.driver.log)
+            for a, b in zip(got, expected, strict=True):
+                np.testing.assert_allclose(a.numpy(), b.numpy(), rtol=1e-6)
+        assert "read" not in log
+        before = w.numpy()
+        traced(here, bad)
+        with pytest.raises(IndexOutOfRangeError, match="index 9"):
+            w.numpy()
+        np.testing.assert_array_equal(w.numpy(), before)
 
 
 def test_where_kernels_are_launched_one_by_one_the_call_itself_raises(

@@ -78,7 +78,7 @@ class CudaExecutable(Executable):
     def _build(self) -> None:
         g = self.graph
         roles = [("input", g.inputs), ("variable", g.variables), ("output", g.outputs)]
-        arrays = [Array(v.spec.nbytes, role) for role, values in roles for v in values]  # type: ignore[arg-type]  # a literal in a list
+        arrays = [Array(v.spec.nbytes, role, role == "variable") for role, values in roles for v in values]  # type: ignore[arg-type]  # a literal in a list
         self._arena = self.driver.allocate(max(self.arena_bytes, memory.ALIGN))
         given = [External(i) for i in range(len(arrays))]
         checks = any(s.checks for s in self.steps)

@@ -1,14 +1,14 @@
 """What the checks of a program find, and when it is told.
 
-All checks of a program share a byte, which kernels set. Where the program is one recorded graph nobody waits for it: what changes
-variables runs only if the byte is clear (`guarded`), loops end once it is set, and the graph's last node copies it to the host. It is
-looked at when the program is called again and when somebody asks for values of this device. By then the memory that the check read may
-hold something else, so the operations of the last call run again one by one, by the rows' eager forms, until one raises.
+All checks of a program share a byte, which kernels set. Where the host decides nothing on the way, nobody waits for it: what changes
+variables runs only if the byte is clear (`guarded`), loops end once it is set, and the last node of each graph copies it to the host. It
+is looked at when the program is called again, and when somebody asks for values of this device. By then the memory that the check read
+may hold something else, so the operations of the last call run again one by one, by the rows' eager forms, until one raises.
 
-A variable never takes a value that a failed check belongs to: before a program without that guard, or an eager assignment, changes one,
-the host waits for programs that are on their way (`Backend.settle`).
+A variable never takes a value that a failed check belongs to: before another program, or an eager assignment, changes one, the host
+waits for programs that are on their way (`Backend.settle`).
 
-In all other programs, and where kernels are launched one by one, the host waits for the byte after each check (`wait_for`).
+In programs with decisions of the host, and where kernels are launched one by one, it waits for the byte after each check (`wait_for`).
 """
 
 from __future__ import annotations

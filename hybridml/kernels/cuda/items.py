@@ -14,10 +14,12 @@ from hybridml.trace.graph import Node, Value
 
 @dataclass
 class Array:
-    """An array of the call: an input, a variable, an output, or a row or several rows that move from one iteration to the next."""
+    """An array of the call: an input, a variable, an output, or a row or several rows that move from one iteration to the next. Rows
+    of a variable are `variable`, too."""
 
     nbytes: int
     role: Literal["input", "variable", "output", "row", "rows"]
+    variable: bool = False
 
 
 @dataclass(frozen=True)

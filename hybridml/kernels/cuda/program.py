@@ -1,9 +1,9 @@
 """A program for a GPU: segments of commands, and what the host decides between them.
 
 Runs of commands become segments, which replay as CUDA graphs, branches and while-loops among them where the driver has conditional
-nodes. A program that is one such segment has its checks inside, too (`faults`). In others a check ends a segment: it makes the host wait
-for one byte, and so does a branch or a loop with a check or a step in CuPy inside, or on a driver without such nodes. Nothing else waits
-for the device.
+nodes. Where the host decides nothing else than how often a long scan is replayed, checks are inside the graphs, too (`faults`). Otherwise a
+check ends a segment: it makes the host wait for one byte, and so does a branch or a loop with a check or a step in CuPy inside, or on a
+driver without such nodes. Nothing else waits for the device.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def on_the_device(item: Item, checks: bool = False) -> Item | When | Loop:
 
 
 def is_recorded(items: Sequence[Item], conditionals: bool) -> bool:
-    """True if all is for the device, in one graph, which decides branches and loops if it can (`conditionals`)."""
-    return _commands(items) is not None and (
+    """True if all is for the device, in one graph, which decides branches, loops and checks if it can (`conditionals`)."""
+    return _commands(items, conditionals) is not None and (
         conditionals or not any(isinstance(i, (Branch, While)) for i in items)
     )
 
@@ -60,6 +60,13 @@ def _commands(items: Sequence[Item], checks: bool = False) -> list[Command] | No
     found = [on_the_device(i, checks) for i in items]
     commands: list[Command] = [c for c in found if isinstance(c, (*PLAIN, Look) if checks else PLAIN)]
     return commands if len(commands) == len(found) else None
+
+
+def _decides_checks(item: Item) -> bool:
+    """True if checks among these commands can be left to the device."""
+    if isinstance(item, Repeat):
+        return _commands(item.body, checks=True) is not None
+    return _commands([item], checks=True) is not None
 
 
 @dataclass
@@ -71,34 +78,22 @@ class Call:
 
 
 class Program:
-    """Items, in order, ready to run. `faults`, where there are checks, is what they find; `waits` says that the host waits for them."""
+    """Items, in order, ready to run. `faults`, where there are checks, is what they find; `waits` says that the host waits for them, as it
+    does in what is inside a program that does."""
 
     def __init__(
         self, items: Sequence[Item], driver: Any, backend: Backend, arrays: list[Array], faults: Faults | None,
-        inner: bool = False,
+        waits: bool = False,
     ) -> None:  # fmt: skip
         self.driver, self.backend, self.arrays, self._faults = driver, backend, arrays, faults
+        self.waits = waits or not driver.conditionals or not all(map(_decides_checks, items))
         self.parts: list[Segment | Branch | While | Repeat | Look | Eager] = []
         self._inner: dict[int, tuple[Program, ...]] = {}
-        may_not_wait = faults is not None and driver.conditionals and not inner
-        together = _commands(items, checks=True) if may_not_wait else None
-        self.waits = together is None
-        if together is not None:
-            self.parts.append(Segment(guarded(together, self._is_variable), driver, arrays, faults))
-        else:
-            self._divide(items)
-
-    def _is_variable(self, number: int) -> bool:
-        return self.arrays[number].role == "variable"
-
-    def _divide(self, items: Sequence[Item]) -> None:
-        """Segments of the commands that follow one another, and what lies between them."""
-        driver, backend, arrays = self.driver, self.backend, self.arrays
         pending: list[Command] = []
         for item in items:
-            command = on_the_device(item) if driver.conditionals else item
-            if isinstance(command, PLAIN):
-                pending.append(command)
+            command = on_the_device(item, checks=not self.waits) if driver.conditionals else item
+            if isinstance(command, PLAIN if self.waits else (*PLAIN, Look)):
+                pending.append(command)  # type: ignore[arg-type]  # it is one of these
                 continue
             self._close(pending)
             pending = []
@@ -108,7 +103,7 @@ class Program:
                 type(item), ()
             )
             self._inner[id(item)] = tuple(
-                [Program(getattr(item, n), driver, backend, arrays, self._faults, inner=True) for n in inside]
+                [Program(getattr(item, n), driver, backend, arrays, faults, self.waits) for n in inside]
             )
         self._close(pending)
         writers = self._writers()
@@ -116,8 +111,14 @@ class Program:
             s.in_part |= {i for i in s.writes if writers[i] > 1}
 
     def _close(self, commands: list[Command]) -> None:
-        if commands:
-            self.parts.append(Segment(commands, self.driver, self.arrays))
+        if not commands:
+            return
+        faults = None if self.waits else self._faults
+        commands = commands if faults is None else guarded(commands, self._is_variable)
+        self.parts.append(Segment(commands, self.driver, self.arrays, faults))
+
+    def _is_variable(self, number: int) -> bool:
+        return self.arrays[number].variable
 
     def _writers(self) -> Counter[int]:
         """How many segments write each array of the call; who writes a row of it writes it."""

@@ -343,7 +343,9 @@ class _Control:
         times, places = length // at_once, [*zip([*xs, *ys], sizes, strict=True)]
         steps = range(at_once)[:: order.step]  # rows of those at once, in the order in which they are walked
         arrays = range(len(self.where.arrays), len(self.where.arrays) + len(places))
-        self.where.arrays.extend([Array(n * at_once, "row" if at_once == 1 else "rows") for _, n in places])
+        for p, n in places:
+            of = isinstance(p, External) and self.where.arrays[p.index].variable
+            self.where.arrays.append(Array(n * at_once, "row" if at_once == 1 else "rows", of))
         rows = [
             (i, p.at(min(order[0], order[at_once - 1]) * n), n * at_once * order.step)
             for i, (p, n) in zip(arrays, places, strict=True)
