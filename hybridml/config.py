@@ -9,7 +9,8 @@ environment variable     field           meaning
 ``HYBRIDML_MATMUL_PRECISION`` ``matmul_precision`` on a GPU, what float32 matrix products are computed
                                          in: ``float32`` (default), ``tf32``, ``bfloat16``; sums are float32
 ``HYBRIDML_FAST_MATH``   ``fast_math``   ``1``: generated kernels of a GPU take the hardware's approximations of
-                                         exp, log, tanh and the like, and of quotients; ``0`` (default)
+                                         exp, log, tanh and the like, and of quotients, and libraries may apply
+                                         relu, which makes 0 of NaN; ``0`` (default)
 ======================== =============== =============================================================
 """
 

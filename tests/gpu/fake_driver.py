@@ -23,6 +23,7 @@ from fake_libraries import device_memory
 
 from hybridml.kernels.cuda.commands import Kernel, Launch, ProductPlan
 from hybridml.kernels.cuda.cudnn import ConvolutionPlan, unsupported
+from hybridml.kernels.cuda.epilogue import otherwise
 from hybridml.kernels.half import in_python as in_half
 from hybridml.kernels.launch import SHARED_BYTES
 from hybridml.kernels.targets import scalar_functions
@@ -321,6 +322,8 @@ class FakeDriver:
             function(*args)
 
     def refuse(self, plan: ProductPlan | ConvolutionPlan, aligned: int = 16) -> str | None:
+        if (reason := otherwise(plan.epilogue, plan.dtype)) is not None:
+            return reason
         if isinstance(plan, ConvolutionPlan):
             reason = "there is no cuDNN" if not self.cudnn else unsupported(plan)
             return reason or ("operands may lie anywhere" if aligned < 16 else None)

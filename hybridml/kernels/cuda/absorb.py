@@ -32,7 +32,7 @@ from hybridml.trace.passes.dce import dce
 
 Plan = ProductPlan | ConvolutionPlan
 Refuse = Callable[[Plan, int], str | None]
-FLOATS = ("float16", "bfloat16", "float32")  # that the library has epilogues for
+FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclass

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import byref, c_double, c_float, c_int, c_longlong, c_size_t, c_void_p
-from typing import Any
+from typing import Any, NamedTuple
 
 from hybridml.errors import DeviceError
 from hybridml.kernels.cuda.commands import ProductPlan
@@ -27,6 +27,23 @@ _SUMS_IN_FLOAT32 = (
     16  # cublasMath_t: CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION, beside CUBLAS_DEFAULT_MATH
 )
 _AS_IS, _TRANSPOSED = 0, 1
+
+
+class Kinds(NamedTuple):
+    """What a product is computed in: numbers of cudaDataType_t and cublasComputeType_t, and what a factor is to ctypes."""
+
+    elements: int
+    compute: int
+    factors: int
+    factor: type[c_float | c_double]
+
+
+def kinds(p: ProductPlan) -> Kinds:
+    """Those of a plan. Elements of 16 bits are added up in float32."""
+    if p.dtype == "float64":
+        return Kinds(_REAL["float64"], _COMPUTE["float64"], _REAL["float64"], c_double)
+    compute = _COMPUTE[p.precision if p.dtype == "float32" else "float32"]
+    return Kinds(_REAL[p.dtype], compute, _REAL["float32"], c_float)
 
 
 class CuBlas:
@@ -66,12 +83,8 @@ class CuBlas:
         self.open()
         _check(self._set_stream(self._handle, stream), "cublasSetStream")
         _check(self._set_workspace(self._handle, workspace, WORKSPACE), "cublasSetWorkspace")
-        kind = _REAL[p.dtype]
-        number = c_double if p.dtype == "float64" else c_float
-        one, zero = number(1.0), number(0.0)
-        compute = _COMPUTE[
-            "float64" if p.dtype == "float64" else p.precision if p.dtype == "float32" else "float32"
-        ]
+        kind, compute, _, factor = kinds(p)
+        one, zero = factor(1.0), factor(0.0)
         step_a, step_b, step_c = p.strides
         _check(
             self._gemm(

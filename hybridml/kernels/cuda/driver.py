@@ -24,6 +24,7 @@ from hybridml.kernels.cuda.blas import WORKSPACE, CuBlas, library_path
 from hybridml.kernels.cuda.commands import Kernel, Launch, ProductPlan
 from hybridml.kernels.cuda.condition import CONDITION, condition_ptx
 from hybridml.kernels.cuda.cudnn import ConvolutionPlan, CuDnn
+from hybridml.kernels.cuda.epilogue import otherwise
 from hybridml.kernels.cuda.lt import ALIGNED, CuBlasLt
 from hybridml.kernels.cuda.modules import function
 from hybridml.kernels.cuda.status import ok
@@ -147,6 +148,8 @@ class Driver:
 
     def refuse(self, plan: ProductPlan | ConvolutionPlan, aligned: int = ALIGNED) -> str | None:
         """Why no library has this product or convolution of buffers at multiples of so many bytes, or None."""
+        if (reason := otherwise(plan.epilogue, plan.dtype)) is not None:
+            return reason
         with self._lock:
             if isinstance(plan, ConvolutionPlan):
                 return self._cudnn.refuse(plan, aligned)

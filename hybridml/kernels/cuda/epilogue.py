@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from hybridml import config
 from hybridml.ops.registry import Kind, Op
 from hybridml.ops.spec import TensorSpec, spec
 
@@ -50,6 +51,17 @@ class Epilogue:
 
 
 NOTHING = Epilogue()
+LOSES_NAN = (
+    "the library's relu makes 0 of NaN (https://forums.developer.nvidia.com/t/329783), which the definition does not; "
+    "HYBRIDML_FAST_MATH=1 lets it"
+)
+
+
+def otherwise(e: Epilogue, dtype: str) -> str | None:
+    """Why a library's epilogue gives something else than the definition, or None where that is allowed or not so."""
+    if dtype == "float64" and "gelu" in (e.function, e.derivative):
+        return "nothing says that the library's gelu is exact to more than single precision"
+    return LOSES_NAN if e.function == "relu" and not config.get().fast_math else None
 
 
 def kept_spec(function: str, rows: int, columns: int, result: TensorSpec) -> TensorSpec:

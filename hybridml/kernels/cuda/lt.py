@@ -18,12 +18,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from hybridml.errors import DeviceError
+from hybridml.kernels.cuda.blas import kinds
 from hybridml.kernels.cuda.commands import ProductPlan
 from hybridml.kernels.cuda.epilogue import SIGNS_IN_A_ROW, Epilogue
 
-_R_32F = 0  # cudaDataType_t
-_REAL = {"float32": _R_32F, "float16": 2, "bfloat16": 14}
-_COMPUTE = {"float32": 68, "tf32": 77, "bfloat16": 75}  # cublasComputeType_t
 # cublasLtMatmulDescAttributes_t
 _TRANSA, _TRANSB, _EPILOGUE, _BIAS_POINTER, _BIAS_STEP = 3, 4, 7, 8, 10
 _AUX_POINTER, _AUX_LD, _AUX_STEP = 11, 12, 13
@@ -31,7 +29,7 @@ _BATCH, _STEP = 5, 6  # cublasLtMatrixLayoutAttribute_t
 _MOST_WORKSPACE = 1  # cublasLtMatmulPreferenceAttributes_t
 _REDUCTION = 3
 _ALIGNMENTS = (5, 6, 7, 8)  # the least of A, B, C and D
-_IN_FLOAT32 = 2  # cublasLtReductionScheme_t: parts are added in the compute type
+_IN_COMPUTE_TYPE = 2  # cublasLtReductionScheme_t: how parts of a sum are added
 _TRANSPOSED = 1  # cublasOperation_t
 ALIGNED = 16  # bytes: where every buffer of a call begins at least
 _BIAS, _RELU, _DRELU, _SUMS, _GELU, _DGELU, _KEEPS, _SECOND, _NOTHING = (
@@ -122,7 +120,8 @@ class CuBlasLt:
             )
         self._set(found.product, _BIAS_POINTER, c_void_p(bias))
         self._set(found.product, _AUX_POINTER, c_void_p(kept))
-        one, beta = c_float(1), c_float(p.epilogue.residual)
+        factor = kinds(p).factor
+        one, beta = factor(1), factor(p.epilogue.residual)
         self._call(
             "cublasLtMatmul", self._handle, found.product, byref(one), c_void_p(b), found.a, c_void_p(a), found.b, byref(beta),
             c_void_p(c), found.d, c_void_p(d), found.d, byref(found.choice.algorithm), c_void_p(workspace),
@@ -142,8 +141,8 @@ class CuBlasLt:
     ) -> _Descriptors:
         self._open()
         product, e = c_void_p(), p.epilogue
-        compute = _COMPUTE[p.precision if p.dtype == "float32" else "float32"]
-        self._call("cublasLtMatmulDescCreate", byref(product), c_int(compute), c_int(_R_32F))
+        _, compute, factors, _ = kinds(p)
+        self._call("cublasLtMatmulDescCreate", byref(product), c_int(compute), c_int(factors))
         self._set(product, _TRANSA, c_int32(_TRANSPOSED * p.tb))
         self._set(product, _TRANSB, c_int32(_TRANSPOSED * p.ta))
         self._set(product, _EPILOGUE, c_uint32(epilogue_number(e)))
@@ -170,7 +169,7 @@ class CuBlasLt:
         self._call("cublasLtMatmulPreferenceCreate", byref(preference))
         wanted: list[tuple[int, Any]] = [(_MOST_WORKSPACE, c_size_t(self._workspace))]
         wanted += [(name, c_uint32(n)) for name, n in zip(_ALIGNMENTS, alignments[:4], strict=True)]
-        wanted += [] if p.dtype == "float32" else [(_REDUCTION, c_uint32(_IN_FLOAT32))]
+        wanted += [(_REDUCTION, c_uint32(_IN_COMPUTE_TYPE))] if p.dtype in ("float16", "bfloat16") else []
         for name, value in wanted:
             self._call(
                 "cublasLtMatmulPreferenceSetAttribute",
@@ -188,7 +187,7 @@ class CuBlasLt:
     def _layout(self, p: ProductPlan, rows: int, columns: int, ld: int, step: int) -> c_void_p:
         found = c_void_p()
         sizes = (c_uint64(rows), c_uint64(columns), c_int64(ld))
-        self._call("cublasLtMatrixLayoutCreate", byref(found), c_int(_REAL[p.dtype]), *sizes)
+        self._call("cublasLtMatrixLayoutCreate", byref(found), c_int(kinds(p).elements), *sizes)
         for attribute, value in ((_BATCH, c_int32(p.batch)), (_STEP, c_int64(step))) if p.batch > 1 else ():
             self._call(
                 "cublasLtMatrixLayoutSetAttribute",
