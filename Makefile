@@ -6,19 +6,22 @@ VENV ?= .venv
 JOBS ?= 2        # processes of the test run
 EXAMPLES ?= 5000 # random programs of `make fuzz`
 OUT ?= out       # where `make compare` and `make notebook` write
+KERNELS ?=       # a folder for CUDA kernels, between `make test` and `make sweep`
 ARGS ?=          # more arguments for `make compare` and `make bench-peers`, for example ARGS="--workload two_layer_sgd"
 
 JOBS := $(strip $(JOBS))
 EXAMPLES := $(strip $(EXAMPLES))
 OUT := $(strip $(OUT))
+KERNELS := $(strip $(KERNELS))
 PY := $(VENV)/bin/python
 
-.PHONY: help test test-gpu check format compare bench bench-gpu bench-peers bench-scaling bench-compile figures fuzz notebook clean
+.PHONY: help test sweep test-gpu check format compare bench bench-gpu bench-peers bench-scaling bench-compile figures fuzz notebook clean
 .DELETE_ON_ERROR:
 
 help:
 	@echo "make compare    eager against traced: tables, plots and JSON in $(OUT)/"
 	@echo "make test       all checks and all tests"
+	@echo "make sweep      machine code of every CUDA kernel that \`make test KERNELS=folder\` has left in KERNELS; needs no GPU"
 	@echo "make test-gpu   the suite with a GPU as its device, and what only a GPU shows (PYTHON=... with cupy, numba-cuda, pytest)"
 	@echo "make bench-gpu  kernels, steps and launch costs on a GPU; writes benchmarks/results/gpu-NAME"
 	@echo "make check      lint, format, types, and which layer may import which"
@@ -32,8 +35,13 @@ help:
 	@echo "make format     rewrite the sources in the house format"
 	@echo "make clean      remove the environment and everything built"
 
+# With KERNELS=folder, the CUDA kernels of the graphs that the tests compile are left there, for `make sweep`.
 test: check
-	$(PY) -m pytest -n $(JOBS) --dist worksteal
+	$(if $(KERNELS),HYBRIDML_GATHER="$(abspath $(KERNELS))" PYTHONPATH=tests/gpu) \
+	  $(PY) -m pytest $(if $(KERNELS),-p gather) -n $(JOBS) --dist worksteal
+
+sweep: $(VENV)/.dev
+	$(PY) tests/gpu/sweep.py "$(KERNELS)" --jobs $(JOBS)
 
 # Both run in the Python that is there, with no environment of their own and no network. Exit code 3 where there is no GPU.
 test-gpu:

@@ -29,10 +29,11 @@ class Entry:
     """One recorded step: who went in, who came out, and what its gradient rule reads.
 
     `inputs` and `outputs` are the tape's names, None for an operand that is not watched. `operands` and `results` are tensors where the
-    rule reads their elements, else specs. A step with a `rule` of its own has no op.
+    rule reads their elements, else specs. A step with a `rule` of its own has no op; an op that is `played` says itself which of them are
+    tensors, and of what shapes and dtypes all are.
     """
 
-    __slots__ = ("attrs", "inputs", "op", "operands", "outputs", "results", "rule")
+    __slots__ = ("attrs", "inputs", "op", "operands", "outputs", "played", "results", "rule")
 
     def __init__(
         self,
@@ -43,8 +44,9 @@ class Entry:
         operands: Sequence[Any],
         results: Sequence[Any],
         rule: Rule | None = None,
+        played: bool = False,
     ) -> None:
-        self.inputs, self.outputs, self.rule = inputs, outputs, rule
+        self.inputs, self.outputs, self.rule, self.played = inputs, outputs, rule, played
         self.op, self.attrs, self.operands, self.results = op, attrs, operands, results
 
     def pull(self, grads: list[Any], wanted: list[bool]) -> list[Any]:
@@ -152,6 +154,12 @@ def _kind(path: Path, seeds: Seeds, sources: set[int]) -> tuple[tuple[Any, ...],
         if e.rule is not None:
             raise Odd
         key.append(e.op)
+        if e.played:
+            for x, i in zip((*e.operands, *e.results), (*e.inputs, *e.outputs), strict=True):
+                if type(x) is Tensor:
+                    arrays.append(x._array)
+                key.append(None if i is None else numbers.setdefault(i, len(numbers)))
+            continue
         for k, v in e.attrs.items():
             cls = type(v)
             key += (

@@ -129,7 +129,7 @@ class GradientTape:
         """A composite was played as one step, `op`, whose rule reads `kept`: operands, or specs of them."""
         ids = [x._id if x._id in self._watched else None for x in operands]
         if any(ids) and not self._stopped:
-            self._entries.append(Entry(ids, self._named(results), op, {}, kept, results))
+            self._entries.append(Entry(ids, self._named(results), op, {}, kept, results, played=True))
 
     def add(self, inputs: list[int | None], results: Sequence[Tensor], pullback: Pullback) -> None:
         """Record a step with its own rule; `inputs` are ids, None for what is not watched."""

@@ -97,7 +97,8 @@ class Function:
         now = state.now
         if not (now.tapes or now.traces or now.levels or _Eagerly.on):
             recent = self._recent
-            if not kwargs and (answer := recent.fast(args)) is not NO_ANSWER:
+            answer = recent.named(args, kwargs) if kwargs else recent.fast(args)
+            if answer is not NO_ANSWER:
                 return answer
             answer = recent.answer(args, kwargs)
             if answer is not NO_ANSWER:

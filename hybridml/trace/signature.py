@@ -87,6 +87,19 @@ def leaf_keys(leaves: Sequence[Any], by_identity: bool = False) -> tuple[Any, ..
     )
 
 
+Positional = Callable[[tuple[Any, ...], dict[str, Any]], tuple[Any, ...]]
+"""Of a call's arguments by position and by name: all of them by position."""
+
+
+def _positional(rest: list[tuple[str, Any]], names: Collection[str]) -> Positional:
+    """As one expression, `(*args, kwargs['a'], defaults[1])`: it is run at each call by name."""
+    items = [f"kwargs[{name!r}]" if name in names else f"defaults[{i}]" for i, (name, _) in enumerate(rest)]
+    found: Positional = eval(
+        f"lambda args, kwargs: (*args, {', '.join(items)})", {"defaults": [d for _, d in rest]}
+    )
+    return found
+
+
 class Binder:
     """Puts a call's arguments into the order of the function's parameters, so that `f(x, k=2)` and `f(x, 2)` are one call."""
 
@@ -95,7 +108,7 @@ class Binder:
             self._signature: inspect.Signature | None = inspect.signature(python_function)
         except (TypeError, ValueError):
             self._signature = None
-        self._rest: dict[tuple[Any, ...], list[tuple[str, Any]] | None] = {}
+        self._put: dict[tuple[Any, ...], Positional | None] = {}
         self.simple = -1  # how many positional arguments a call may have that needs no binding
         if self._signature is not None:
             kinds = [p.kind for p in self._signature.parameters.values()]
@@ -110,13 +123,16 @@ class Binder:
 
         What to do is worked out once for each number of positional arguments and set of keywords.
         """
-        form = (len(args), *kwargs)
-        if form not in self._rest:
-            self._rest[form] = self._rest_of(len(args), kwargs)
-        rest = self._rest[form]
-        if rest is None:
-            return None
-        return (*args, *[kwargs.get(name, default) for name, default in rest])
+        put = self.positional_of(len(args), kwargs)
+        return None if put is None else put(args, kwargs)
+
+    def positional_of(self, given: int, names: Collection[str]) -> Positional | None:
+        """What `positional` does to calls with so many arguments by position and these by name. It raises KeyError for other names."""
+        form = (given, *names)
+        if form not in self._put:
+            rest = self._rest_of(given, names)
+            self._put[form] = None if rest is None else _positional(rest, names)
+        return self._put[form]
 
     def _rest_of(self, given: int, names: Collection[str]) -> list[tuple[str, Any]] | None:
         """Names and defaults of the parameters behind those that are given by position; None for a call that is not of this kind."""

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import hybridml as hml
-from hybridml.errors import DTypeError
+from hybridml.errors import DTypeError, SignatureError
 from hybridml.kernels import driver
+from hybridml.kernels.recognise import NO_ANSWER
 from hybridml.trace.guard import Trace
 
 Pair = namedtuple("Pair", "first second")
@@ -88,6 +89,34 @@ def test_by_name_as_well(monkeypatch):
         assert result.tolist() == [3, 5, 7]
 
 
+def test_calls_by_name_have_a_way_of_their_own(monkeypatch):
+    """It answers calls with as many arguments by position and the same ones by name, in any order; others look for theirs."""
+    f = hml.function(lambda x, scale=2.0, shift=0.0, last=None: x * scale + shift)
+    f(X), f(X)
+    f(X, shift=1.0), f(X, shift=1.0)
+    recent = f._recent
+    way = recent.named
+    assert way((X,), {"shift": 1.0}).tolist() == [3, 5, 7]
+    for args, kwargs in (
+        ((X,), {"scale": 1.0}),  # as many, other names
+        ((X,), {"shift": 1.0, "last": None}),
+        ((), {"x": X, "shift": 1.0}),
+        ((X, 2.0), {"shift": 1.0}),
+        ((X,), {}),
+    ):
+        assert way(args, kwargs) is NO_ANSWER
+    assert f(X, scale=1.0).tolist() == [1, 2, 3]
+    assert f(X, last=None, shift=1.0).tolist() == f(X, shift=1.0, last=None).tolist() == [3, 5, 7]
+    assert f(shift=1.0, x=X).tolist() == [3, 5, 7]
+    for wrong in ({"x": X}, {"other": 1}, {"scale": 1.0, "other": 1}):
+        with pytest.raises(SignatureError):
+            f(X, **wrong)
+    asked = []
+    monkeypatch.setattr(recent, "named", lambda args, kwargs: asked.append(kwargs) or NO_ANSWER)
+    assert f(X, shift=1.0).tolist() == [3, 5, 7]
+    assert asked == [{"shift": 1.0}]
+
+
 def test_native_code_is_asked_once():
     """What it does not recognise goes to Python code, whether or not the way was made for calls without their defaults."""
     for f, args, others in (
@@ -102,6 +131,14 @@ def test_native_code_is_asked_once():
         recent.fast = lambda given, way=way, asked=asked: asked.append("way") or way(given)
         assert f(*others).tolist() == expected[1] and asked == ["way"]
         assert f(*args).tolist() == expected[0] and asked == ["way", "way"]
+    f = hml.function(lambda x, k=2.0: x * k)
+    for _ in range(3):
+        f(X, k=2.0)
+    asked, recent = [], f._recent
+    native, way = recent.trace.fast, recent.named
+    recent.trace.fast = lambda given: asked.append("trace") or native(given)
+    recent.named = lambda args, kwargs: asked.append("way") or way(args, kwargs)
+    assert f(np.arange(6.0, dtype="f4")[::2], k=2.0).tolist() == [0, 4, 8] and asked == ["way"]
 
 
 def test_numbers_that_vary(monkeypatch):
