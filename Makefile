@@ -41,7 +41,7 @@ test: check
 	  $(PY) -m pytest $(if $(KERNELS),-p gather) -n $(JOBS) --dist worksteal
 
 sweep: $(VENV)/.dev
-	$(PY) tests/gpu/sweep.py "$(KERNELS)" --jobs $(JOBS)
+	$(PY) tests/gpu/sweep.py "$(KERNELS)" --jobs $(JOBS) $(ARGS)
 
 # Both run in the Python that is there, with no environment of their own and no network. Exit code 3 where there is no GPU.
 test-gpu:

@@ -27,6 +27,10 @@ def test_eager_add(benchmark: Any, record: Record) -> None:
 SMALL = {
     "one small op": (lambda x: x + 1.0, [lambda f, x: f(x)]),
     "one small op, called by name": (lambda x, scale=True: x + 1.0, [lambda f, x: f(x, scale=True)]),
+    "one small op, two calls that need two traces": (
+        lambda x, twice: x * 2.0 if twice else x + 1.0,
+        [lambda f, x: (f(x, True), f(x, False))],
+    ),
     "one small op and a number that varies": (
         lambda x, y: x + y,
         [lambda f, x: f(x, 0.5), lambda f, x: f(x, 1.5)],

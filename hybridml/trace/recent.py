@@ -1,7 +1,8 @@
-"""The trace that a function used last, and the shortest way into it.
+"""The traces that a function used last, and the shortest ways into them.
 
-Native code looks whether a call's arguments fit it (`fast`). The first calls, calls by name, and arguments that native code does not
-recognise are looked at here; only where they do not fit either does the function build a key and look for another trace.
+Native code looks whether a call's arguments fit the last one (`fast`, `named`). If they do not, the few before it are asked, as calls with
+other shapes or another flag often come in turns. The first calls, and arguments that native code does not recognise, are looked at here;
+only where they do not fit either does the function build a key and look for another trace.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from hybridml.trace.history import History
 from hybridml.trace.signature import Binder, CallKey
 
 EVERY = 32  # calls between two looks at the Python values that a trace read
-
+FEW = 4  # traces that are asked before a key is built
 
 NamedWay = Callable[[tuple[Any, ...], dict[str, Any]], Any]
 
@@ -31,45 +32,90 @@ def _no_named_way(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
 
 
 class Recent:
-    """A function's last trace. `fast` answers calls by position and `named` those by name, once there is a native way into it; `answer` all
-    that fit."""
+    """A function's last traces, the last one first. `fast` answers calls by position and `named` those by name, if they fit that one and
+    there is a native way into it; `answer` all that fit one of them."""
 
-    __slots__ = ("_binder", "_history", "_hits", "_n", "_names", "fast", "key", "named", "trace")
+    __slots__ = ("_binder", "_entrances", "_history", "_hits", "fast", "key", "named")
 
     def __init__(self, binder: Binder, history: History, hits: array[int]) -> None:
         self._binder, self._history, self._hits = binder, history, hits
-        self.trace: Trace | None = None
-        self.key: CallKey | None = None
-        self._forget_ways()
+        self.key: CallKey | None = None  # of the last call's trace
+        self.clear()
 
-    def _forget_ways(self) -> None:
+    @property
+    def trace(self) -> Trace | None:
+        """The last one."""
+        return self._entrances[0].trace if self._entrances else None
+
+    @property
+    def traces(self) -> list[Trace]:
+        """Those at hand, the last one first."""
+        return [e.trace for e in self._entrances]
+
+    def clear(self) -> None:
+        """Forget the traces, so that nothing keeps one alive that is dropped."""
+        self._entrances: list[_Entrance] = []
+        self.fast: FastWay = _no_fast_way
+        self.named: NamedWay = _no_named_way
+
+    def use(self, trace: Trace, key: CallKey) -> None:
+        """This one is the last. Of those that are for certain variables among the arguments, which they keep alive, one is remembered."""
+        known = [e for e in self._entrances if e.trace is trace]
+        others = [e for e in self._entrances if e.trace is not trace and not e.trace.places]
+        new = known or [_Entrance(trace, key, self._binder, self._history, self._hits)]
+        self._begin_with([*new, *others[: FEW - 1]])
+
+    def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """What the function returns, or NO_ANSWER; it makes the way for the calls that follow."""
+        entrances = self._entrances
+        for e in entrances[1:]:
+            found = e.named(args, kwargs) if kwargs else e.fast(args)
+            if found is not NO_ANSWER:
+                self._begin_with([e, *[other for other in entrances if other is not e]])
+                return found
+        for e in entrances:
+            found = e.answer(args, kwargs, is_last=e is entrances[0])
+            if found is not NO_ANSWER:
+                self._begin_with([e, *[other for other in entrances if other is not e]])
+                return found
+        return NO_ANSWER
+
+    def _begin_with(self, entrances: list[_Entrance]) -> None:
+        first = entrances[0]
+        self._entrances = entrances
+        self.fast, self.named, self.key = first.fast, first.named, first.key
+
+
+class _Entrance:
+    """The ways into one trace."""
+
+    __slots__ = ("_binder", "_history", "_hits", "_n", "_names", "fast", "key", "named", "trace")
+
+    def __init__(
+        self, trace: Trace, key: CallKey, binder: Binder, history: History, hits: array[int]
+    ) -> None:
+        self.trace, self.key, self._binder, self._history, self._hits = trace, key, binder, history, hits
         self.fast: FastWay = _no_fast_way
         self._n = -1  # of how many arguments the calls are that it is for
         self.named: NamedWay = _no_named_way
         self._names: tuple[int, Collection[str]] = (-1, ())  # likewise, and which come by name
 
-    def use(self, trace: Trace, key: CallKey) -> None:
-        self.trace, self.key = trace, key
-        self._forget_ways()
-
-    def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What the function returns, or NO_ANSWER; it makes the way for the calls that follow."""
+    def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any], is_last: bool) -> Any:
+        """What the function returns if the call fits the trace. Only of the last one Python code looks at what native code did not take."""
         trace, n = self.trace, len(args)
-        if trace is None:
-            return NO_ANSWER
         given = args if not kwargs and n == self._binder.simple else self._binder.positional(args, kwargs)
         if given is None:
             return NO_ANSWER
         tried = (n, kwargs.keys()) == self._names if kwargs else n == self._n
+        if tried and not is_last:
+            return NO_ANSWER
         found = trace.answer(given, tried)
         if found is not NO_ANSWER:
             self._notice(trace)
             if trace.fast is not None and not tried:
                 if kwargs:
-                    self._names, self.named = (
-                        (n, frozenset(kwargs)),
-                        self._named_way(trace.fast, trace, n, frozenset(kwargs)),
-                    )
+                    names = frozenset(kwargs)
+                    self._names, self.named = (n, names), self._named_way(trace.fast, trace, n, names)
                 else:
                     self._n, self.fast = n, self._way(trace.fast, trace, n, given[n:])
         return found

@@ -109,9 +109,21 @@ class Traces:
             self._by_key.move_to_end(found)
         return trace
 
+    def _drop_one(self) -> None:
+        """The one that was used longest ago; of those at hand nothing was noted here."""
+        keys = {id(t): k for k, t in self._by_key.items()}
+        for trace in reversed(self._recent.traces):
+            if id(trace) in keys:
+                self._by_key.move_to_end(keys[id(trace)])
+        self._by_key.move_to_end(next(reversed(keys.values())))  # the new one
+        self._by_key.popitem(last=False)
+        self._recent.clear()
+        self.counts["evictions"] += 1
+
     def _forget_dead(self) -> None:
         for key in [k for k in self._by_key if k.dead]:
             del self._by_key[key]
+            self._recent.clear()
         self._families.forget_dead()
 
     # new ones
@@ -145,8 +157,7 @@ class Traces:
             key = CallKey(structure, leaf_keys(leaves, by_identity=True), key.device)
         self._by_key[key.opened(_numbers(places))] = trace
         if len(self._by_key) > MAX_TRACES:
-            self._by_key.popitem(last=False)
-            self.counts["evictions"] += 1
+            self._drop_one()
         return trace, key, leaves, is_new
 
     def _by_sizes(self, key: CallKey, places: Places) -> ConcreteFunction | None:

@@ -3,6 +3,7 @@
 import gc
 import sys
 import threading
+import weakref
 from collections import namedtuple
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import hybridml as hml
 from hybridml.errors import DTypeError, SignatureError
 from hybridml.kernels import driver
 from hybridml.kernels.recognise import NO_ANSWER
+from hybridml.trace import recent
 from hybridml.trace.guard import Trace
 
 Pair = namedtuple("Pair", "first second")
@@ -94,8 +96,8 @@ def test_calls_by_name_have_a_way_of_their_own(monkeypatch):
     f = hml.function(lambda x, scale=2.0, shift=0.0, last=None: x * scale + shift)
     f(X), f(X)
     f(X, shift=1.0), f(X, shift=1.0)
-    recent = f._recent
-    way = recent.named
+    last = f._recent
+    way = last.named
     assert way((X,), {"shift": 1.0}).tolist() == [3, 5, 7]
     for args, kwargs in (
         ((X,), {"scale": 1.0}),  # as many, other names
@@ -112,9 +114,43 @@ def test_calls_by_name_have_a_way_of_their_own(monkeypatch):
         with pytest.raises(SignatureError):
             f(X, **wrong)
     asked = []
-    monkeypatch.setattr(recent, "named", lambda args, kwargs: asked.append(kwargs) or NO_ANSWER)
+    monkeypatch.setattr(last, "named", lambda args, kwargs: asked.append(kwargs) or NO_ANSWER)
     assert f(X, shift=1.0).tolist() == [3, 5, 7]
     assert asked == [{"shift": 1.0}]
+
+
+def test_a_few_traces_are_used_in_turns(monkeypatch):
+    """Other shapes, another flag, by position and by name: none of these calls builds a key."""
+    f = hml.function(lambda x, training=False: x * 2 if training else x + 1, reduce_retracing=False)
+    calls = [((X,), {}), ((Y,), {}), ((X, True), {}), ((Y,), {"training": True})]
+    expected = [[2, 3, 4], [[2], [3]], [2, 4, 6], [[2], [4]]]
+    for _ in range(3):
+        for args, kwargs in calls:
+            f(*args, **kwargs)
+    forbid_python(monkeypatch)
+    for k in (0, 1, 2, 3, 1, 0, 3, 3, 2, 0):
+        args, kwargs = calls[k]
+        assert f(*args, **kwargs).tolist() == expected[k]
+    assert f.cache_info().traces == 4
+    with pytest.raises(AssertionError, match="Python code"):
+        f(hml.ones(9))
+
+
+@pytest.mark.filterwarnings("ignore::hybridml.errors.RetraceWarning")
+def test_a_function_keeps_few_traces_at_hand_and_one_for_certain_variables():
+    f = hml.function(lambda x: x * 2)
+    for n in range(2, 9):
+        f(hml.zeros((n,) * n))
+        f(hml.zeros((n,) * n))
+    assert len(f._recent._entrances) == recent.FEW
+    g = hml.function(lambda v: v * 2)
+    kept = [hml.Variable([1.0, float(k)]) for k in range(3)]
+    refs = [weakref.ref(v) for v in kept]
+    for v in (*kept, *kept):
+        g(v)
+    del kept, v
+    gc.collect()
+    assert sum(r() is not None for r in refs) <= 2, "that of the trace itself and that of the last call"
 
 
 def test_native_code_is_asked_once():
@@ -125,19 +161,19 @@ def test_native_code_is_asked_once():
     ):
         expected = f(*args).tolist(), (np.asarray(others[0]) * 2).tolist()
         f(*args), f(*args)
-        asked, recent = [], f._recent
-        native, way = recent.trace.fast, recent.fast
-        recent.trace.fast = lambda given, native=native, asked=asked: asked.append("trace") or native(given)
-        recent.fast = lambda given, way=way, asked=asked: asked.append("way") or way(given)
+        asked, last = [], f._recent
+        native, way = last.trace.fast, last.fast
+        last.trace.fast = lambda given, native=native, asked=asked: asked.append("trace") or native(given)
+        last._entrances[0].fast = last.fast = lambda x, way=way, asked=asked: asked.append("way") or way(x)
         assert f(*others).tolist() == expected[1] and asked == ["way"]
         assert f(*args).tolist() == expected[0] and asked == ["way", "way"]
     f = hml.function(lambda x, k=2.0: x * k)
     for _ in range(3):
         f(X, k=2.0)
-    asked, recent = [], f._recent
-    native, way = recent.trace.fast, recent.named
-    recent.trace.fast = lambda given: asked.append("trace") or native(given)
-    recent.named = lambda args, kwargs: asked.append("way") or way(args, kwargs)
+    asked, last = [], f._recent
+    native, way = last.trace.fast, last.named
+    last.trace.fast = lambda given: asked.append("trace") or native(given)
+    last.named = lambda args, kwargs: asked.append("way") or way(args, kwargs)
     assert f(np.arange(6.0, dtype="f4")[::2], k=2.0).tolist() == [0, 4, 8] and asked == ["way"]
 
 
