@@ -21,8 +21,9 @@ class Gpu(Backend):
 
     on_cpu = False
 
-    def __init__(self, cupy: Any, number: int) -> None:
+    def __init__(self, cupy: Any, number: int, count: int) -> None:
         super().__init__()
+        self._only = contextlib.nullcontext() if count == 1 else None
         self.xp = cupy
         self.array_type = cupy.ndarray
         self.number = number
@@ -45,6 +46,8 @@ class Gpu(Backend):
         target[...] = values
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
+        if self._only is not None:  # whatever is current is this one
+            return self._only
         device: contextlib.AbstractContextManager[Any] = self.xp.cuda.Device(self.number)
         return device
 
@@ -68,7 +71,7 @@ def open(number: int) -> Gpu:
     if number >= count:
         names = ", ".join(["cpu:0", *[f"gpu:{i}" for i in range(count)]])
         raise DeviceError(f"no device 'gpu:{number}' here; there are {names}")
-    gpu = Gpu(cupy, number)
+    gpu = Gpu(cupy, number, count)
     backends.register(gpu, lambda array: backends.named(f"gpu:{array.device.id}"))
     return gpu
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 import functools
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from hybridml.backends import Backend
@@ -21,7 +19,7 @@ from hybridml.kernels.cuda.commands import Kernel
 from hybridml.kernels.cuda.faults import Faults
 from hybridml.kernels.cuda.items import Array, Where
 from hybridml.kernels.cuda.lt import ALIGNED
-from hybridml.kernels.cuda.program import Call, Program
+from hybridml.kernels.cuda.program import Program
 from hybridml.kernels.cuda.region import CudaRegion
 from hybridml.kernels.cuda.steps import CudaHorizontalStep, CudaStep
 from hybridml.kernels.executable import Executable
@@ -46,17 +44,20 @@ class CudaExecutable(Executable):
     _arena: Any
 
     def __init__(self, graph: Graph, backend: Backend, known: Fusions | None = None) -> None:
-        self.backend, self._name, self._given = backend, graph.name, graph
+        self.backend, self._given = backend, graph
         self.driver = driver_of(backend)
         self.meter = Meter()
         self.lock = threading.RLock()
         started = time.perf_counter()
-        with backend.scope(), self._explaining():
-            self.region = CudaRegion(graph, self.driver, self.meter, known=known)
-            self._build()
-            self.driver.leave(
-                self, self.driver.enter(self)
-            )  # constants are on their way: a call on another stream waits for them
+        with backend.scope():
+            try:
+                self.region = CudaRegion(graph, self.driver, self.meter, known=known)
+                self._build()
+                # constants are on their way: a call on another stream waits for them
+                self.driver.leave(self, self.driver.enter(self))
+            except Exception as error:
+                self._explain(error)
+                raise
         self._seconds = time.perf_counter() - started
 
     @property
@@ -88,49 +89,56 @@ class CudaExecutable(Executable):
         self.program = Program(items, self.driver, self.backend, arrays, self._late)
         self._rows = [0] * sum(a.role in ("row", "rows") for a in arrays)
         self._allocate = [(v.shape, v.dtype) for v in g.outputs]
+        self._assigns = bool(g.updates)
 
     def run(self, externals: list[Any]) -> list[Any]:
         """Run once. Variables among the externals are overwritten; the outputs are new arrays."""
-        with self.backend.scope(), self._explaining():
-            if self._late is not None:
-                self._late.tell()
-            if self.backend.unseen and self.graph.updates:
-                self.backend.settle(but=self._late)
-            outputs = [self.backend.xp.empty(shape, dtype) for shape, dtype in self._allocate]
-            externals = [self._aligned(a) for a in externals]
-            addresses = [self.backend.address(a) for a in (*externals, *outputs)]
-            with self.lock:  # the arena belongs to one call at a time; the stream keeps the calls in order
-                if self._busy:  # in this thread: a Python step of the run calls the function again
-                    return self._again.run(externals)
-                self._busy = True
-                try:
-                    stream = self.driver.enter(self)
-                    self.program.run(Call(addresses + self._rows, stream))
-                    self.driver.leave(self, stream)
-                    if self._late is not None and not self.program.waits:
-                        self._late.left(externals)
-                finally:
-                    self._busy = False
+        backend, late = self.backend, self._late
+        with backend.scope():
+            try:
+                if late is not None:
+                    late.tell()
+                if backend.unseen and self._assigns:
+                    backend.settle(but=late)
+                empty = backend.xp.empty
+                outputs = [empty(shape, dtype) for shape, dtype in self._allocate]
+                addresses = [a.data.ptr for a in externals]
+                if any([at % ALIGNED for at in addresses]):
+                    externals = [self._aligned(a) for a in externals]
+                    addresses = [a.data.ptr for a in externals]
+                addresses += [a.data.ptr for a in outputs]
+                with (
+                    self.lock
+                ):  # the arena belongs to one call at a time; the stream keeps the calls in order
+                    if self._busy:  # in this thread: a Python step of the run calls the function again
+                        return self._again.run(externals)
+                    self._busy = True
+                    try:
+                        stream = self.driver.enter(self)
+                        self.program.run(addresses + self._rows, stream)
+                        self.driver.leave(self, stream)
+                        if late is not None and not self.program.waits:
+                            late.left(externals)
+                    finally:
+                        self._busy = False
+            except Exception as error:
+                self._explain(error)
+                raise
         return outputs
 
     def _aligned(self, array: Any) -> Any:
         """An array where libraries and wide loads want it. Only a part of a larger one lies elsewhere, and no variable is that."""
-        return array if self.backend.address(array) % ALIGNED == 0 else self.backend.copy(array)
+        return array if array.data.ptr % ALIGNED == 0 else self.backend.copy(array)
 
     @functools.cached_property
     def _again(self) -> Executable:
         return CudaExecutable(self._given, self.backend)
 
-    @contextmanager
-    def _explaining(self) -> Iterator[None]:
+    def _explain(self, error: Exception) -> None:
         """Tell an exhausted device by our own error, with what to do."""
-        try:
-            yield
-        except Exception as error:
-            if type(error).__name__ != "OutOfMemoryError":
-                raise
+        if type(error).__name__ == "OutOfMemoryError":  # CuPy's
             raise DeviceMemoryError(
-                f"{self.backend.name} has no memory left for `{self._name}`: {error}. Its intermediates take "
+                f"{self.backend.name} has no memory left for `{self._given.name}`: {error}. Its intermediates take "
                 f"{getattr(getattr(self, 'region', None), 'arena_bytes', 0):,} bytes. Use smaller batches, free tensors that are no longer "
                 "needed, or wrap parts in hml.checkpoint; the process can go on"
             ) from error

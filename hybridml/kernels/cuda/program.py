@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -67,14 +66,6 @@ def _decides_checks(item: Item) -> bool:
     if isinstance(item, Repeat):
         return _commands(item.body, checks=True) is not None
     return _commands([item], checks=True) is not None
-
-
-@dataclass
-class Call:
-    """One run: the addresses of the call's arrays (rows of long scans move), and the stream."""
-
-    externals: list[int]
-    stream: int
 
 
 class Program:
@@ -143,47 +134,49 @@ class Program:
                 found += inner.segments()
         return found
 
-    def run(self, call: Call) -> None:
-        """Do everything once."""
+    def run(self, externals: list[int], stream: int) -> None:
+        """Do everything once. `externals` are the addresses of the call's arrays; those of rows of long scans move."""
         for part in self.parts:
             if isinstance(part, Segment):
-                part.run(call.externals, call.stream)
+                part.run(externals, stream)
             elif isinstance(part, Look):
                 assert self._faults is not None, "a check whose byte nobody has"
-                self._faults.wait_for(part, call.externals, call.stream)
+                self._faults.wait_for(part, externals, stream)
             elif isinstance(part, Eager):
-                self._eager(part, call)
+                self._eager(part, externals)
             else:
-                self._decide(part, self._inner[id(part)], call)
+                self._decide(part, self._inner[id(part)], externals, stream)
 
-    def _decide(self, part: Branch | While | Repeat, inner: tuple[Program, ...], call: Call) -> None:
+    def _decide(
+        self, part: Branch | While | Repeat, inner: tuple[Program, ...], externals: list[int], stream: int
+    ) -> None:
         if isinstance(part, Branch):
-            inner[0 if self._is_true(part.predicate, call) else 1].run(call)
+            inner[0 if self._is_true(part.predicate, externals, stream) else 1].run(externals, stream)
         elif isinstance(part, While):
             cond, body = inner
-            cond.run(call)
-            while self._is_true(part.predicate, call):
-                body.run(call)
-                cond.run(call)
+            cond.run(externals, stream)
+            while self._is_true(part.predicate, externals, stream):
+                body.run(externals, stream)
+                cond.run(externals, stream)
         else:
             for index, first, _ in part.rows:
-                call.externals[index] = resolve(first, call.externals)
+                externals[index] = resolve(first, externals)
             for _ in range(part.length):
-                inner[0].run(call)
+                inner[0].run(externals, stream)
                 for index, _, step in part.rows:
-                    call.externals[index] += step
+                    externals[index] += step
 
-    def _is_true(self, place: Place, call: Call) -> bool:
-        return bool(self.driver.read(resolve(place, call.externals), 1, call.stream)[0])
+    def _is_true(self, place: Place, externals: list[int], stream: int) -> bool:
+        return bool(self.driver.read(resolve(place, externals), 1, stream)[0])
 
     # what the host does on device memory
 
-    def _eager(self, part: Eager, call: Call) -> None:
+    def _eager(self, part: Eager, externals: list[int]) -> None:
         node = part.node
-        results = run_eagerly(node, operands(part, self.driver, call.externals), self.backend.xp)
+        results = run_eagerly(node, operands(part, self.driver, externals), self.backend.xp)
         for v, r in zip(node.outputs, results if isinstance(results, tuple) else (results,), strict=True):
             if v in part.results:
-                at = resolve(part.results[v], call.externals)
+                at = resolve(part.results[v], externals)
                 target = array(self.driver, at, v.dtype, Layout.contiguous(v.shape))
                 self.backend.store(
                     target, self.backend.put(np.asarray(r)) if isinstance(r, (np.ndarray, np.generic)) else r

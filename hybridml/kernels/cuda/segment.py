@@ -59,9 +59,12 @@ class Segment:
         self._nodes: dict[
             int, list[tuple[Launch, Any]]
         ] = {}  # number of an array -> the launches that point at it
-        self._at: dict[int, int] = {}  # where each of those arrays was when the graph was last patched
+        self._followed: list[int] = []  # those of them that are not staged
+        self._at: list[int] = []  # where all arrays of the call were when the graph was last patched
         self._pinned: dict[int, int] = {}  # arrays whose address is built into a library's node
         self._staged: dict[int, Any] = {}
+        self._copied: list[tuple[int, int, int]] = []  # before a replay: array, its buffer, bytes
+        self._copied_back: list[tuple[int, int, int]] = []  # after it
         self._calls = 0
         self._refused = False  # CUDA made no graph of them
 
@@ -76,28 +79,36 @@ class Segment:
 
     def run(self, externals: Sequence[int], stream: int) -> None:
         """Do everything once, on a stream; `externals` are the addresses of the call's arrays."""
+        driver = self.driver
+        for i, pinned in self._pinned.items():
+            if externals[i] != pinned:
+                self.close()
+        if self._graph is None and not self._begun(externals, stream):
+            return
+        at = self._at
+        changed = [i for i in self._followed if externals[i] != at[i]]
+        if changed:
+            self._patch(changed, externals)
+        for i, buffer, nbytes in self._copied:
+            driver.copy(buffer, externals[i], nbytes, stream)
+        driver.replay(self._graph, stream)
+        for i, buffer, nbytes in self._copied_back:
+            driver.copy(externals[i], buffer, nbytes, stream)
+        self.facts.replayed += 1
+
+    def _begun(self, externals: Sequence[int], stream: int) -> bool:
+        """True if there is a graph now. If not, all has been launched one by one."""
         self._calls += 1
         alone = len(self.commands) == 1 and not isinstance(self.commands[0], (Guard, When, Loop))
-        if self._calls == 1 or alone or self.driver.blocking or self._refused:
-            self._launch(externals, stream)
-            return
-        if self._graph is None or any(externals[i] != at for i, at in self._pinned.items()):
+        if not (self._calls == 1 or alone or self.driver.blocking or self._refused):
             try:
                 self._record(externals)
+                return True
             except DeviceError as error:
                 self._refused = True
                 warnings.warn(f"{REFUSED}: {error}", RuntimeWarning, stacklevel=2)
-                self._launch(externals, stream)
-                return
-        self._patch(externals)
-        for i, buffer in self._staged.items():
-            if i in self._reads or i in self.in_part:
-                self.driver.copy(buffer.ptr, externals[i], self._arrays[i].nbytes, stream)
-        self.driver.replay(self._graph, stream)
-        for i, buffer in self._staged.items():
-            if i in self.writes:
-                self.driver.copy(externals[i], buffer.ptr, self._arrays[i].nbytes, stream)
-        self.facts.replayed += 1
+        self._launch(externals, stream)
+        return False
 
     def _launch(self, externals: Sequence[int], stream: int) -> None:
         self._issue_all(self.commands, externals, stream)
@@ -146,11 +157,15 @@ class Segment:
         staged = {i: b.ptr for i, b in self._staged.items()}
         at = [staged.get(i, address) for i, address in enumerate(externals)]
         recorder = self.driver.recorder()
-        self._nodes, self._at = {}, {}
+        self._nodes, self._at = {}, list(externals)
         for c, node in self._add(recorder, self.commands, at, staged):
             for _, index, _ in c.patches:
                 self._nodes.setdefault(index, []).append((c, node))
-                self._at[index] = at[index]
+        self._followed = [i for i in self._nodes if i not in staged]
+        sizes = {i: a.nbytes for i, a in enumerate(self._arrays)}
+        into = [i for i in staged if i in self._reads or i in self.in_part]
+        self._copied = [(i, staged[i], sizes[i]) for i in into]
+        self._copied_back = [(i, staged[i], sizes[i]) for i in staged if i in self.writes]
         if self._faults is not None:
             recorder.call(self._faults.report, False)
         self._graph = recorder.finish()
@@ -184,13 +199,13 @@ class Segment:
                 )
         return found
 
-    def _patch(self, externals: Sequence[int]) -> None:
+    def _patch(self, changed: Sequence[int], externals: Sequence[int]) -> None:
         """Point the kernels at this call's arrays."""
-        changed = [i for i, at in self._at.items() if i not in self._staged and externals[i] != at]
         nodes: dict[int, tuple[Launch, Any]] = {}
         for i in changed:
             self._at[i] = externals[i]
-            nodes |= {id(launch): (launch, node) for launch, node in self._nodes[i]}
+            for launch, node in self._nodes[i]:
+                nodes[id(launch)] = launch, node
         for launch, node in nodes.values():
             for slot, index, offset in launch.patches:
                 base = self._staged[index].ptr if index in self._staged else externals[index]

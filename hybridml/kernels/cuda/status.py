@@ -24,10 +24,9 @@ def ok(result: tuple[Any, ...], about: Any = "") -> Any:
 
     Raises DeviceMemoryError where memory is exhausted, else DeviceError.
     """
-    status, *values = result
-    if status != cu.CUresult.CUDA_SUCCESS:
-        raise error(status, about if isinstance(about, str) else about.title)
-    return values[0] if len(values) == 1 else tuple(values)
+    if result[0]:  # CUDA_SUCCESS is 0
+        raise error(result[0], about if isinstance(about, str) else about.title)
+    return result[1] if len(result) == 2 else result[1:]
 
 
 def error(status: Any, about: str = "") -> Exception:
