@@ -36,9 +36,8 @@ class Backend:
     on_cpu = True
 
     def __init__(self) -> None:
-        self.unseen: set[Any] = (
-            set()
-        )  # programs whose checks nobody has looked at: a GPU's do not wait for them
+        # Programs whose checks nobody has looked at: those of a GPU do not wait for theirs.
+        self.unseen: set[Any] = set()
 
     def put(self, array: np.ndarray) -> Any:
         """A NumPy array's values on this device; the array itself on the CPU."""
@@ -64,13 +63,9 @@ class Backend:
     def settle(self, but: Any = None) -> None:
         """Wait for the checks that nobody has looked at (`but` those of one program) before a variable takes a value, and raise what they
         have found."""
-        for program in [p for p in self.unseen if p is not but]:
-            program.look(wait=True)
-
-    def address(self, array: Any) -> int:
-        """Where the elements of an array begin."""
-        found: int = array.ctypes.data if self.on_cpu else array.data.ptr
-        return found
+        for program in list(self.unseen):
+            if program is not but:
+                program.look(wait=True)
 
     def scope(self) -> contextlib.AbstractContextManager[Any]:
         """The array library's own idea of the current device, while ops of this one run."""

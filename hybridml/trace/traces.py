@@ -229,7 +229,7 @@ class Traces:
     def _for_any_size(self, key: CallKey, leaves: list[Any], structure: pytree.Structure) -> ConcreteFunction:
         """The trace for a signature with open sizes."""
         if key not in self._any_size:
-            self._any_size[key] = self.tracing.any_size(leaves, structure)
+            self._any_size[key] = self.tracing.any_size(leaves, structure, key.device)
             self.counts["traces"] += 1
             if len(self._any_size) > MAX_TRACES:
                 self._any_size.popitem(last=False)

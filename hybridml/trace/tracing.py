@@ -87,14 +87,14 @@ class Tracing:
             backends.named(device),
         )  # fmt: skip
 
-    def any_size(self, leaves: list[Any], structure: pytree.Structure) -> AnySize:
+    def any_size(self, leaves: list[Any], structure: pytree.Structure, device: str) -> AnySize:
         """The trace for specifications with open sizes.
 
         Raises TraceError where the function needs to know one of them.
         """
         specs = [(i, x) for i, x in enumerate(leaves) if isinstance(x, TensorSpec)]
         hints = {(i, a): STAND_IN_SIZE for i, x in specs for a, d in enumerate(x.shape) if d is None}
-        general = self.generalise(leaves, structure, frozenset(hints), hints)
+        general = self.generalise(leaves, structure, frozenset(hints), hints, device)
         names = self.names(structure)
         for (i, axis), guard in general.pinned.items():
             raise TraceError(
@@ -104,9 +104,8 @@ class Tracing:
 
         def retrace(specs: list[TensorSpec]) -> ConcreteFunction:
             given = iter(specs)
-            return self.build(
-                [next(given) if is_tensor(x) or isinstance(x, TensorSpec) else x for x in leaves], structure
-            )
+            new = [next(given) if is_tensor(x) or isinstance(x, TensorSpec) else x for x in leaves]
+            return self.build(new, structure, device=device)
 
         return AnySize(general, retrace)
 

@@ -29,10 +29,15 @@ from typing import Any
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
 DEVICE, SUITE = ("tests/gpu/device",), ("tests/eager", "tests/ops", "tests/optim", "tests/trace")
-# Of the CPU's alone: its native way into a traced function, its recorded composites, and a fork, which CUDA does not survive.
+# Of the CPU's alone: its native way into a traced function, its recorded composites, one kernel for all sizes, operations one by one while
+# a program is made, and a fork, which CUDA does not survive.
 CPU_ONLY = (
     "tests/trace/test_entry.py", "tests/eager/test_compose.py::test_nothing_goes_through_the_door_when_played",
     "tests/trace/test_background.py::test_a_fork_s_child_finishes_what_its_parent_began",
+    "tests/trace/test_background.py::test_calls_go_on_while_the_program_is_made",
+    "tests/trace/test_background.py::test_results_are_fresh_and_variables_may_change_places",
+    "tests/trace/test_background.py::test_what_cannot_be_compiled_is_said_once_and_calls_go_on",
+    "tests/trace/test_sizes.py::test_two_traces_for_all_sizes",
 )  # fmt: skip
 LIMIT = 90  # seconds of one test; the first of a process waits for compilers
 START = 120  # seconds until the first test

@@ -254,6 +254,21 @@ def test_a_long_scan_waits_for_nothing_either(
         np.testing.assert_array_equal(w.numpy(), before)
 
 
+def test_a_function_that_only_checks_is_waited_for(gpu: FakeGpu) -> None:
+    """Nobody could look at what it returns."""
+    with hml.device("gpu:0"):
+
+        @hml.function
+        def f(x: Any) -> None:
+            hml.check_true(x > 0, "positive")
+
+        for _ in range(3):
+            f(hml.ones(3))
+            with pytest.raises(CheckError, match="positive"):
+                f(hml.asarray([1.0, -1.0, 1.0]))
+            assert not gpu.unseen
+
+
 def test_where_kernels_are_launched_one_by_one_the_call_itself_raises(
     gpu: FakeGpu, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -407,6 +407,19 @@ def test_eight_threads_call_one_function(gpu: FakeGpu) -> None:
         np.testing.assert_allclose(g, e, rtol=1e-5)
 
 
+def test_a_concrete_function_for_any_size_runs_where_it_is_asked_for(gpu: FakeGpu) -> None:
+    with hml.device("gpu:0"):
+        w = hml.Variable(floats(3, 2))
+        concrete = hml.function(lambda x: x @ w + 1).get_concrete_function(
+            hml.TensorSpec((None, 3), hml.float32)
+        )
+        for n in (1, 4, 7, 4):
+            x = floats(n, 3)
+            got = concrete(hml.asarray(x))
+            assert got.device == "gpu:0"
+            np.testing.assert_allclose(got.numpy(), x @ w.numpy() + 1, rtol=1e-5)
+
+
 def test_check_mode_agrees(gpu: FakeGpu) -> None:
     f = hml.function(lambda x: hml.nn.softmax(x * 2), check=True)
     x = wrap(gpu.put(floats(4, 5)))

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import run as runner
 from assembler import assemble
+from fake_cupy import FakeArray
 
 from hybridml.kernels.cuda.commands import Kernel
 from hybridml.kernels.ptx import compile_ptx
@@ -120,7 +121,7 @@ def test_the_kernels_of_the_basics_assemble(tmp_path: Path) -> None:
     driver = types.SimpleNamespace(
         kernel=lambda *args: seen.append(args) or Kernel(*args[:3], None, "memory", 0.0)
     )
-    gpu = types.SimpleNamespace(address=lambda a: 0, put=lambda a: a)
+    gpu = types.SimpleNamespace(put=FakeArray)
     basics["scaled"](driver)
     basics["counter"](gpu, driver, 1)
     basics["turned"](driver)

@@ -248,7 +248,7 @@ def test_asserts_are_effects_too():
 
     f(vector(1, 2))
     with pytest.raises(CheckError, match="x is positive"):
-        f(vector(1, -2))
+        f(vector(1, -2)).item()
 
 
 def test_a_py_function_may_call_the_function_it_is_in():

@@ -88,7 +88,7 @@ def test_an_index_out_of_range_names_the_line() -> None:
     f = hml.function(lambda x, i: hml.take(x, i))
     assert float(f(vector(1.0, 2.0), hml.asarray(1))) == 2
     with pytest.raises(IndexOutOfRangeError, match="index 7 is out of range for axis 0 of size 2") as e:
-        f(vector(1.0, 2.0), hml.asarray(7))
+        f(vector(1.0, 2.0), hml.asarray(7)).item()
     assert f"{__file__}:{f.python_function.__code__.co_firstlineno}" in str(e.value)
 
 

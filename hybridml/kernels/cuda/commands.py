@@ -6,7 +6,7 @@ packed once; before a call only those that point at arrays of the call are writt
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -63,7 +63,7 @@ class Launch:
     ) -> None:
         self.kernel, self.grid, self.block, self.shared = kernel, grid, block, shared
         self.places = {i: w for i, w in enumerate(words) if isinstance(w, (Fixed, External))}
-        self._form: Any = None
+        self.form: Any = None  # what CUDA's graphs have it as, once it was made
         self.slots = np.zeros(max(len(words), 1), np.uint64)
         self.pointers = (self.slots.ctypes.data + 8 * np.arange(len(self.slots))).astype(np.uint64)
         for i, (w, p) in enumerate(zip(words, kernel.parameters, strict=True)):
@@ -75,12 +75,6 @@ class Launch:
         self.patches = [
             (i, w.index, w.offset) for i, w in self.places.items() if isinstance(w, External)
         ]  # slot, number of the array, byte offset
-
-    def form(self, make: Callable[[Launch], Any]) -> Any:
-        """What the driver has it as, which `make` makes once: it points at the arguments, and does not hold them."""
-        if self._form is None:
-            self._form = make(self)
-        return self._form
 
     @property
     def title(self) -> str:

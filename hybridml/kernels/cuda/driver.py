@@ -258,7 +258,7 @@ class Driver:
 
     def update(self, graph: tuple[Any, ...], node: Any, command: Launch) -> None:
         """Give a kernel of a graph its arguments anew."""
-        ok(cu.cuGraphExecKernelNodeSetParams(graph[0], node, command.form(node_parameters)), command)
+        ok(cu.cuGraphExecKernelNodeSetParams(graph[0], node, node_parameters(command)), command)
 
     def destroy(self, graph: tuple[Any, ...]) -> None:
         """Give a graph back; one that runs is finished first, by CUDA. Python may ask for it in any thread, which keeps its context."""
@@ -274,7 +274,9 @@ class _Held:
 
 
 def node_parameters(command: Launch) -> Any:
-    """A launch as CUDA's graphs have it. The arguments are read each time that it is handed over."""
+    """A launch as CUDA's graphs have it, made once: it points at the arguments, which are read each time that it is handed over."""
+    if command.form is not None:
+        return command.form
     p = cu.CUDA_KERNEL_NODE_PARAMS()
     p.func = command.kernel.handle
     p.gridDimX, p.gridDimY, p.gridDimZ = *command.grid, 1
@@ -282,6 +284,7 @@ def node_parameters(command: Launch) -> Any:
     p.sharedMemBytes = command.shared
     p.kernelParams = int(command.pointers.ctypes.data)
     p.extra = 0
+    command.form = p
     return p
 
 

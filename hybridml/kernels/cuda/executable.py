@@ -86,7 +86,8 @@ class CudaExecutable(Executable):
         self._late = Faults(self._given, self.driver, self.backend, self) if checks else None
         stop = self._late.stop if self._late is not None else Fixed(0)
         items = self.region.items(Where(self._arena.ptr, given, arrays, stop))
-        self.program = Program(items, self.driver, self.backend, arrays, self._late)
+        waits = not (g.outputs or g.updates)  # whoever calls it wants to know
+        self.program = Program(items, self.driver, self.backend, arrays, self._late, waits)
         self._rows = [0] * sum(a.role in ("row", "rows") for a in arrays)
         self._allocate = [(v.shape, v.dtype) for v in g.outputs]
         self._assigns = bool(g.updates)
@@ -107,9 +108,8 @@ class CudaExecutable(Executable):
                     externals = [self._aligned(a) for a in externals]
                     addresses = [a.data.ptr for a in externals]
                 addresses += [a.data.ptr for a in outputs]
-                with (
-                    self.lock
-                ):  # the arena belongs to one call at a time; the stream keeps the calls in order
+                # The arena belongs to one call at a time; the stream keeps the calls in order.
+                with self.lock:
                     if self._busy:  # in this thread: a Python step of the run calls the function again
                         return self._again.run(externals)
                     self._busy = True

@@ -31,7 +31,7 @@ class _Graph:
 
     def launch(self, command: Launch) -> Any:
         """Add a kernel; returns its node."""
-        return self._kernel(command.form(node_parameters), command)
+        return self._kernel(node_parameters(command), command)
 
     def call(self, issue: Callable[[int], None], library: bool) -> None:
         """Add what `issue` sends to a stream; `library` says that it is a library's call."""

@@ -109,7 +109,7 @@ def test_a_kernel_runs(gpu: Any, driver: Any, stream: int) -> None:
         array(gpu, [k % 3 == 0 for k in range(100)], BYTE),
         array(gpu, np.zeros(100)),
     )
-    at = [Fixed(gpu.address(a)) for a in (x, flags, out)]
+    at = [Fixed(a.data.ptr) for a in (x, flags, out)]
     driver.launch(Launch(scaled(driver), (2, 1), (32, 1), [*at, 100, 2.5]), stream)
     np.testing.assert_array_equal(gpu.get(out), [k * 2.5 if k % 3 == 0 else k for k in range(100)])
 
@@ -117,21 +117,21 @@ def test_a_kernel_runs(gpu: Any, driver: Any, stream: int) -> None:
 def test_a_kernel_has_the_shared_memory_that_it_asks_for(gpu: Any, driver: Any, stream: int) -> None:
     n = (driver.shared_bytes - 1024) // 4
     x, out = array(gpu, range(n)), array(gpu, np.zeros(n))
-    at = [Fixed(gpu.address(a)) for a in (x, out)]
+    at = [Fixed(a.data.ptr) for a in (x, out)]
     driver.launch(Launch(turned(driver), (1, 1), (128, 1), [*at, n], shared=4 * n), stream)
     np.testing.assert_array_equal(gpu.get(out), np.arange(n)[::-1])
 
 
 def test_bytes_are_copied_cleared_and_read(gpu: Any, driver: Any, stream: int) -> None:
     x, y = array(gpu, range(10)), array(gpu, np.zeros(10))
-    driver.copy(gpu.address(y), gpu.address(x), 40, stream)
-    driver.clear(gpu.address(y) + 4, 8, stream)
-    assert np.frombuffer(driver.read(gpu.address(y), 40, stream), FLOAT).tolist() == [0, 0, 0, *range(3, 10)]
+    driver.copy(y.data.ptr, x.data.ptr, 40, stream)
+    driver.clear(y.data.ptr + 4, 8, stream)
+    assert np.frombuffer(driver.read(y.data.ptr, 40, stream), FLOAT).tolist() == [0, 0, 0, *range(3, 10)]
 
 
 def test_memory_is_seen_as_an_array(gpu: Any, driver: Any) -> None:
     x = array(gpu, range(12))
-    seen = driver.array(gpu.address(x) + 4 * 11, (3, 4), FLOAT, (-16, -4))
+    seen = driver.array(x.data.ptr + 4 * 11, (3, 4), FLOAT, (-16, -4))
     np.testing.assert_array_equal(gpu.get(seen + 0), np.arange(12).reshape(3, 4)[::-1, ::-1])
     assert driver.array(0, (0, 3), FLOAT, (12, 4)).shape == (0, 3)
 
@@ -143,17 +143,17 @@ def test_a_recorded_kernel_is_replayed_and_patched(gpu: Any, driver: Any, stream
         scaled(driver),
         (1, 1),
         (32, 1),
-        [External(0), Fixed(gpu.address(flags)), Fixed(gpu.address(out)), 8, 2.0],
+        [External(0), Fixed(flags.data.ptr), Fixed(out.data.ptr), 8, 2.0],
     )
-    command.point_at([gpu.address(x)])
+    command.point_at([x.data.ptr])
     recorder = driver.recorder()
     node = recorder.launch(command)
     copied = array(gpu, np.zeros(8))
-    recorder.call(lambda s: driver.copy(gpu.address(copied), gpu.address(out), 32, s), False)
+    recorder.call(lambda s: driver.copy(copied.data.ptr, out.data.ptr, 32, s), False)
     graph = recorder.finish()
     driver.replay(graph, stream)
     np.testing.assert_array_equal(gpu.get(copied), 2 * np.arange(8))
-    command.point_at([gpu.address(y)])
+    command.point_at([y.data.ptr])
     driver.update(graph, node, command)
     driver.replay(graph, stream)
     np.testing.assert_array_equal(gpu.get(copied), 2 * np.arange(8, 16))
@@ -168,7 +168,7 @@ def counter(gpu: Any, driver: Any, start: int) -> tuple[Any, Any, Launch]:
     return (
         number,
         byte,
-        Launch(kernel, (1, 1), (32, 1), [Fixed(gpu.address(number)), Fixed(gpu.address(byte)), 1]),
+        Launch(kernel, (1, 1), (32, 1), [Fixed(number.data.ptr), Fixed(byte.data.ptr), 1]),
     )
 
 
@@ -176,8 +176,8 @@ def test_a_graph_decides_a_branch(gpu: Any, driver: Any, stream: int) -> None:
     byte, out = array(gpu, [True], BYTE), array(gpu, np.zeros(4))
     one, two = array(gpu, np.full(4, 1)), array(gpu, np.full(4, 2))
     recorder = driver.recorder()
-    for branch, source in zip(recorder.branch(gpu.address(byte)), (one, two), strict=True):
-        branch.call(lambda s, source=source: driver.copy(gpu.address(out), gpu.address(source), 16, s), False)
+    for branch, source in zip(recorder.branch(byte.data.ptr), (one, two), strict=True):
+        branch.call(lambda s, source=source: driver.copy(out.data.ptr, source.data.ptr, 16, s), False)
     graph = recorder.finish()
     for truth in (True, False, True):
         gpu.store(byte, array(gpu, [truth], BYTE))
@@ -190,9 +190,9 @@ def test_a_graph_decides_a_branch(gpu: Any, driver: Any, stream: int) -> None:
 def test_a_graph_decides_a_loop(start: int, gpu: Any, driver: Any, stream: int) -> None:
     number, byte, command = counter(gpu, driver, start)
     recorder = driver.recorder()
-    body = recorder.loop(gpu.address(byte))
+    body = recorder.loop(byte.data.ptr)
     body.launch(command)
-    body.again(gpu.address(byte))
+    body.again(byte.data.ptr)
     graph = recorder.finish()
     driver.replay(graph, stream)
     assert gpu.get(number).tolist() == [0]
@@ -205,17 +205,15 @@ def test_a_byte_stops_what_waits_for_it(stopped: bool, gpu: Any, driver: Any, st
     number, byte, command = counter(gpu, driver, 3)
     stop, out, ones = array(gpu, [False], BYTE), array(gpu, np.zeros(4)), array(gpu, np.ones(4))
     one = array(gpu, [1 if stopped else -1], WORD)
-    sets = Launch(command.kernel, (1, 1), (32, 1), [Fixed(gpu.address(one)), Fixed(gpu.address(stop)), 0])
+    sets = Launch(command.kernel, (1, 1), (32, 1), [Fixed(one.data.ptr), Fixed(stop.data.ptr), 0])
     seen = driver.pinned(1)
     recorder = driver.recorder()
-    body = recorder.loop(gpu.address(byte), gpu.address(stop))
+    body = recorder.loop(byte.data.ptr, stop.data.ptr)
     body.launch(command)
     body.launch(sets)
-    body.again(gpu.address(byte))
-    recorder.guard(gpu.address(stop)).call(
-        lambda s: driver.copy(gpu.address(out), gpu.address(ones), 16, s), False
-    )
-    recorder.call(lambda s: driver.to_host(seen.ptr, gpu.address(stop), 1, s), False)
+    body.again(byte.data.ptr)
+    recorder.guard(stop.data.ptr).call(lambda s: driver.copy(out.data.ptr, ones.data.ptr, 16, s), False)
+    recorder.call(lambda s: driver.to_host(seen.ptr, stop.data.ptr, 1, s), False)
     graph = recorder.finish()
     owner = type("Owner", (), {})()
     now = driver.enter(owner)
@@ -244,12 +242,12 @@ def test_a_library_multiplies(epilogue: bool, recorded: bool, gpu: Any, driver: 
     plan = product(64, 48, 32, Epilogue(bias=True, function="relu") if epilogue else None)
     with config.scope(fast_math=True):  # else relu is taken by nobody
         assert not epilogue or driver.refuse(plan) is None
-    reads = [gpu.address(x) for x in there[: 3 if epilogue else 2]]
+    reads = [x.data.ptr for x in there[: 3 if epilogue else 2]]
     if recorded:
         recorder = driver.recorder()
-        recorder.call(lambda s: driver.library(plan, reads, [gpu.address(out)], s), True)
+        recorder.call(lambda s: driver.library(plan, reads, [out.data.ptr], s), True)
         driver.replay(recorder.finish(), stream)
     else:
-        driver.library(plan, reads, [gpu.address(out)], stream)
+        driver.library(plan, reads, [out.data.ptr], stream)
     expected = np.maximum(a @ b + bias, 0) if epilogue else a @ b
     np.testing.assert_allclose(gpu.get(out), expected, rtol=1e-4, atol=1e-4)
