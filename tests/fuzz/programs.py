@@ -175,11 +175,13 @@ class Author:
         name = self.draw(st.sampled_from(sorted(BINARY)))
         i = self.pick(_is_float)
         j = self.pick(lambda v: _is_float(v) and _broadcasts(v, self.values[i]))
+        if j is None:  # as large as it may be: not even with itself
+            return self.unary()
         i, j = (self.within(k, d) for k, d in zip((i, j), BINARY[name], strict=True))
         exact = self.exact[i] and self.exact[j]
         self.program.kinked |= name in KINKS and not exact
         run = lambda vs, _: FUNCTIONS[name](vs[i], vs[j])  # noqa: E731
-        self.small(self.add(f"{name}(v{i}, v{j})", run, exact and name in ROUNDED))
+        return self.small(self.add(f"{name}(v{i}, v{j})", run, exact and name in ROUNDED))
 
     def with_scalar(self):
         name = self.draw(st.sampled_from(["add", "subtract", "multiply", "maximum"]))
@@ -193,12 +195,14 @@ class Author:
         exact = [i for i, v in enumerate(self.values) if self.exact[i] and _is_float(v)]
         i = self.draw(st.sampled_from(exact))
         fits = [k for k in exact if _broadcasts(self.values[i], self.values[k])]
+        if not fits:
+            return self.unary()
         j, name = self.draw(st.sampled_from(fits)), self.draw(st.sampled_from(sorted(COMPARISONS)))
         c = self.add(f"{name}(v{i}, v{j})", lambda vs, _: FUNCTIONS[name](vs[i], vs[j]), True)
         condition = self.values[c]
         a = self.pick(lambda v: _is_float(v) and _broadcasts(v, condition))
         b = self.pick(lambda v: _is_float(v) and _broadcasts(v, condition, self.values[a]))
-        self.add(
+        return self.add(
             f"where(v{c}, v{a}, v{b})",
             lambda vs, _: hml.where(vs[c], vs[a], vs[b]),
             self.exact[a] and self.exact[b],
@@ -313,6 +317,8 @@ class Author:
             return self.unary()
         name = self.draw(st.sampled_from(INTEGERS))
         j = self.pick(lambda v: v.dtype == self.values[i].dtype and _broadcasts(v, self.values[i]))
+        if j is None:
+            return self.unary()
         return self.add(f"{name}(v{i}, v{j})", lambda vs, _: FUNCTIONS[name](vs[i], vs[j]), True)
 
 
