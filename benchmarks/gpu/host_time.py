@@ -58,6 +58,7 @@ class Memory:
 def open_gpu(gpu: Any) -> None:
     """Give the fake GPU the real driver, which talks to the stand-in."""
     from hybridml.kernels.cuda.driver import Driver
+    from hybridml.kernels.cuda.epilogue import otherwise
 
     stream = types.SimpleNamespace(ptr=7)
     cuda = types.SimpleNamespace(
@@ -66,7 +67,7 @@ def open_gpu(gpu: Any) -> None:
     )  # fmt: skip
     driver: Any = Driver(types.SimpleNamespace(cuda=cuda, asarray=gpu.xp.asarray), 0)
     driver.read = lambda address, nbytes, stream: bytes(nbytes)
-    driver.refuse = lambda plan, aligned=16: None
+    driver.refuse = lambda plan, aligned=16: otherwise(plan.epilogue, plan.dtype)
     driver.library = lambda plan, reads, writes, stream: None
     driver.catch_up = lambda: None
     driver._blas.open = lambda: None

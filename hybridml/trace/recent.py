@@ -73,8 +73,12 @@ class Recent:
             if found is not NO_ANSWER:
                 self._begin_with([e, *[other for other in entrances if other is not e]])
                 return found
+        simple = not kwargs and len(args) == self._binder.simple
+        given = args if simple else self._binder.positional(args, kwargs)
+        if given is None:
+            return NO_ANSWER
         for e in entrances:
-            found = e.answer(args, kwargs, is_last=e is entrances[0])
+            found = e.answer(given, len(args), kwargs, is_last=e is entrances[0])
             if found is not NO_ANSWER:
                 self._begin_with([e, *[other for other in entrances if other is not e]])
                 return found
@@ -100,12 +104,12 @@ class _Entrance:
         self.named: NamedWay = _no_named_way
         self._names: tuple[int, Collection[str]] = (-1, ())  # likewise, and which come by name
 
-    def answer(self, args: tuple[Any, ...], kwargs: dict[str, Any], is_last: bool) -> Any:
-        """What the function returns if the call fits the trace. Only of the last one Python code looks at what native code did not take."""
-        trace, n = self.trace, len(args)
-        given = args if not kwargs and n == self._binder.simple else self._binder.positional(args, kwargs)
-        if given is None:
-            return NO_ANSWER
+    def answer(self, given: tuple[Any, ...], n: int, kwargs: dict[str, Any], is_last: bool) -> Any:
+        """What the function returns if the call fits the trace. Only of the last one Python code looks at what native code did not take.
+
+        `given` are all arguments by position, of which the first n came so, and those in `kwargs` by name.
+        """
+        trace = self.trace
         tried = (n, kwargs.keys()) == self._names if kwargs else n == self._n
         if tried and not is_last:
             return NO_ANSWER

@@ -22,7 +22,7 @@ from hybridml.kernels.cuda.epilogue import PRODUCT, Epilogue, kept_spec
 from hybridml.kernels.cuda.lt import ALIGNED
 from hybridml.kernels.cuda.order import in_order
 from hybridml.kernels.cuda.patterns import GELU, GELU_BY_ERF, GELU_GRADIENT, Matcher
-from hybridml.kernels.cuda.products import product_steps
+from hybridml.kernels.cuda.products import DTYPES, product_steps
 from hybridml.kernels.cuda.uses import Alignment, Uses
 from hybridml.kernels.fuser import Refusal
 from hybridml.ops.registry import Kind
@@ -32,7 +32,6 @@ from hybridml.trace.passes.dce import dce
 
 Plan = ProductPlan | ConvolutionPlan
 Refuse = Callable[[Plan, int], str | None]
-FLOATS = ("float16", "bfloat16", "float32", "float64")
 
 
 @dataclass
@@ -77,7 +76,7 @@ class Absorber(Uses):
 
     def _plan(self, n: Node) -> Plan | None:
         """The product of a node if it is one call of a library, and somebody computes with its result."""
-        if n.op.provider != "gemm" or n.out.dtype.name not in FLOATS:
+        if n.op.provider != "gemm" or n.out.dtype.name not in DTYPES:
             return None
         if n.op is CONVOLUTION:
             convolution: ConvolutionPlan = n.attrs["plan"]
